@@ -1,0 +1,44 @@
+"""Where and how torch computes: device, precision, and random numbers that leave the global generator alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device to compute on.
+
+    :param device: "auto" for CUDA where there is a GPU and the CPU elsewhere, or a torch device
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bf16 is faster than float32 there: an x86 processor with AVX512-BF16 or AMX, or a GPU from Ampere on.
+
+    Elsewhere torch emulates bf16 on the CPU, at a fraction of float32's speed.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 autocast where :func:`has_bfloat16`, float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+@contextmanager
+def seeded_initialisation(seed: int) -> Iterator[None]:
+    """Draw the weights of modules built inside from ``seed``; the global generator is as it was afterwards.
+
+    torch's initialisers take no generator in ``nn.Module`` constructors, hence a scope instead of an argument.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synthselect_env import FeatureBank
+from synthselect_env.embedded import toy_bank
+
+
+@pytest.fixture(scope="session")
+def toy() -> FeatureBank:
+    return toy_bank()
+
+
+@pytest.fixture(scope="session")
+def small() -> FeatureBank:
+    """A pool that does not divide into eight batches: 2 × 13 candidates."""
+    return toy_bank(candidates_per_class=13, seed=1)
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """train/ and valid/ with two classes and every suffix that is read."""
+    rng = np.random.default_rng(0)
+    suffixes = ["png", "jpg", "tif", "webp"]
+    for split in ("train", "valid"):
+        for shade, name in ((60, "normal"), (180, "tumor")):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            for i in range(8):
+                pixels = np.clip(shade + rng.normal(0, 20, (24, 20, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{split}-{name}-{i}.{suffixes[i % 4]}")
+    (tmp_path / "set" / "README.txt").write_text("not a picture")
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def picture_zip(picture_folder: Path) -> Path:
+    path = picture_folder.parent / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in picture_folder.rglob("*.*"):
+            archive.write(file, Path("set") / file.relative_to(picture_folder))
+    return path

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from synthselect_env.data import EncodedImages, decode, draw_per_class, read_class_folders, read_pcam
+from synthselect_env.data.augment import AUGMENTATIONS
+
+
+def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -> None:
+    folder, archive = read_class_folders(picture_folder, "train"), read_class_folders(picture_zip, "train")
+    assert folder.classes == archive.classes == ("normal", "tumor")
+    assert folder.ids == archive.ids and len(folder) == 16
+    assert (folder.labels == archive.labels).all()
+    assert (folder.pixels() == archive.pixels()).all()
+    assert folder.pixels().shape == (16, 24, 20, 3)
+    brightness = folder.pixels().mean((1, 2, 3))
+    assert brightness[folder.labels == 0].max() < brightness[folder.labels == 1].min()  # labels belong to their pictures
+
+
+def test_class_folders_at_the_top(picture_folder: Path) -> None:
+    assert len(read_class_folders(picture_folder / "valid")) == 16
+
+
+def test_resizes_and_selects(picture_folder: Path) -> None:
+    data = read_class_folders(picture_folder, "train").subset(np.array([3, 1]))
+    assert data.pixels((12, 10)).shape == (2, 12, 10, 3)
+    assert data.ids == tuple(read_class_folders(picture_folder, "train").ids[i] for i in (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "test"}, "no pictures"),
+        ({"split": "train", "classes": ("normal", "benign")}, "do not match"),
+    ],
+)
+def test_reader_errors(picture_folder: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_class_folders(picture_folder, **arguments)
+
+
+def test_missing_and_broken_paths(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_class_folders(tmp_path / "nowhere")
+    (tmp_path / "broken.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="neither a directory nor a readable zip"):
+        read_class_folders(tmp_path / "broken.zip")
+
+
+def test_broken_picture_is_named() -> None:
+    with pytest.raises(ValueError, match="picture 1 of 2 cannot be decoded"):
+        EncodedImages([*EncodedImages.encode(np.zeros((1, 8, 8, 3), np.uint8)).blobs, b"nonsense"]).decode()
+
+
+def test_encoding_is_close_and_indexable() -> None:
+    images = np.random.default_rng(0).integers(100, 156, (5, 16, 16, 3)).astype(np.uint8)
+    encoded = EncodedImages.encode(images, quality=100)
+    assert np.abs(encoded.decode().astype(int) - images).mean() < 12
+    assert (encoded[np.array([True, False, False, False, True])].decode() == encoded.decode()[[0, 4]]).all()
+    assert decode(images, (8, 8)).shape == (5, 8, 8, 3)
+
+
+@pytest.fixture
+def pcam_files(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "camelyonpatch_level_2_split_valid_x.h5", "w") as file:
+        file["x"] = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 96, 96, 3), np.uint8)
+    with h5py.File(tmp_path / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
+        file["y"] = (np.arange(6) % 2).astype(np.uint8).reshape(6, 1, 1, 1)
+    return tmp_path
+
+
+@pytest.mark.parametrize("indices", [None, np.array([5, 0, 3]), np.array([2, 2])], ids=["all", "unordered", "repeated"])
+def test_pcam_reader(pcam_files: Path, indices: np.ndarray | None) -> None:
+    data = read_pcam(pcam_files, "valid", indices)
+    expected = np.arange(6) if indices is None else indices
+    assert (data.images[:, 0, 0, 0] == expected).all()
+    assert (data.labels == expected % 2).all()
+    assert data.images.shape[1:] == (96, 96, 3) and data.classes == ("normal", "tumor")
+
+
+def test_pcam_errors(pcam_files: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="split_train_x.h5"):
+        read_pcam(pcam_files, "train")
+    with pytest.raises(ValueError, match="must lie in 0..5"):
+        read_pcam(pcam_files, "valid", np.array([6]))
+    with h5py.File(pcam_files / "camelyonpatch_level_2_split_valid_y.h5", "a") as file:
+        file["y"][0] = 7
+    with pytest.raises(ValueError, match="labels must be 0"):
+        read_pcam(pcam_files, "valid")
+
+
+def test_draw_per_class() -> None:
+    labels = np.array([0] * 10 + [1] * 20)
+    drawn = draw_per_class(labels, (4, 7), seed=3)
+    assert np.bincount(labels[drawn]).tolist() == [4, 7] and len(set(drawn)) == 11
+    assert (drawn == draw_per_class(labels, (4, 7), seed=3)).all() and not np.array_equal(drawn, draw_per_class(labels, (4, 7), seed=4))
+    with pytest.raises(ValueError, match="class 0 has 10"):
+        draw_per_class(labels, (11, 1), seed=0)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_seeded_and_stay_in_range(name: str) -> None:
+    images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    first, again = (AUGMENTATIONS[name](images, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, again) and first.shape == images.shape and 0 <= first.min() <= first.max() <= 1
+    assert torch.equal(first, images) == (name == "none")
