@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from synthselect_env import FeatureBank
+from synthselect_env.classifier import Classifier, TrainingConfig, as_pixels, last_layer, train_classifier
+
+TINY = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=4, batch_size=16)
+
+
+def train(bank: FeatureBank, config: TrainingConfig = TINY, seed: int = 0, **kwargs) -> Classifier:
+    return train_classifier(
+        bank.train.images, bank.train.labels, bank.valid.images, bank.valid.labels, 2, seed, config, device="cpu", **kwargs
+    )
+
+
+def test_same_seed_same_numbers(toy: FeatureBank) -> None:
+    first, again, other = train(toy), train(toy), train(toy, seed=1)
+    images = toy.test.images[:32]
+    assert torch.equal(first.log_probabilities(images), again.log_probabilities(images))
+    assert first.history == again.history != other.history
+
+
+def test_global_generators_are_left_alone(toy: FeatureBank) -> None:
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    train(toy)
+    assert torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+
+
+def test_learns() -> None:
+    """Bright against dark pictures, a chance no network may miss."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    images = np.clip(70 + 110 * labels[:, None, None, None] + rng.normal(0, 15, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
+    config = replace(TINY, epochs=3, steps_per_epoch=15)
+    classifier = train_classifier(images[:32], labels[:32], images[32:], labels[32:], 2, 0, config, device="cpu")
+    assert classifier.history["accuracy"][-1] == 1.0
+
+
+def test_best_epoch_is_kept(toy: FeatureBank) -> None:
+    config = replace(TINY, epochs=4)
+    best = train(toy, config, keep="best")
+    figure = best.score(toy.valid.images, toy.valid.labels)["log_likelihood"][0]
+    assert figure == pytest.approx(max(best.history["log_likelihood"]), abs=1e-6)
+
+
+def test_features_are_the_input_of_the_last_layer(toy: FeatureBank) -> None:
+    classifier = train(toy)
+    features = classifier.features(toy.valid.images)
+    assert features.shape == (128, 512)
+    head = last_layer(classifier.network)
+    with torch.no_grad():
+        log_p = torch.log_softmax(head(torch.from_numpy(features)), dim=1)
+    assert torch.allclose(log_p, classifier.log_probabilities(toy.valid.images), atol=0.05)  # bf16 where the processor has it
+
+
+def test_pixels_once_on_the_device_give_the_same(toy: FeatureBank) -> None:
+    moved = as_pixels(toy.train.images, torch.device("cpu")), as_pixels(toy.valid.images, torch.device("cpu"))
+    again = train_classifier(moved[0], toy.train.labels, moved[1], toy.valid.labels, 2, 0, TINY, device="cpu")
+    assert again.history == train(toy).history
+
+
+def test_save_and_load(toy: FeatureBank, tmp_path: Path) -> None:
+    classifier = train(toy)
+    classifier.save(tmp_path / "classifier.pt")
+    read = Classifier.load(tmp_path / "classifier.pt", device="cpu")
+    assert read.config == classifier.config and read.history == classifier.history
+    assert torch.equal(read.log_probabilities(toy.test.images), classifier.log_probabilities(toy.test.images))
+
+
+def test_errors(toy: FeatureBank) -> None:
+    with pytest.raises(ValueError, match="class 1 of 2 has no training picture"):
+        train_classifier(toy.train.images, np.zeros(24, np.int64), toy.valid.images, toy.valid.labels, 2, 0, TINY)
+    with pytest.raises(ValueError, match="no classifier 'resnet35'"):
+        train(toy, replace(TINY, architecture="resnet35"))
+    with pytest.raises(ValueError, match="unknown augmentation"):
+        TrainingConfig(augmentation="mixup")
+    with pytest.raises(ValueError, match="keep must be"):
+        train(toy, keep="first")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_trains_on_cuda(toy: FeatureBank) -> None:
+    classifier = train_classifier(toy.train.images, toy.train.labels, toy.valid.images, toy.valid.labels, 2, 0, TINY)
+    assert classifier.device.type == "cuda" and np.isfinite(classifier.history["log_likelihood"]).all()
