@@ -1,0 +1,278 @@
+"""FeatureBank: real splits and the candidate pool, in one HDF5 file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from synthselect_env.data import EncodedImages
+from synthselect_env.files import atomic_write
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "valid", "test", "candidates")
+N_BATCHES = 8
+"""The paper cuts its pool of 4,096 candidates into 8 batches of 512."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures as feature vectors, with what is known of each.
+
+    :param features: float (n, d)
+    :param labels: int (n,), positions in the bank's ``classes``
+    :param ids: a unique name each, e.g. the file's
+    :param images: the pictures, encoded or uint8 (n, h, w, 3); needed for full retraining and for reports
+    :param groups: patient or slide of each
+    :param flaw: int8 (n,), 0 for a sound candidate; only in known-truth banks, and never shown to an agent
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    ids: Sequence[str] | None = None
+    images: EncodedImages | np.ndarray | None = None
+    groups: Sequence[str] | None = None
+    flaw: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """What a selection is made from: real ``train``, ``valid`` and ``test`` splits, and the ``candidates``.
+
+    :param train: real pictures that the classifier always trains on
+    :param valid: real pictures that rewards are measured on
+    :param test: real pictures for the final table; no reward sees them
+    :param candidates: the synthetic pool
+    :param classes: class names, in label order
+    :param extractor: what made the features
+    :param provenance: JSON-able facts on where the pictures come from
+    :param source: name used in error messages, e.g. the file
+    :raises ValueError: when a split is malformed; the message names source, dataset and remedy
+    """
+
+    train: Split
+    valid: Split
+    test: Split
+    candidates: Split
+    classes: Sequence[str]
+    extractor: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    source: str = "FeatureBank"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or not all(isinstance(c, str) and c for c in self.classes):
+            raise ValueError(f"{self.source}: classes must be two or more different names, got {list(self.classes)}")
+        for name in SPLITS:
+            object.__setattr__(self, name, _checked(getattr(self, name), f"{self.source}: {name}", len(self.classes)))
+        widths = {name: getattr(self, name).features.shape[1] for name in SPLITS}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"{self.source}: features differ in length ({widths}); extract all splits with the same extractor")
+        empty = [c for i, c in enumerate(self.classes) if not (self.train.labels == i).any()]
+        if empty:
+            raise ValueError(f"{self.source}: train/labels has no picture of class {', '.join(empty)}; add some or drop the class")
+
+    @property
+    def n_features(self) -> int:
+        """Length d of a feature vector."""
+        return self.train.features.shape[1]
+
+    @cached_property
+    def centroids(self) -> np.ndarray:
+        """Mean real training feature of each class.  (c, d)"""
+        return np.stack([self.train.features[self.train.labels == i].mean(0) for i in range(len(self.classes))])
+
+    @cached_property
+    def centroid_cosines(self) -> np.ndarray:
+        """Cosine of each candidate to each class centroid.  (n, c)"""
+        unit = self.centroids / np.maximum(np.linalg.norm(self.centroids, axis=1, keepdims=True), 1e-12)
+        norms = np.maximum(np.linalg.norm(self.candidates.features, axis=1, keepdims=True), 1e-12)
+        return self.candidates.features @ unit.T / norms
+
+    @property
+    def centroid_distances(self) -> np.ndarray:
+        """Cosine distance of each candidate to the centroid of its own class, 0 to 2.  (n,)"""
+        return 1 - self.centroid_cosines[np.arange(len(self.candidates)), self.candidates.labels]
+
+    @property
+    def batches(self) -> list[np.ndarray]:
+        """The pool in the paper's 8 batches; see :meth:`make_batches`."""
+        return self.make_batches(N_BATCHES)
+
+    def make_batches(self, n_batches: int) -> list[np.ndarray]:
+        """Cut the pool into class-balanced batches in centroid order.
+
+        Within its class, each candidate is ranked by its distance to the class centroid (ties by position); batch i takes
+        the i-th part of each class. Within a batch the classes stand one after the other, nearest candidates first. Parts
+        differ by at most one candidate a class where the pool does not divide evenly.
+
+        :param n_batches: number of batches, at most the size of the pool
+        :return: candidate positions, an int64 array a batch
+        :raises ValueError: when there would be an empty batch
+        """
+        if not 1 <= n_batches <= len(self.candidates):
+            raise ValueError(f"{self.source}: {len(self.candidates)} candidates cannot be cut into {n_batches} batches")
+        parts: list[list[np.ndarray]] = [[] for _ in range(n_batches)]
+        carry = 0  # where the last class's surplus ended, so that surpluses do not all fall into the first batches
+        for label in range(len(self.classes)):
+            members = np.flatnonzero(self.candidates.labels == label)
+            members = members[np.argsort(self.centroid_distances[members], kind="stable")]
+            sizes = np.full(n_batches, len(members) // n_batches)
+            surplus = len(members) % n_batches
+            sizes[(carry + np.arange(surplus)) % n_batches] += 1
+            carry = (carry + surplus) % n_batches
+            for part, piece in zip(parts, np.split(members, np.cumsum(sizes)[:-1])):
+                part.append(piece)
+        return [np.concatenate(part) for part in parts]
+
+    def describe(self) -> str:
+        """A few lines on what is inside."""
+        lines = [f"{self.source}: {len(self.candidates):,} candidates, {self.n_features} features, classes {', '.join(self.classes)}"]
+        for name in SPLITS:
+            split = getattr(self, name)
+            counts = ", ".join(f"{c} {n:,}" for c, n in zip(self.classes, np.bincount(split.labels, minlength=len(self.classes))))
+            extras = [what for what in ("images", "groups", "flaw") if getattr(split, what) is not None]
+            lines.append(f"  {name:<10} {len(split):>6,} ({counts})" + (f" with {', '.join(extras)}" if extras else ""))
+        if len(self.candidates):
+            distance = self.centroid_distances
+            lines.append(f"  centroid distance of candidates {distance.mean():.3f} ± {distance.std():.3f}")
+        if self.extractor:
+            lines.append(f"  extractor  {self.extractor}")
+        lines += [f"  {key}: {value}" for key, value in self.provenance.items()]
+        return "\n".join(lines)
+
+    def save(self, path: str | Path, half: bool = False) -> None:
+        """Write the bank to one HDF5 file; an existing file is replaced only by a complete one.
+
+        :param path: file to write
+        :param half: store features in half precision, which halves their size
+        """
+        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            file.attrs["classes"] = list(self.classes)
+            file.attrs["extractor"] = self.extractor
+            file.attrs["provenance"] = json.dumps(self.provenance)
+            for name in SPLITS:
+                _write_split(file.create_group(name), getattr(self, name), half)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureBank:
+        """Read and check a bank.
+
+        :param path: a file that :meth:`save` wrote, or one of the same schema
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when it is not such a file; the message names file, dataset and remedy
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist; FeatureBank(…).save(path) writes a bank, load_bank(name) has the embedded ones"
+            )
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            raise ValueError(f"{path} is not a readable HDF5 file ({error}); was it copied in full?") from error
+        with file:
+            version = file.attrs.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise ValueError(
+                    f"{path}: attribute schema_version is {version}, this release reads {SCHEMA_VERSION}; "
+                    + ("write the file with FeatureBank.save" if version is None else "update synthselect or rebuild the bank")
+                )
+            if "classes" not in file.attrs:
+                raise ValueError(f"{path}: attribute classes is missing; set it to the class names in label order")
+            missing = [name for name in SPLITS if name not in file]
+            if missing:
+                raise ValueError(f"{path}: group {', '.join(missing)} is missing; a bank has {', '.join(SPLITS)}")
+            splits = {name: _read_split(file[name], f"{path}: {name}") for name in SPLITS}
+            try:
+                provenance = json.loads(file.attrs.get("provenance", "{}"))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
+            return cls(
+                **splits,
+                classes=tuple(map(str, file.attrs["classes"])),
+                extractor=str(file.attrs.get("extractor", "")),
+                provenance=provenance,
+                source=str(path),
+            )
+
+
+def _checked(split: Split, where: str, n_classes: int) -> Split:
+    """The split with float32 features, int64 labels and tuples of names, or a ValueError that says what is wrong."""
+    features, labels = np.asarray(split.features), np.asarray(split.labels)
+    if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
+        raise ValueError(f"{where}/features is {features.dtype} {features.shape}, expected floats (n, d); store one row a picture")
+    if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where}/labels is {labels.dtype} {labels.shape}, expected integers ({len(features)},); store one label a feature row"
+        )
+    features = features.astype(np.float32, copy=False)
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(bad):
+        raise ValueError(f"{where}/features has {len(bad)} rows with NaN or infinity (first: {bad[0]}); extract them again or drop them")
+    outside = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if len(outside):
+        raise ValueError(
+            f"{where}/labels has {len(outside)} labels outside 0..{n_classes - 1} (first: {labels[outside[0]]} in row {outside[0]}); labels are positions in classes"
+        )
+    for name in ("ids", "groups", "images", "flaw"):
+        value = getattr(split, name)
+        if value is not None and len(value) != len(labels):
+            raise ValueError(f"{where}/{name} has {len(value)} entries for {len(labels)} labels; store one a picture")
+    if split.ids is not None and len(set(split.ids)) < len(labels):
+        twice = next(i for i in split.ids if list(split.ids).count(i) > 1)
+        raise ValueError(f"{where}/ids has {twice!r} more than once; ids name pictures, make them unique")
+    if isinstance(split.images, np.ndarray) and (split.images.dtype != np.uint8 or split.images.shape[3:] != (3,)):
+        raise ValueError(f"{where}/images is {split.images.dtype} {split.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
+    names = {name: tuple(map(str, value)) for name in ("ids", "groups") if (value := getattr(split, name)) is not None}
+    flaw = None if split.flaw is None else np.asarray(split.flaw, np.int8)
+    return replace(split, features=features, labels=labels.astype(np.int64, copy=False), flaw=flaw, **names)
+
+
+def _write_split(group: h5py.Group, split: Split, half: bool) -> None:
+    features = split.features.astype(np.float16) if half else split.features
+    if not np.isfinite(features).all():
+        raise ValueError(f"{group.name}/features has values beyond half precision's 65,504; save with half=False")
+    group.create_dataset("features", data=features, compression="gzip", shuffle=True)
+    group.create_dataset("labels", data=split.labels)
+    for name in ("ids", "groups"):
+        if getattr(split, name) is not None:
+            group.create_dataset(name, data=list(getattr(split, name)), dtype=h5py.string_dtype(), compression="gzip")
+    if split.flaw is not None:
+        group.create_dataset("flaw", data=split.flaw)
+    if isinstance(split.images, EncodedImages):
+        # one byte string and its cuts: HDF5's own variable-length type costs a heap object a picture
+        encoded = group.create_group("images")
+        encoded.create_dataset("bytes", data=np.frombuffer(b"".join(split.images.blobs), np.uint8))
+        encoded.create_dataset("offsets", data=np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64))
+    elif split.images is not None:
+        group.create_dataset("images", data=split.images, compression="gzip")
+
+
+def _read_split(group: h5py.Group, where: str) -> Split:
+    for name in ("features", "labels"):
+        if not isinstance(group.get(name), h5py.Dataset):
+            raise ValueError(f"{where}/{name} is missing; a split has features (n, d) and labels (n,)")
+    names = {name: group[name].asstr()[()].tolist() for name in ("ids", "groups") if name in group}
+    images: EncodedImages | np.ndarray | None = None
+    if isinstance(group.get("images"), h5py.Group):
+        if missing := [name for name in ("bytes", "offsets") if name not in group["images"]]:
+            raise ValueError(f"{where}/images/{missing[0]} is missing; encoded pictures are one byte array with the offsets of their ends")
+        blob, offsets = group["images/bytes"][()].tobytes(), group["images/offsets"][()]
+        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) <= 0).any():
+            raise ValueError(f"{where}/images/offsets must rise from 0 to {len(blob)}, the number of bytes; write the pictures again")
+        images = EncodedImages(blob[a:b] for a, b in zip(offsets[:-1], offsets[1:]))
+    elif "images" in group:
+        images = group["images"][()]
+    flaw = group["flaw"][()] if "flaw" in group else None
+    return Split(group["features"][()], group["labels"][()], images=images, flaw=flaw, **names)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from synthselect_env import FeatureBank, Selection, Split, load_bank
+from synthselect_env.bank import SPLITS
+from synthselect_env.data import EncodedImages
+
+
+def pool(per_class: tuple[int, ...], d: int = 5) -> FeatureBank:
+    rng = np.random.default_rng(0)
+
+    def split(counts: tuple[int, ...]) -> Split:
+        labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        return Split(rng.normal(size=(len(labels), d)).astype(np.float32), labels)
+
+    real = (6,) * len(per_class)
+    return FeatureBank(split(real), split(real), split(real), split(per_class), [f"class {i}" for i in range(len(per_class))])
+
+
+@pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "pixels"])
+def test_round_trip_is_lossless(toy: FeatureBank, tmp_path: Path, encoded: bool) -> None:
+    def dress(split: Split) -> Split:
+        images = EncodedImages.encode(split.images) if encoded else split.images
+        return replace(split, images=images, groups=[f"patient {i % 3}" for i in range(len(split))])
+
+    bank = replace(toy, **{name: dress(getattr(toy, name)) for name in SPLITS})
+    bank.save(tmp_path / "bank.h5")
+    read = FeatureBank.load(tmp_path / "bank.h5")
+    assert (read.classes, read.extractor, read.provenance) == (bank.classes, bank.extractor, bank.provenance)
+    for name in SPLITS:
+        ours, theirs = getattr(bank, name), getattr(read, name)
+        assert (ours.features == theirs.features).all() and theirs.features.dtype == np.float32
+        assert (ours.labels == theirs.labels).all() and ours.ids == theirs.ids and ours.groups == theirs.groups
+        assert ours.images == theirs.images if encoded else (ours.images == theirs.images).all()
+        assert (ours.flaw is None) == (theirs.flaw is None) and (ours.flaw is None or (ours.flaw == theirs.flaw).all())
+    assert [p.name for p in tmp_path.iterdir()] == ["bank.h5"]  # no temporary file is left
+
+
+def test_half_precision_is_close_and_refuses_overflow(toy: FeatureBank, tmp_path: Path) -> None:
+    toy.save(tmp_path / "half.h5", half=True)
+    assert np.abs(FeatureBank.load(tmp_path / "half.h5").train.features - toy.train.features).max() < 5e-3
+    large = replace(toy, valid=replace(toy.valid, features=toy.valid.features * 1e6))
+    with pytest.raises(ValueError, match="half=False"), np.errstate(over="ignore"):
+        large.save(tmp_path / "large.h5", half=True)
+    assert not (tmp_path / "large.h5").exists()
+
+
+def damage_nan(file: h5py.File) -> None:
+    file["candidates/features"][17] = np.nan
+
+
+def damage_label(file: h5py.File) -> None:
+    file["valid/labels"][3] = 2
+
+
+def damage_length(file: h5py.File) -> None:
+    del file["test/labels"]
+    file["test/labels"] = np.zeros(5, np.int64)
+
+
+def damage_dtype(file: h5py.File) -> None:
+    del file["train/features"]
+    file["train/features"] = np.zeros((24, 8), np.int64)
+
+
+def damage_width(file: h5py.File) -> None:
+    del file["test/features"]
+    file["test/features"] = np.zeros((512, 7), np.float32)
+
+
+def damage_version(file: h5py.File) -> None:
+    file.attrs["schema_version"] = 99
+
+
+def damage_missing(file: h5py.File) -> None:
+    del file["candidates"]
+
+
+def damage_classes(file: h5py.File) -> None:
+    file.attrs["classes"] = ["same", "same"]
+
+
+def damage_no_labels(file: h5py.File) -> None:
+    del file["train/labels"]
+
+
+def damage_ids(file: h5py.File) -> None:
+    file["candidates/ids"][1] = file["candidates/ids"][0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "where", "remedy"),
+    [
+        (damage_nan, "candidates/features has 1 rows with NaN or infinity .first: 17", "extract"),
+        (damage_label, "valid/labels has 1 labels outside 0..1", "positions in classes"),
+        (damage_length, "test/labels", "one label a feature row"),
+        (damage_dtype, "train/features is int64", "floats"),
+        (damage_width, "features differ in length", "same extractor"),
+        (damage_version, "schema_version is 99", "update"),
+        (damage_missing, "group candidates is missing", "a bank has"),
+        (damage_classes, "classes must be two or more different names", "different"),
+        (damage_no_labels, "train/labels is missing", "labels"),
+        (damage_ids, "candidates/ids has", "unique"),
+    ],
+)
+def test_damaged_files_say_what_where_and_what_to_do(
+    toy: FeatureBank, tmp_path: Path, damage: Callable[[h5py.File], None], where: str, remedy: str
+) -> None:
+    path = tmp_path / "bank.h5"
+    toy.save(path)
+    with h5py.File(path, "a") as file:
+        damage(file)
+    with pytest.raises(ValueError, match=where) as error:
+        FeatureBank.load(path)
+    assert "bank.h5" in str(error.value) and remedy in str(error.value)
+
+
+def test_not_a_bank(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="load_bank"):
+        FeatureBank.load(tmp_path / "nothing.h5")
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(ValueError, match="not a readable HDF5 file"):
+        FeatureBank.load(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(ValueError, match="schema_version is None"):
+        FeatureBank.load(tmp_path / "empty.h5")
+    with pytest.raises(ValueError, match="no embedded bank 'pcan'"):
+        load_bank("pcan")
+
+
+@pytest.mark.parametrize("counts", [(2048, 2048), (1024,) * 4, (13, 13), (9, 30), (1, 20)])
+def test_batches_cover_the_pool_in_centroid_order(counts: tuple[int, ...]) -> None:
+    bank = pool(counts)
+    batches = bank.batches
+    assert len(batches) == 8 and sorted(np.concatenate(batches).tolist()) == list(range(sum(counts)))
+    assert max(map(len, batches)) - min(map(len, batches)) <= len(counts)
+    if sum(counts) == 4096:
+        assert {len(b) for b in batches} == {512}
+    for label, count in enumerate(counts):
+        parts = [b[bank.candidates.labels[b] == label] for b in batches]
+        assert {len(p) for p in parts} <= {count // 8, -(-count // 8)}
+        distances = bank.centroid_distances[np.concatenate(parts)]
+        assert (np.diff(distances) >= 0).all()
+    for batch in batches:
+        assert (np.diff(bank.candidates.labels[batch]) >= 0).all()  # class after class
+
+
+def test_centroid_distance_by_hand() -> None:
+    features = np.array([[1, 0], [3, 0], [0, 2], [0, 4]], np.float32)
+    candidates = np.array([[5, 0], [0, 1], [1, 1], [0, -3]], np.float32)
+    real = Split(features, np.array([0, 0, 1, 1]))
+    bank = FeatureBank(real, real, real, Split(candidates, np.array([0, 0, 1, 1])), ["a", "b"])
+    assert bank.centroid_distances == pytest.approx([0, 1, 1 - np.sqrt(0.5), 2], abs=1e-6)
+
+
+def test_too_many_batches() -> None:
+    with pytest.raises(ValueError, match="cannot be cut into 8"):
+        pool((3, 3)).make_batches(8)
+
+
+def test_describe_counts_every_split(toy: FeatureBank) -> None:
+    text = toy.describe()
+    for expected in ("64 candidates", "left 12, right 12", "512 (left 256", "flaw", "centroid distance"):
+        assert expected in text
+
+
+def test_selection_round_trip(toy: FeatureBank, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    selection = Selection.of(toy, rng.random(64) < 0.5, rng.normal(size=64), "a test")
+    selection.save(tmp_path / "selection.csv")
+    assert (tmp_path / "selection.csv").read_text().splitlines()[0] == "id,label,selected,score"
+    read = Selection.load(tmp_path / "selection.csv")
+    assert (read.mask == selection.mask).all() and (read.scores == selection.scores).all()
+    assert read.ids == selection.ids and read.labels == selection.labels and read.count == selection.count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,label\na,b\n", "expected columns"),
+        ("id,label,selected,score\na,b,yes,1\n", "line 2"),
+        ("id,label,selected,score\na,b,1,x\n", "not a number"),
+    ],
+)
+def test_selection_errors(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Selection.load(tmp_path / "s.csv")
+
+
+def test_selection_of_another_pool(toy: FeatureBank) -> None:
+    with pytest.raises(ValueError, match=r"must both be \(64,\)"):
+        Selection.of(toy, np.zeros(5, bool), np.zeros(5), "x")
