@@ -1,0 +1,15 @@
+"""An environment for choosing which synthetic medical images are worth adding to a training set.
+
+Importing the package registers ``SynthSelect-PCam-v0`` and ``SynthSelect-Toy-v0`` with Gymnasium.
+"""
+
+from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.embedded import load_bank
+from synthselect_env.env import SyntheticSelectionEnv
+from synthselect_env.registration import register_envs
+from synthselect_env.selection import Selection
+from synthselect_env.vec_env import SelectionVecEnv
+
+register_envs()
+
+__all__ = ["FeatureBank", "Selection", "SelectionVecEnv", "Split", "SyntheticSelectionEnv", "load_bank", "register_envs"]

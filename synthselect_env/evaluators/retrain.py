@@ -1,0 +1,85 @@
+"""The full retraining of the paper: a network from scratch on real + selected pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.classifier import TrainingConfig, as_pixels, train_classifier
+from synthselect_env.compute import pick_device
+from synthselect_env.data import decode
+from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.metrics import METRICS
+
+LAST_EPOCHS = 5
+"""Epochs whose figures are kept: the paper's reward is the best of the last five."""
+
+
+class RetrainEvaluator(Evaluator):
+    """Trains a torchvision classifier (the paper's ResNet34) on the real train split and each selection.
+
+    All k selections start from the same weights. The figures are those of the last epoch, on weights that no look at a
+    scored split has chosen; on the validation split, ``Evaluations.epochs`` holds the last five.
+
+    :param bank: must hold pictures in every split that is used
+    :param architecture: name of a torchvision classifier; short for ``TrainingConfig(architecture=…)``
+    :param config: how to train; by default 600 steps of 64 at 48×48 pixels, or at the real pictures' own size when smaller
+    :param device: "auto", or a torch device
+    :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics
+    :raises ValueError: when a split has no pictures
+    """
+
+    def __init__(
+        self,
+        bank: FeatureBank,
+        architecture: str = "resnet34",
+        config: TrainingConfig | None = None,
+        device: str = "auto",
+        on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
+    ) -> None:
+        super().__init__(bank)
+        for name in ("train", "valid", "candidates"):
+            if getattr(bank, name).images is None:
+                raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
+        if config is None:
+            own = decode(bank.train.images[:1]).shape[1:3]
+            config = TrainingConfig(size=tuple(min(a, b) for a, b in zip(own, TrainingConfig.size)))
+        self.config = replace(config, architecture=architecture)
+        self.device = pick_device(device)
+        self.on_epoch = on_epoch
+        self._decoded: dict[int, torch.Tensor] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_decoded": {}}  # decoded again where it is needed
+
+    def _pixels(self, split: Split) -> torch.Tensor:
+        """The split's pictures on the device, decoded once."""
+        if split.images is None:
+            raise ValueError(f"{self.bank.source}: a split that is to be scored has no images; full retraining needs pictures")
+        if id(split) not in self._decoded:
+            self._decoded[id(split)] = as_pixels(decode(split.images, self.config.size), self.device)
+        return self._decoded[id(split)]
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        """Score k selections, one retraining after the other."""
+        selections, bank = self.checked(selections), self.bank
+        histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
+        for done, mask in enumerate(selections):
+            kept = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
+            classifier = train_classifier(
+                torch.cat([self._pixels(bank.train), self._pixels(bank.candidates)[kept]]),
+                np.concatenate([bank.train.labels, bank.candidates.labels[mask]]),
+                self._pixels(bank.valid), bank.valid.labels, len(bank.classes), seed, self.config, self.device,
+                on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
+            )  # fmt: skip
+            for history, split in zip(histories, splits):
+                history.append(classifier.history if split is bank.valid else classifier.score(self._pixels(split), split.labels))
+        return [
+            Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]).reshape(len(selections), -1) for m in METRICS})
+            for history in histories
+        ]

@@ -1,0 +1,16 @@
+"""The environments' ids."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+ENTRY_POINT = "synthselect_env.env:SyntheticSelectionEnv"
+ENV_IDS: dict[str, str] = {"SynthSelect-PCam-v0": "pcam", "SynthSelect-Toy-v0": "toy"}
+"""Environment id to the embedded bank that it plays when none is given."""
+
+
+def register_envs() -> None:
+    """Register the ids with Gymnasium; calling it again changes nothing."""
+    for env_id, bank in ENV_IDS.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=ENTRY_POINT, kwargs={"bank": bank})
