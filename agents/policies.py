@@ -1,0 +1,163 @@
+"""Stable-Baselines3 policies over a controller."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from agents.controllers import Controller, TransformerController
+
+
+class CandidateRows(BaseFeaturesExtractor):
+    """Hands the observation on as it is, a row a candidate, where SB3's default would flatten it."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, observation_space.shape[-1])
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return observations
+
+
+def distinct(observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The different observations of a batch, and for each where it is among them.
+
+    What has been kept does not show in an observation, so a whole rollout of the environment holds as many different ones as
+    an episode has steps. Computing each once makes PPO several times faster; the results are the same.
+
+    :param observations: (b, n, d)
+    :return: (u, n, d) and int64 (b,), such that ``unique[inverse]`` equals the observations exactly
+    """
+    keys = observations[:, :, :8].sum((1, 2), dtype=torch.float64)  # a cheap guess; what it groups is compared in full below
+    _, inverse = keys.unique(return_inverse=True)
+    everything = torch.arange(len(observations), device=observations.device)
+    first = torch.full((int(inverse.max()) + 1,), len(observations), device=observations.device).scatter_reduce(
+        0, inverse, everything, "amin"
+    )
+    unique = observations[first]
+    if torch.equal(unique[inverse], observations):
+        return unique, inverse
+    return observations, everything  # different observations with the same key
+
+
+class ControllerExtractor(nn.Module):
+    """A controller in the place of SB3's ``mlp_extractor``: one pass serves policy and value."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__()
+        self.controller = controller
+        self.latent_dim_pi = self.latent_dim_vf = controller.width
+
+    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (b, n, d) -> (b, n, h), (b, h)
+        unique, inverse = distinct(candidates)
+        states, pooled = self.controller(unique)
+        return states[inverse], pooled[inverse]
+
+    def forward_actor(self, candidates: torch.Tensor) -> torch.Tensor:
+        """States of the candidates.  (b, n, d) -> (b, n, h)"""
+        return self(candidates)[0]
+
+    def forward_critic(self, candidates: torch.Tensor) -> torch.Tensor:
+        """State of the batch.  (b, n, d) -> (b, h)"""
+        return self(candidates)[1]
+
+
+class SelectionPolicy(ActorCriticPolicy):
+    """One Bernoulli decision a candidate, from a controller: the common part of this module's policies.
+
+    The paper's ``a_t ∈ R^{N×2}`` is read as N independent keep/discard decisions, ``MultiBinary(N)``; the decoder is one
+    linear layer, shared by all candidates. No parameter depends on N.
+
+    :param observation_space: ``Box(n, d)``
+    :param action_space: ``MultiBinary(n)``
+    :param lr_schedule: learning rate schedule
+    :param initial_rate: share of candidates that the untrained policy keeps
+    :param controller_kwargs: passed to the controller's constructor
+    :param kwargs: passed to SB3's ``ActorCriticPolicy`` (optimizer_class, optimizer_kwargs, …)
+    """
+
+    controller_class: type[Controller]
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.MultiBinary,
+        lr_schedule: Schedule,
+        initial_rate: float = 0.5,
+        controller_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(action_space, spaces.MultiBinary) or len(observation_space.shape or ()) != 2:
+            raise ValueError(
+                f"{type(self).__name__} reads Box(n, d) and answers MultiBinary(n); this environment has {observation_space} and {action_space}"
+            )
+        if not 0 < initial_rate < 1:
+            raise ValueError(f"initial_rate must lie between 0 and 1, got {initial_rate}")
+        self.initial_rate, self.controller_kwargs = initial_rate, controller_kwargs or {}
+        kwargs = {"ortho_init": False, "features_extractor_class": CandidateRows, **kwargs}
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "initial_rate": self.initial_rate, "controller_kwargs": self.controller_kwargs}
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = ControllerExtractor(self.controller_class(self.features_dim, **self.controller_kwargs))  # type: ignore[assignment]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        # SB3 gave each candidate its own row of a wide layer; one row for all is what makes the decision a function of features.
+        decoder = nn.Linear(self.mlp_extractor.latent_dim_pi, 1)
+        nn.init.normal_(decoder.weight, std=0.01)
+        nn.init.constant_(decoder.bias, math.log(self.initial_rate / (1 - self.initial_rate)))
+        self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    @torch.no_grad()
+    def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:
+        """Probability of keeping each candidate of batches of any size.  (b, n, d) -> (b, n)"""
+        self.set_training_mode(False)
+        return self.action_net(self.mlp_extractor.forward_actor(candidates.to(self.device))).sigmoid()
+
+
+class TransformerPolicy(SelectionPolicy):
+    """The paper's policy, for ``PPO(TransformerPolicy, env)``.
+
+    :param observation_space: ``Box(n, d)``
+    :param action_space: ``MultiBinary(n)``
+    :param lr_schedule: learning rate schedule
+    :param width: of the encoder
+    :param n_layers: encoder layers
+    :param n_heads: attention heads
+    :param kwargs: see :class:`SelectionPolicy`
+    """
+
+    controller_class = TransformerController
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.MultiBinary,
+        lr_schedule: Schedule,
+        width: int = 64,
+        n_layers: int = 2,
+        n_heads: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("controller_kwargs", None)  # a saved policy carries both forms
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads},
+            **kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        return {**parameters, **parameters.pop("controller_kwargs")}

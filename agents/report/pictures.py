@@ -1,0 +1,84 @@
+"""Selections as pictures.  Needs matplotlib: ``pip install "synthselect[report]"``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from synthselect_env import FeatureBank, Selection
+from synthselect_env.data import decode
+from synthselect_env.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#8a8a8a", "#3b6fb6", "#d1495b", "#2e8b57", "#b8860b")
+
+
+def _figure(**kwargs: object) -> Figure:
+    try:
+        from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "synthselect[report]"') from error
+    return Figure(**kwargs)
+
+
+def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> Figure:
+    """Kept and discarded candidates of each class, a random row each (the paper's Fig. 2 and 3).
+
+    :param bank: must hold candidates' pictures
+    :param selection: what was kept
+    :param seed: of the draw
+    :param columns: pictures a row
+    :raises ValueError: when the bank has no pictures
+    :raises ImportError: without matplotlib
+    """
+    if bank.candidates.images is None:
+        raise ValueError(f"{bank.source}: candidates/images is missing; there is nothing to picture")
+    rng = np.random.default_rng(seed)
+    rows = [(name, i, kept) for i, name in enumerate(bank.classes) for kept in (True, False)]
+    figure = _figure(figsize=(0.72 * columns, 0.98 * len(rows)), layout="constrained")
+    strips = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (name, label, kept) in zip(strips, rows):
+        members = np.flatnonzero((bank.candidates.labels == label) & (selection.mask == kept))
+        drawn = np.sort(rng.choice(members, min(columns, len(members)), replace=False))
+        axes.set_title(f"{name}, {'kept' if kept else 'discarded'}: {len(members):,}", loc="left", fontsize=9, pad=2)
+        axes.set_axis_off()
+        if len(drawn):
+            tiles = decode(bank.candidates.images[drawn])
+            blank = np.full((columns - len(tiles), *tiles.shape[1:]), 255, np.uint8)
+            padded = np.pad(np.concatenate([tiles, blank]), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+            axes.imshow(np.concatenate(list(padded), axis=1), interpolation="nearest")
+    return figure
+
+
+def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -> Figure:
+    """Distances to the class centroid of the pool and of selections from it (the paper's Fig. 4), a panel a class.
+
+    :param bank: the bank
+    :param selections: name to selection
+    :raises ImportError: without matplotlib
+    """
+    figure = _figure(figsize=(4.6 * len(bank.classes), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(bank.classes), squeeze=False)[0]
+    for label, (axes, name) in enumerate(zip(panels, bank.classes)):
+        members = bank.candidates.labels == label
+        distance = bank.centroid_distances
+        edges = np.linspace(distance[members].min(), distance[members].max(), 41)
+        axes.hist(distance[members], edges, color=COLOURS[0], alpha=0.35, label=f"pool ({members.sum():,})")
+        for colour, (title, selection) in zip(COLOURS[1:], selections.items()):
+            kept = members & selection.mask
+            axes.hist(distance[kept], edges, histtype="step", linewidth=1.6, color=colour, label=f"{title} ({kept.sum():,})")
+        axes.set(title=name, xlabel="cosine distance to the class centroid", ylabel="candidates" if label == 0 else None)
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as the format that the path's suffix names."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -1,0 +1,50 @@
+"""The selectors that learn nothing: none, all, random, centroid distance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.selectors.base import RatioSelector, Selector
+from synthselect_env import FeatureBank, Selection
+
+
+class NoneSelector(Selector):
+    """Adds no candidate: the classifier of the real pictures alone."""
+
+    name = "none"
+
+    def select(self, bank: FeatureBank, seed: int) -> Selection:
+        """Keep nothing."""
+        n = len(bank.candidates)
+        return Selection.of(bank, np.zeros(n, bool), np.zeros(n), self.name)
+
+
+class AllSelector(Selector):
+    """Adds every candidate."""
+
+    name = "all"
+
+    def select(self, bank: FeatureBank, seed: int) -> Selection:
+        """Keep everything."""
+        n = len(bank.candidates)
+        return Selection.of(bank, np.ones(n, bool), np.ones(n), self.name)
+
+
+class RandomSelector(RatioSelector):
+    """Adds a random share of each class."""
+
+    name = "random"
+
+    def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
+        """Uniform random numbers."""
+        return np.random.default_rng(seed).random(len(bank.candidates))
+
+
+class CentroidSelector(RatioSelector):
+    """Adds the candidates nearest to their class centroid, by cosine distance of features (the paper's best baseline)."""
+
+    name = "centroid"
+
+    def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
+        """Minus the cosine distance."""
+        return -bank.centroid_distances

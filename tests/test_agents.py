@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents import TransformerPolicy
+from agents.callbacks import SelectionMetrics, run_logger
+from agents.controllers import TransformerController
+from agents.controllers.transformer import sinusoidal_positions
+from agents.policies import distinct
+from agents.selectors import SELECTORS, PolicySelector
+from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
+from synthselect_env.embedded import toy_bank
+
+TINY = {"width": 8, "n_layers": 1}
+
+
+def tiny_model(bank: FeatureBank, algorithm=PPO, **kwargs):
+    kwargs = {"n_steps": 8, "policy_kwargs": TINY, "seed": 0, "device": "cpu"} | ({"batch_size": 16} if algorithm is PPO else {}) | kwargs
+    return algorithm(TransformerPolicy, SelectionVecEnv(bank, n_envs=4), **kwargs)
+
+
+def test_attention_by_hand() -> None:
+    """One layer of the controller against softmax(QKᵀ/√d)V written out."""
+    controller = TransformerController(5, width=8, n_layers=1, n_heads=2).double().eval()
+    x = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
+    layer = controller.encoder.layers[0]
+    h = controller.project(x) + sinusoidal_positions(6, 8, x.device).double()
+    q, k, v = torch.nn.functional.linear(layer.norm1(h), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias).chunk(3, dim=2)
+    heads = [torch.softmax(q[..., s] @ k[..., s].transpose(1, 2) / 2.0, dim=2) @ v[..., s] for s in (slice(0, 4), slice(4, 8))]  # √4 = 2
+    h = h + layer.self_attn.out_proj(torch.cat(heads, dim=2))
+    h = h + layer.linear2(torch.nn.functional.gelu(layer.linear1(layer.norm2(h))))
+    states, pooled = controller(x)
+    assert torch.allclose(states, controller.encoder.norm(h), atol=1e-6)
+    assert torch.allclose(pooled, states.mean(1))
+
+
+def test_positions() -> None:
+    table = sinusoidal_positions(3, 4, torch.device("cpu"))
+    assert table[2].tolist() == pytest.approx([np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], abs=1e-6)
+    with pytest.raises(ValueError, match="not a multiple"):
+        TransformerController(5, width=6, n_heads=2)
+
+
+def test_rank_is_all_that_breaks_equivariance() -> None:
+    controller = TransformerController(5, width=8).eval()
+    x = torch.randn(1, 7, 5, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([3, 1, 0, 2, 6, 5, 4])
+    assert not torch.allclose(controller(x)[0][:, order], controller(x[:, order])[0], atol=1e-4)
+    project = controller.project
+    positions = sinusoidal_positions(7, 8, x.device)
+    controller.project = torch.nn.Identity()
+    a, b = (controller(project(x)[:, o] - positions)[0] for o in (slice(None), order))  # the positions taken off again
+    assert torch.allclose(a[:, order], b, atol=1e-5)
+
+
+def test_distinct_observations() -> None:
+    base = torch.randn(3, 4, 9, generator=torch.Generator().manual_seed(0))
+    mixed = base[[2, 0, 0, 1, 2]]
+    unique, inverse = distinct(mixed)
+    assert len(unique) == 3 and torch.equal(unique[inverse], mixed)
+    clash = base[:2].clone()
+    clash[1, :, :8] = clash[0, :, :8]  # same key, different rows
+    unique, inverse = distinct(clash)
+    assert torch.equal(unique[inverse], clash)
+
+
+def test_one_decision_is_one_linear_layer_on_its_state(toy: FeatureBank) -> None:
+    policy = tiny_model(toy).policy
+    observations = torch.from_numpy(np.stack([toy_env_observation(toy)] * 2))
+    actions, values, log_prob = policy(observations)
+    assert actions.shape == (2, 8) and values.shape == (2, 1) and log_prob.shape == (2,)
+    p = policy.keep_probabilities(observations)
+    assert p == pytest.approx(torch.full((2, 8), 0.5), abs=0.05)  # initial selection rate
+    expected = torch.where(actions > 0, p, 1 - p).log().sum(1)
+    assert log_prob.detach() == pytest.approx(expected, abs=1e-5)
+    assert sum(w.numel() for w in policy.action_net.parameters()) == 8 + 1
+
+
+def toy_env_observation(bank: FeatureBank) -> np.ndarray:
+    return SyntheticSelectionEnv(bank).reset(seed=0)[0]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.9])
+def test_initial_selection_rate(toy: FeatureBank, rate: float) -> None:
+    model = tiny_model(toy, policy_kwargs={**TINY, "initial_rate": rate})
+    assert model.policy.keep_probabilities(torch.zeros(1, 8, 13)).mean().item() == pytest.approx(rate, abs=0.05)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_learn_save_load_predict(toy: FeatureBank, tmp_path: Path, algorithm: type) -> None:
+    model = tiny_model(toy, algorithm).learn(64)
+    model.save(tmp_path / "model.zip")
+    read = algorithm.load(tmp_path / "model.zip", env=SelectionVecEnv(toy, n_envs=4), device="cpu")
+    observation = toy_env_observation(toy)
+    for deterministic in (True, False):
+        torch.random.default_generator.manual_seed(0)
+        first = model.predict(observation, deterministic=deterministic)[0]
+        torch.random.default_generator.manual_seed(0)
+        assert (first == read.predict(observation, deterministic=deterministic)[0]).all()
+    assert first.shape == (8,) and set(np.unique(first)) <= {0, 1}
+    assert (PolicySelector(model).select(toy, 0).scores == PolicySelector(read).select(toy, 0).scores).all()
+    read.learn(32)
+
+
+def test_same_seed_same_policy(toy: FeatureBank) -> None:
+    first, again = (PolicySelector(tiny_model(toy).learn(64)).select(toy, 0).scores for _ in range(2))
+    assert (first == again).all()
+
+
+def test_first_ratio_is_one(toy: FeatureBank) -> None:
+    """What PPO's clipping rests on: log-probabilities do not change between collection and update."""
+    model = tiny_model(toy)
+    model.learn(32)
+    buffer = model.rollout_buffer
+    old = next(buffer.get(32))
+    _, log_prob, _ = model.policy.evaluate_actions(old.observations, old.actions)
+    model.policy.set_training_mode(True)
+    _, training, _ = model.policy.evaluate_actions(old.observations, old.actions)
+    assert torch.allclose(log_prob, training, atol=1e-5)
+
+
+def test_ppo_finds_the_sound_candidates() -> None:
+    """Known truth: half of the pool has the wrong label, and the policy must learn which from rewards alone."""
+    bank = toy_bank(candidates_per_class=64, noise=0.6)
+    env = SelectionVecEnv(bank, n_envs=16)
+    env.seed(0)
+    model = PPO(
+        TransformerPolicy,
+        env,
+        n_steps=8,
+        batch_size=64,
+        n_epochs=4,
+        learning_rate=2e-3,
+        gamma=0.0,
+        policy_kwargs={"width": 16},
+        seed=0,
+        device="cpu",
+    )
+    before = roc_auc_score(bank.candidates.flaw == 0, PolicySelector(model).select(bank, 0).scores)
+    model.learn(128 * 60)
+    after = roc_auc_score(bank.candidates.flaw == 0, PolicySelector(model).select(bank, 0).scores)
+    assert after > 0.8 and after > before + 0.1
+
+
+def test_reads_batches_of_another_size(toy: FeatureBank, small: FeatureBank) -> None:
+    selection = PolicySelector(tiny_model(toy)).select(small, 0)
+    assert len(selection) == 26 and ((selection.scores > 0) & (selection.scores < 1)).all()
+
+
+def test_policy_errors(toy: FeatureBank) -> None:
+    wider = toy_bank(n_features=9)
+    with pytest.raises(ValueError, match="same extractor"):
+        PolicySelector(tiny_model(toy)).select(wider, 0)
+    with pytest.raises(ValueError, match="not ActorCriticPolicy"):
+        PolicySelector(PPO("MlpPolicy", "CartPole-v1", device="cpu"))
+    with pytest.raises(ValueError, match="answers MultiBinary"):
+        PPO(TransformerPolicy, "CartPole-v1", device="cpu")
+    with pytest.raises(ValueError, match="initial_rate must lie"):
+        tiny_model(toy, policy_kwargs={"initial_rate": 1.0})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_trains_on_cuda(toy: FeatureBank) -> None:
+    model = tiny_model(toy, device="auto").learn(64)
+    assert model.device.type == "cuda" and len(PolicySelector(model).select(toy, 0)) == 64
+
+
+def test_metrics_have_a_row_a_policy_update(toy: FeatureBank, tmp_path: Path) -> None:
+    updates: list[int] = []
+
+    class Count(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            updates.append(self.model._n_updates)
+
+        def _on_step(self) -> bool:
+            return True
+
+    model = tiny_model(toy)
+    model.set_logger(run_logger(tmp_path))
+    model.learn(96, callback=[Count(), SelectionMetrics()], log_interval=None)
+    model.logger.close()
+    rows = np.genfromtxt(tmp_path / "metrics.csv", delimiter=",", names=True)
+    assert len(rows) == len(updates) == 3
+    assert rows["timetotal_timesteps"].tolist() == [32, 64, 96]
+    assert rows["trainn_updates"].tolist() == [10, 20, 30]  # the row holds its own update, not the one before
+    for column in ("validationaccuracy", "validationlog_likelihood", "rolloutselected", "rolloutep_rew_mean", "trainapprox_kl"):
+        assert np.isfinite(rows[column]).all()
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_selectors(toy: FeatureBank, name: str, seed: int) -> None:
+    selection, again = (SELECTORS[name]().select(toy, seed) for _ in range(2))
+    assert (selection.mask == again.mask).all() and selection.source == name
+    labels, expected = toy.candidates.labels, {"none": 0, "all": 32, "random": 16, "centroid": 16}[name]
+    assert np.bincount(labels[selection.mask], minlength=2).tolist() == [expected, expected]
+    if name in ("random", "centroid"):
+        for label in (0, 1):
+            kept, left = (selection.scores[(labels == label) & (selection.mask == k)] for k in (True, False))
+            assert kept.min() >= left.max()
+
+
+def test_random_selector_is_random(toy: FeatureBank) -> None:
+    masks = np.stack([SELECTORS["random"]().select(toy, s).mask for s in range(200)])
+    assert np.abs(masks.mean(0) - 0.5).max() < 0.2
+
+
+def test_centroid_selector_keeps_the_nearest(toy: FeatureBank) -> None:
+    selection = SELECTORS["centroid"](ratio=0.25).select(toy, 0)
+    for label in (0, 1):
+        members = np.flatnonzero(toy.candidates.labels == label)
+        nearest = members[np.argsort(toy.centroid_distances[members])[:8]]
+        assert set(np.flatnonzero(selection.mask)) & set(members) == set(nearest)
+
+
+@pytest.mark.parametrize("name", ["random", "centroid"])
+def test_ratio_must_be_a_share(name: str) -> None:
+    with pytest.raises(ValueError, match="ratio must lie between 0 and 1"):
+        SELECTORS[name](ratio=50)
+
+
+def test_selectors_do_not_read_the_test_split(toy: FeatureBank) -> None:
+    hidden = replace(toy, test=replace(toy.test, features=-toy.test.features))
+    selectors = [*(SELECTORS[s]() for s in SELECTORS), PolicySelector(tiny_model(toy))]
+    for selector in selectors:
+        assert (selector.select(toy, 0).scores == selector.select(hidden, 0).scores).all()
