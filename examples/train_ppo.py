@@ -1,0 +1,131 @@
+"""Train the transformer policy with PPO, select candidates, and say on the test split whether it was worth it.
+
+python examples/train_ppo.py                              # embedded PCam bank, linear probe; a few minutes on two cores
+python examples/train_ppo.py --evaluate linear_probe resnet34   # the final table by full retraining, too
+python examples/train_ppo.py --bank mine.h5 --reward paper
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import gymnasium
+import stable_baselines3
+import torch
+from stable_baselines3 import PPO
+
+from agents import TransformerPolicy
+from agents.callbacks import SelectionMetrics, run_logger
+from agents.compare import compare
+from agents.report import centroid_histogram, comparison_table, kept_and_discarded, save_figure, verdict
+from agents.selectors import CentroidSelector, PolicySelector
+from synthselect_env import SelectionVecEnv
+from synthselect_env.embedded import resolve_bank
+from synthselect_env.evaluators import EVALUATORS
+from synthselect_env.files import atomic_write
+from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
+
+
+@dataclass
+class Args:
+    bank: str = field(default="pcam", metadata={"help": "an embedded bank (pcam, toy) or a file"})
+    reward: str = field(default=DEFAULT_REWARD, metadata={"help": f"one of {', '.join(REWARDS)}"})
+    evaluate: list[str] = field(
+        default_factory=lambda: ["linear_probe"],
+        metadata={"help": f"classifiers of the final tables: {', '.join(EVALUATORS)}", "nargs": "+"},
+    )
+    timesteps: int = field(default=16_384, metadata={"help": "environment steps, a probe evaluation each"})
+    n_envs: int = field(default=32, metadata={"help": "selections evaluated at once"})
+    seed: int = 0
+    device: str = "auto"
+    run: str = field(default="", metadata={"help": "run directory (default: runs/TIME-BANK-seedSEED)"})
+    # PPO, fitted to 512 decisions an action
+    learning_rate: float = 5e-4
+    batch_size: int = 128
+    n_epochs: int = 4
+    clip_range: float = 0.2
+    gamma: float = 0.0
+    width: int = 64
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+for f in fields(Args):
+    many = f.metadata.get("nargs")
+    default = f.default_factory() if many else f.default
+    parser.add_argument(
+        f"--{f.name.replace('_', '-')}",
+        type=str if many else type(default),
+        default=default,
+        nargs=many,
+        help=f.metadata.get("help", "default: %(default)s"),
+    )
+args = Args(**vars(parser.parse_args()))
+unknown = sorted(set(args.evaluate) - set(EVALUATORS))
+if unknown:
+    parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(EVALUATORS)}")
+
+start = time.perf_counter()
+run = Path(args.run or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.bank).stem}-seed{args.seed}")
+run.mkdir(parents=True, exist_ok=True)
+versions = {
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "gymnasium": gymnasium.__version__,
+    "stable_baselines3": stable_baselines3.__version__,
+}
+with atomic_write(run / "config.json") as path:
+    path.write_text(json.dumps({"arguments": asdict(args), "versions": versions}, indent=2))
+
+# Environment: a batch of candidates a step; 32 selections are scored by one call of the probe.
+bank = resolve_bank(args.bank)
+print(bank.describe())
+env = SelectionVecEnv(bank, n_envs=args.n_envs, reward=args.reward)
+env.seed(args.seed)
+
+# Agent.
+model = PPO(
+    TransformerPolicy,
+    env,
+    n_steps=8,
+    batch_size=args.batch_size,
+    n_epochs=args.n_epochs,
+    learning_rate=args.learning_rate,
+    clip_range=args.clip_range,
+    gamma=args.gamma,
+    policy_kwargs={"width": args.width},
+    seed=args.seed,
+    device=args.device,
+)
+model.set_logger(run_logger(run))
+print(f"PPO on {model.device}, {args.timesteps:,} steps, reward {args.reward}; run directory {run}")
+has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
+if not has_bar:
+    print('no progress bar: pip install "synthselect[train]"')
+model.learn(args.timesteps, callback=SelectionMetrics(), log_interval=None, progress_bar=has_bar)
+model.logger.close()
+model.save(run / "model.zip")
+
+# Selection and pictures.
+policy = PolicySelector(model)
+selection = policy.select(bank, args.seed)
+selection.save(run / "selection.csv")
+if importlib.util.find_spec("matplotlib"):
+    chosen = {"centroid 50 %": CentroidSelector().select(bank, args.seed), policy.name: selection}
+    save_figure(centroid_histogram(bank, chosen), run / "centroid_distances.png")
+    if bank.candidates.images is not None:
+        save_figure(kept_and_discarded(bank, selection, args.seed), run / "kept_and_discarded.png")
+else:
+    print('no pictures: pip install "synthselect[report]"')
+
+# The test split is opened here, once, after everything has been decided.
+for classifier in args.evaluate:
+    if classifier != "linear_probe":
+        print(f"\nRetraining {classifier} on each of 5 selections …", flush=True)
+    comparison = compare(bank, ["none", "all", "random", "centroid", policy], rounds=1, classifier=classifier, seed=args.seed)
+    comparison.save(run / f"comparison-{classifier}.csv")
+    print(f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}")
+print(f"\n{time.perf_counter() - start:.0f} s in all; everything is in {run}")

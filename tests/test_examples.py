@@ -1,0 +1,121 @@
+"""Each example runs as a user runs it, on little data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from stable_baselines3 import PPO
+
+from agents.selectors import PolicySelector
+from synthselect_env import FeatureBank, Selection, load_bank
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(script: str, *arguments: object, code: int = 0) -> str:
+    done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_example_is_tested() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert all(f'"{p.name}"' in source for p in EXAMPLES.glob("*.py"))
+
+
+def test_train_ppo(tmp_path: Path) -> None:
+    out = run("train_ppo.py", "--bank", "toy", "--timesteps", 256, "--n-envs", 8, "--width", 8, "--run", tmp_path / "run")
+    assert "Test split, classifier: linear probe" in out and "Validation–test gap of PPO" in out
+    assert any(f"PPO {word}" in out for word in ("won", "lost", "tied"))
+    table = out.split("Test split")[1].splitlines()[3:8]
+    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "PPO"]
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert files >= {
+        "config.json", "model.zip", "metrics.csv", "selection.csv", "kept_and_discarded.png", "centroid_distances.png", "comparison-linear_probe.csv", "tensorboard",
+    }  # fmt: skip
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["arguments"]["bank"] == "toy" and config["versions"]["torch"]
+    assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))) == 256 // 64
+    selection = Selection.load(tmp_path / "run" / "selection.csv")
+    again = PolicySelector(PPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
+    assert (selection.mask == again.mask).all() and selection.ids == again.ids
+    with Image.open(tmp_path / "run" / "kept_and_discarded.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
+    assert "unknown classifier svm" in run("train_ppo.py", "--evaluate", "svm", code=2)
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of toy pictures, enlarged to a size that HistoGAN makes."""
+    toy, root = load_bank("toy"), tmp_path_factory.mktemp("patches")
+    for name in ("train", "valid", "test"):
+        split = getattr(toy, name)
+        for i in range(0, len(split), max(1, len(split) // 24)):
+            folder = root / name / toy.classes[split.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(split.images[i]).save(folder / f"{split.ids[i]}.png")
+    return root
+
+
+def test_from_folders_to_a_bank(patches: Path, tmp_path: Path) -> None:
+    gan = tmp_path / "gan"
+    small = ("--size", 16, 16)
+    run(
+        "train_histogan.py",
+        "--data",
+        patches,
+        "--split",
+        "train",
+        "--counts",
+        8,
+        8,
+        *small,
+        "--steps",
+        2,
+        "--batch-size",
+        4,
+        "--width",
+        4,
+        "--run",
+        gan,
+    )
+    assert (gan / "samples-000002.png").exists()
+    arguments = ("--data", patches, "--counts", 8, 8, *small, "--epochs", 1)
+    run(
+        "build_bank.py",
+        *arguments,
+        "--gan",
+        gan / "histogan.pt",
+        "--per-class",
+        10,
+        "--out",
+        tmp_path / "gan.h5",
+        "--extractor",
+        tmp_path / "extractor.pt",
+    )
+    bank = FeatureBank.load(tmp_path / "gan.h5")
+    assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 512)
+    assert "HistoGAN" in bank.describe() and bank.candidates.images.decode().shape == (20, 16, 16, 3)
+
+    run(
+        "build_bank.py",
+        *arguments,
+        "--candidates",
+        patches / "valid",
+        "--out",
+        tmp_path / "folder.h5",
+        "--extractor",
+        tmp_path / "extractor.pt",
+    )
+    folder = FeatureBank.load(tmp_path / "folder.h5")
+    assert (folder.train.features == bank.train.features).all()  # the extractor was kept
+    assert set(folder.candidates.ids) == set(folder.valid.ids)
