@@ -44,7 +44,7 @@ class SelectionMetrics(BaseCallback):
     def _write_row(self) -> None:
         if self._collected:
             self._updates += 1
-            self.model.dump_logs(self._updates)  # type: ignore[attr-defined]
+            self.model.dump_logs(self._updates)  # type: ignore[call-arg]  # OnPolicyAlgorithm's
             self._collected = False
 
 

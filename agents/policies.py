@@ -116,7 +116,7 @@ class SelectionPolicy(ActorCriticPolicy):
         nn.init.normal_(decoder.weight, std=0.01)
         nn.init.constant_(decoder.bias, math.log(self.initial_rate / (1 - self.initial_rate)))
         self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     @torch.no_grad()
     def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:

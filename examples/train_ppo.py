@@ -36,7 +36,7 @@ class Args:
     reward: str = field(default=DEFAULT_REWARD, metadata={"help": f"one of {', '.join(REWARDS)}"})
     evaluate: list[str] = field(
         default_factory=lambda: ["linear_probe"],
-        metadata={"help": f"classifiers of the final tables: {', '.join(EVALUATORS)}", "nargs": "+"},
+        metadata={"help": f"classifiers of the final tables: {', '.join(EVALUATORS)}", "nargs": "*"},
     )
     timesteps: int = field(default=16_384, metadata={"help": "environment steps, a probe evaluation each"})
     n_envs: int = field(default=32, metadata={"help": "selections evaluated at once"})

@@ -21,7 +21,7 @@ N_BATCHES = 8
 """The paper cuts its pool of 4,096 candidates into 8 batches of 512."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Pictures as feature vectors, with what is known of each.
 
@@ -44,7 +44,7 @@ class Split:
         return len(self.labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureBank:
     """What a selection is made from: real ``train``, ``valid`` and ``test`` splits, and the ``candidates``.
 
@@ -234,9 +234,9 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
         raise ValueError(f"{where}/ids has {twice!r} more than once; ids name pictures, make them unique")
     if isinstance(split.images, np.ndarray) and (split.images.dtype != np.uint8 or split.images.shape[3:] != (3,)):
         raise ValueError(f"{where}/images is {split.images.dtype} {split.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
-    names = {name: tuple(map(str, value)) for name in ("ids", "groups") if (value := getattr(split, name)) is not None}
+    ids, groups = (None if names is None else tuple(map(str, names)) for names in (split.ids, split.groups))
     flaw = None if split.flaw is None else np.asarray(split.flaw, np.int8)
-    return replace(split, features=features, labels=labels.astype(np.int64, copy=False), flaw=flaw, **names)
+    return replace(split, features=features, labels=labels.astype(np.int64, copy=False), ids=ids, groups=groups, flaw=flaw)
 
 
 def _write_split(group: h5py.Group, split: Split, half: bool) -> None:

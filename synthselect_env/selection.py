@@ -15,7 +15,7 @@ from synthselect_env.files import atomic_write
 COLUMNS = ("id", "label", "selected", "score")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """A keep or discard for each candidate.
 

@@ -232,3 +232,11 @@ def test_selectors_do_not_read_the_test_split(toy: FeatureBank) -> None:
     selectors = [*(SELECTORS[s]() for s in SELECTORS), PolicySelector(tiny_model(toy))]
     for selector in selectors:
         assert (selector.select(toy, 0).scores == selector.select(hidden, 0).scores).all()
+
+
+def test_policy_selector_keeps_the_expected_number_of_each_class(small: FeatureBank) -> None:
+    selection = PolicySelector(tiny_model(small, policy_kwargs={**TINY, "initial_rate": 0.3})).select(small, 0)
+    for label in (0, 1):
+        members = small.candidates.labels == label
+        assert selection.mask[members].sum() == round(selection.scores[members].sum())
+        assert selection.scores[members & selection.mask].min() >= selection.scores[members & ~selection.mask].max()

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 COLOURS = ("#8a8a8a", "#3b6fb6", "#d1495b", "#2e8b57", "#b8860b")
 
 
-def _figure(**kwargs: object) -> Figure:
+def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure  # not pyplot: no global state, no display
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "synthselect[report]"') from error
-    return Figure(**kwargs)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> Figure:
@@ -40,7 +40,7 @@ def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, c
         raise ValueError(f"{bank.source}: candidates/images is missing; there is nothing to picture")
     rng = np.random.default_rng(seed)
     rows = [(name, i, kept) for i, name in enumerate(bank.classes) for kept in (True, False)]
-    figure = _figure(figsize=(0.72 * columns, 0.98 * len(rows)), layout="constrained")
+    figure = _figure(0.72 * columns, 0.98 * len(rows))
     strips = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (name, label, kept) in zip(strips, rows):
         members = np.flatnonzero((bank.candidates.labels == label) & (selection.mask == kept))
@@ -62,7 +62,7 @@ def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -
     :param selections: name to selection
     :raises ImportError: without matplotlib
     """
-    figure = _figure(figsize=(4.6 * len(bank.classes), 3.4), layout="constrained")
+    figure = _figure(4.6 * len(bank.classes), 3.4)
     panels = figure.subplots(1, len(bank.classes), squeeze=False)[0]
     for label, (axes, name) in enumerate(zip(panels, bank.classes)):
         members = bank.candidates.labels == label

@@ -44,9 +44,20 @@ class RatioSelector(Selector):
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Keep the best-scored share of each class (ties by position)."""
         scores, labels = self.score(bank, seed), bank.candidates.labels
-        mask = np.zeros(len(labels), bool)
-        for label in range(len(bank.classes)):
-            members = np.flatnonzero(labels == label)
-            best = members[np.argsort(-scores[members], kind="stable")]
-            mask[best[: round(self.ratio * len(members))]] = True
-        return Selection.of(bank, mask, scores, self.name)
+        counts = self.ratio * np.bincount(labels, minlength=len(bank.classes))
+        return Selection.of(bank, best_of_each_class(scores, labels, counts), scores, self.name)
+
+
+def best_of_each_class(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mark the best-scored candidates of each class.
+
+    :param scores: (n,)
+    :param labels: int (n,)
+    :param counts: how many of each class, rounded (c,)
+    :return: bool (n,); ties go to the earlier position
+    """
+    mask = np.zeros(len(labels), bool)
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(labels == label)
+        mask[members[np.argsort(-scores[members], kind="stable")][: round(float(count))]] = True
+    return mask

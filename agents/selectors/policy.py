@@ -7,7 +7,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents.policies import SelectionPolicy
-from agents.selectors.base import Selector
+from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.bank import N_BATCHES
 from synthselect_env.env import observations
@@ -16,25 +16,29 @@ from synthselect_env.env import observations
 class PolicySelector(Selector):
     """Keeps what a trained policy keeps, each candidate scored by its probability of being kept.
 
+    A policy is rewarded for what it draws, not for its most probable action: of each class, as many candidates are kept as
+    the policy keeps on average, the most probable ones. Cutting at a probability of one half instead can select far fewer or
+    more candidates, or of one class only, which no reward has ever judged.
+
     :param model: a trained SB3 algorithm with one of this library's policies
     :param n_batches: batches that the pool is shown in, as in training
     :param name: name in tables; the algorithm's by default
-    :param threshold: least probability to keep
     :raises ValueError: when the model's policy is another kind
     """
 
-    def __init__(self, model: BaseAlgorithm, n_batches: int = N_BATCHES, name: str | None = None, threshold: float = 0.5) -> None:
+    def __init__(self, model: BaseAlgorithm, n_batches: int = N_BATCHES, name: str | None = None) -> None:
         if not isinstance(model.policy, SelectionPolicy):
             raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
-        self.model, self.n_batches, self.threshold = model, n_batches, threshold
+        self.policy: SelectionPolicy = model.policy
+        self.n_batches = n_batches
         self.name = name or type(model).__name__
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Keep the candidates whose probability reaches the threshold; nothing here is random.
+        """Keep the most probable candidates; nothing here is random.
 
         :raises ValueError: when the bank's features do not fit the policy
         """
-        d = self.model.observation_space.shape[1]
+        d = self.policy.features_dim
         batches = bank.make_batches(self.n_batches)
         table = observations(bank, batches, context=d != bank.n_features)
         if table.shape[2] != d:
@@ -43,5 +47,7 @@ class PolicySelector(Selector):
             )
         probabilities = np.zeros(len(bank.candidates))
         for batch, rows in zip(batches, torch.from_numpy(table)):
-            probabilities[batch] = self.model.policy.keep_probabilities(rows[None])[0, : len(batch)].cpu().numpy()
-        return Selection.of(bank, probabilities >= self.threshold, probabilities, self.name)
+            probabilities[batch] = self.policy.keep_probabilities(rows[None])[0, : len(batch)].cpu().numpy()
+        labels = bank.candidates.labels
+        expected = np.bincount(labels, weights=probabilities, minlength=len(bank.classes))
+        return Selection.of(bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name)

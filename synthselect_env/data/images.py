@@ -80,7 +80,7 @@ def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return picture.resize((size[1], size[0]), Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelledImages:
     """Pictures with their classes, as a reader returns them.
 

@@ -11,7 +11,7 @@ from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.metrics import METRICS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluations:
     """Figures of k classifiers, a float64 array (k,) each; see :func:`~synthselect_env.metrics.classification_metrics`.
 

@@ -35,7 +35,7 @@ class LinearProbeEvaluator(Evaluator):
     :param device: "auto", or a torch device
     """
 
-    def __init__(self, bank: FeatureBank, n_components: int = 32, ridge: float = 0.1, device: str = "auto") -> None:
+    def __init__(self, bank: FeatureBank, n_components: int = 32, ridge: float = 1.0, device: str = "auto") -> None:
         super().__init__(bank)
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")

@@ -27,8 +27,9 @@ class RetrainEvaluator(Evaluator):
     scored split has chosen; on the validation split, ``Evaluations.epochs`` holds the last five.
 
     :param bank: must hold pictures in every split that is used
-    :param architecture: name of a torchvision classifier; short for ``TrainingConfig(architecture=…)``
-    :param config: how to train; by default 600 steps of 64 at 48×48 pixels, or at the real pictures' own size when smaller
+    :param architecture: name of a torchvision classifier, in the place of the configuration's
+    :param config: how to train, or a dictionary of its parameters; by default 600 steps of 64 at 48×48 pixels, or at the real
+        pictures' own size when smaller
     :param device: "auto", or a torch device
     :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics
     :raises ValueError: when a split has no pictures
@@ -37,8 +38,8 @@ class RetrainEvaluator(Evaluator):
     def __init__(
         self,
         bank: FeatureBank,
-        architecture: str = "resnet34",
-        config: TrainingConfig | None = None,
+        architecture: str | None = None,
+        config: TrainingConfig | dict[str, object] | None = None,
         device: str = "auto",
         on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
     ) -> None:
@@ -47,9 +48,12 @@ class RetrainEvaluator(Evaluator):
             if getattr(bank, name).images is None:
                 raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
         if config is None:
-            own = decode(bank.train.images[:1]).shape[1:3]
-            config = TrainingConfig(size=tuple(min(a, b) for a, b in zip(own, TrainingConfig.size)))
-        self.config = replace(config, architecture=architecture)
+            assert bank.train.images is not None
+            height, width = decode(bank.train.images[:1]).shape[1:3]
+            config = TrainingConfig(size=(min(height, TrainingConfig.size[0]), min(width, TrainingConfig.size[1])))
+        elif isinstance(config, dict):
+            config = TrainingConfig(**config)  # type: ignore[arg-type]
+        self.config = replace(config, architecture=architecture or config.architecture)
         self.device = pick_device(device)
         self.on_epoch = on_epoch
         self._decoded: dict[int, torch.Tensor] = {}

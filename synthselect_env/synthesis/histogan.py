@@ -63,13 +63,13 @@ class HistoGAN:
             raise ValueError(
                 f"HistoGAN makes pictures whose sides are multiples of {1 << STAGES}, got {size[0]}×{size[1]}; resize or crop them"
             )
-        self.size, self.classes, self.config, self.device = tuple(size), tuple(classes), config or HistoGANConfig(), pick_device(device)
+        self.size, self.classes, self.config, self.device = (size[0], size[1]), tuple(classes), config or HistoGANConfig(), pick_device(device)
         c = self.config
         with seeded_initialisation(c.seed):
             self.generator = Generator(self.size, len(classes), c.width, c.latent)
             self.discriminator = Discriminator(len(classes), c.width)
         for network in (self.generator, self.discriminator):
-            network.to(self.device, memory_format=torch.channels_last)
+            network.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimizers = {
             "generator": torch.optim.Adam(self.generator.parameters(), c.generator_lr, betas=(0.0, 0.99)),
@@ -160,10 +160,9 @@ class HistoGAN:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # short memory at first, when everything moves
-        for mean, current in zip(self.average.parameters(), self.generator.parameters()):
-            mean.lerp_(current, 1 - decay)
-        for mean, current in zip(self.average.buffers(), self.generator.buffers()):
-            mean.lerp_(current, 1 - decay) if mean.is_floating_point() else mean.copy_(current)
+        current = self.generator.state_dict()
+        for name, mean in self.average.state_dict().items():  # weights and batch statistics; counters are copied
+            mean.lerp_(current[name], 1 - decay) if mean.is_floating_point() else mean.copy_(current[name])
 
     @torch.no_grad()
     def sample(self, labels: np.ndarray, seed: int, batch_size: int = 128) -> np.ndarray:
