@@ -149,7 +149,6 @@ class TransformerPolicy(SelectionPolicy):
         n_heads: int = 2,
         **kwargs: Any,
     ) -> None:
-        kwargs.pop("controller_kwargs", None)  # a saved policy carries both forms
         super().__init__(
             observation_space,
             action_space,
@@ -160,4 +159,5 @@ class TransformerPolicy(SelectionPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()
-        return {**parameters, **parameters.pop("controller_kwargs")}
+        controller = parameters.pop("controller_kwargs")
+        return {**parameters, **controller}

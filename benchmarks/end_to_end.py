@@ -1,9 +1,9 @@
 """The default run of examples/train_ppo.py over several seeds: seconds, memory, and the test table by probe and by retraining.
 
-    python benchmarks/end_to_end.py --run runs/end_to_end
+    python benchmarks/end_to_end.py
 
 Each seed trains in a process of its own, whose wall-clock time and peak memory are measured. Then every selection is judged by
-the linear probe and by full ResNet34 retraining, each with the seed of its run. Finished seeds are kept in --run, so that an
+the linear probe and by full ResNet34 retraining, each with the seed of its run. Finished seeds are kept in runs/, so that an
 interrupted run goes on where it stopped.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import describe_machine, digest
 from stable_baselines3 import PPO
 
 from agents.compare import compare
@@ -32,19 +32,24 @@ METRICS = ("accuracy", "auc", "sensitivity", "specificity")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--bank", default="pcam")
-parser.add_argument("--seeds", type=int, default=3)
+parser.add_argument("--seeds", type=int, default=3, help="at least two")
 parser.add_argument("--classifiers", nargs="+", default=["linear_probe", "resnet34"])
-parser.add_argument("--run", type=Path, default=Path("runs/end_to_end"))
 args = parser.parse_args()
 torch.set_num_threads(2)
 print(describe_machine(), flush=True)
 
 bank = resolve_bank(args.bank)
+root = Path("runs") / f"end_to_end-{digest(bank)}"
 for seed in range(args.seeds):
-    run = args.run / f"seed{seed}"
+    run = root / f"seed{seed}"
     if not (run / "cost.json").exists():
         start = time.perf_counter()
-        subprocess.run([sys.executable, EXAMPLE, "--bank", args.bank, "--seed", str(seed), "--run", run], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, EXAMPLE, "--bank", args.bank, "--seed", str(seed), "--run", run],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         # the largest child so far: an upper bound from the second seed on
         cost = {"seconds": time.perf_counter() - start, "megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
         with atomic_write(run / "cost.json") as path:
@@ -55,7 +60,7 @@ for seed in range(args.seeds):
 for classifier in args.classifiers:
     rows: list[dict[str, str]] = []
     for seed in range(args.seeds):
-        run = args.run / f"seed{seed}"
+        run = root / f"seed{seed}"
         file = run / f"judged-{classifier}.csv"
         if not file.exists():
             policy = PolicySelector(PPO.load(run / "model.zip", device="cpu"))

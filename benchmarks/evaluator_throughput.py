@@ -30,7 +30,9 @@ bank = resolve_bank(args.bank)
 start = time.perf_counter()
 probe = LinearProbeEvaluator(bank, device=args.device)
 print(describe_machine())
-print(f"{bank.source.split('/')[-1]}: {len(bank.train):,} real, {len(bank.candidates):,} candidates, {len(bank.valid):,} validation; set-up {time.perf_counter() - start:.2f} s")
+print(
+    f"{bank.source.split('/')[-1]}: {len(bank.train):,} real, {len(bank.candidates):,} candidates, {len(bank.valid):,} validation; set-up {time.perf_counter() - start:.2f} s"
+)
 rng = np.random.default_rng(0)
 fastest = 0.0
 for k in args.k:
@@ -47,9 +49,14 @@ for k in args.k:
 seconds = []
 for _ in range(args.loop):
     mask = rng.random(len(bank.candidates)) < 0.5
-    x, y = np.concatenate([bank.train.features, bank.candidates.features[mask]]), np.concatenate([bank.train.labels, bank.candidates.labels[mask]])
+    x, y = (
+        np.concatenate([bank.train.features, bank.candidates.features[mask]]),
+        np.concatenate([bank.train.labels, bank.candidates.labels[mask]]),
+    )
     start = time.perf_counter()
     LogisticRegression(max_iter=1000).fit(x, y).predict_proba(bank.valid.features)
     seconds.append(time.perf_counter() - start)
-print(f"scikit-learn LogisticRegression on all {bank.n_features} features: {1 / np.median(seconds):.2f} evaluations/s (n = {len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f} s each)")
+print(
+    f"scikit-learn LogisticRegression on all {bank.n_features} features: {1 / np.median(seconds):.2f} evaluations/s (n = {len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f} s each)"
+)
 print(f"ratio at the best k: {fastest * np.median(seconds):,.0f}")

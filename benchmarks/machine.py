@@ -1,7 +1,8 @@
-"""The header of every benchmark: machine, versions, threads."""
+"""What benchmarks share: the header that names machine and versions, and a name for what a cache depends on."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from pathlib import Path
@@ -9,11 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from synthselect_env import FeatureBank
+
 
 def describe_machine() -> str:
     """One line: processor, cores, threads, GPU, versions."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    names = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
     processor = names[0] if names else platform.processor()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {gpu}; Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+
+
+def digest(bank: FeatureBank, *arguments: object) -> str:
+    """Eight characters that change with the bank's features or the arguments, to name a cache by."""
+    content = hashlib.sha256(repr(arguments).encode())
+    for split in (bank.train, bank.valid, bank.candidates):
+        content.update(np.ascontiguousarray(split.features).tobytes() + split.labels.tobytes())
+    return content.hexdigest()[:8]

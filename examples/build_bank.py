@@ -37,16 +37,21 @@ if bool(args.gan) == bool(args.candidates):
     parser.error("give either --gan or --candidates")
 
 # Real patches, kept at their own resolution; quality 80 saves a third of the space and is invisible at the extractor's size.
-real: dict[str, LabelledImages] = {split: read_class_folders(args.data, split) for split in ("train", "valid", "test")}
+real: dict[str, LabelledImages] = {"train": read_class_folders(args.data, "train")}
+classes = real["train"].classes
+real |= {split: read_class_folders(args.data, split, classes) for split in ("valid", "test")}
 if args.counts:
     real["train"] = real["train"].subset(draw_per_class(real["train"].labels, args.counts, args.seed))
-classes = real["train"].classes
 encoded = {name: EncodedImages.encode(split.pixels(), quality=80) for name, split in tqdm(real.items(), desc="encode")}
 pixels = {name: images.decode(tuple(args.size)) for name, images in encoded.items()}
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 if args.extractor and args.extractor.exists():
     extractor = Classifier.load(args.extractor)
+    if extractor.n_classes != len(classes) or extractor.config.size != tuple(args.size):
+        parser.error(
+            f"{args.extractor} was trained for {extractor.n_classes} classes at {extractor.config.size}; give --size to match, or another file"
+        )
 else:
     config = TrainingConfig(size=tuple(args.size), epochs=args.epochs, steps_per_epoch=None)
     with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
@@ -74,6 +79,8 @@ validation = {name: round(extractor.history[name][best], 4) for name in METRICS}
 # Candidates, by the class they were asked for.
 if args.gan:
     gan = HistoGAN.load(args.gan)
+    if gan.classes != classes:
+        parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
     labels = np.repeat(np.arange(len(classes)), args.per_class)
     images = EncodedImages.encode(gan.sample(labels, args.seed), quality=90)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
@@ -98,7 +105,7 @@ size = "×".join(map(str, args.size))
 bank = FeatureBank(
     **splits,
     classes=classes,
-    extractor=f"ResNet34 trained on the train split at {size} px, epoch {best + 1} of {args.epochs} by validation",
+    extractor=f"ResNet34 trained on the train split at {size} px, epoch {best + 1} of {extractor.config.epochs} by validation",
     provenance=provenance,
 )
 bank.save(args.out, half=True)

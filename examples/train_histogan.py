@@ -7,6 +7,7 @@ Called again with the same run directory, it goes on from the last checkpoint.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,7 +32,15 @@ if args.counts:
     real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
 config = HistoGANConfig(steps=args.steps, batch_size=args.batch_size, width=args.width, seed=args.seed)
 checkpoint = args.run / "histogan.pt"
-gan = HistoGAN.load(checkpoint) if checkpoint.exists() else HistoGAN(tuple(args.size), real.classes, config)
+gan = HistoGAN(tuple(args.size), real.classes, config)
+if checkpoint.exists():
+    saved = HistoGAN.load(checkpoint)
+    if (saved.size, saved.classes, replace(saved.config, steps=config.steps)) != (gan.size, gan.classes, config):
+        parser.error(
+            f"{checkpoint} is of another training ({saved.size}, {saved.classes}, {saved.config}); give its arguments, or another --run"
+        )
+    gan = saved
+    gan.config = config  # more steps may be asked for
 print(
     f"{len(real)} patches of {', '.join(real.classes)} at {gan.size[0]}×{gan.size[1]}, {gan.config.steps} steps from {gan.step}, on {gan.device}"
 )

@@ -81,6 +81,12 @@ class FeatureBank:
         if empty:
             raise ValueError(f"{self.source}: train/labels has no picture of class {', '.join(empty)}; add some or drop the class")
 
+        for name in ("valid", "test"):
+            if len(np.unique(getattr(self, name).labels)) < 2:
+                raise ValueError(
+                    f"{self.source}: {name}/labels has pictures of fewer than two classes; nothing can be scored on it, add some"
+                )
+
     @property
     def n_features(self) -> int:
         """Length d of a feature vector."""
@@ -200,7 +206,7 @@ class FeatureBank:
                 raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
             return cls(
                 **splits,
-                classes=tuple(map(str, file.attrs["classes"])),
+                classes=[c.decode() if isinstance(c, bytes) else str(c) for c in file.attrs["classes"]],
                 extractor=str(file.attrs.get("extractor", "")),
                 provenance=provenance,
                 source=str(path),
@@ -227,7 +233,9 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
         )
     for name in ("ids", "groups", "images", "flaw"):
         value = getattr(split, name)
-        if value is not None and len(value) != len(labels):
+        if name == "images" and not isinstance(value, EncodedImages | np.ndarray | None):
+            raise ValueError(f"{where}/images is a {type(value).__name__}, expected EncodedImages or uint8 (n, h, w, 3)")
+        if value is not None and (len(value) != len(labels) or (name == "flaw" and np.ndim(value) != 1)):
             raise ValueError(f"{where}/{name} has {len(value)} entries for {len(labels)} labels; store one a picture")
     if split.ids is not None and len(set(split.ids)) < len(labels):
         twice = next(i for i in split.ids if list(split.ids).count(i) > 1)
@@ -260,6 +268,11 @@ def _write_split(group: h5py.Group, split: Split, half: bool) -> None:
 
 
 def _read_split(group: h5py.Group, where: str) -> Split:
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{where} is a dataset, expected a group; a split has features (n, d) and labels (n,)")
+    for name in ("ids", "groups"):
+        if name in group and h5py.check_string_dtype(group[name].dtype) is None:
+            raise ValueError(f"{where}/{name} is {group[name].dtype}, expected strings; store names as text")
     for name in ("features", "labels"):
         if not isinstance(group.get(name), h5py.Dataset):
             raise ValueError(f"{where}/{name} is missing; a split has features (n, d) and labels (n,)")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from synthselect_env.compute import autocast, pick_device, seeded_initialisation
+from synthselect_env.compute import autocast, pick_device, seeded
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import classification_metrics
@@ -129,13 +129,19 @@ def build_network(config: TrainingConfig, n_classes: int, seed: int) -> nn.Modul
     """
     if config.architecture not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"torchvision has no classifier {config.architecture!r}; torchvision.models.list_models() lists them")
-    with seeded_initialisation(seed):
+    with seeded(seed):
         return torchvision.models.get_model(config.architecture, weights=None, num_classes=n_classes)
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
-    """The classification head: the last linear layer of the network."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    """The classification head: the last linear layer of the network.
+
+    :raises ValueError: when there is none
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no linear layer to take features from; use a classifier with a linear head")
+    return layers[-1]
 
 
 def as_pixels(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -175,6 +181,7 @@ def train_classifier(
     :param keep: "last" for the weights at the end, "best" for those of the epoch with the best validation log-likelihood
     :param on_epoch: called with the number of epochs done and their last validation metrics
     :raises ValueError: when a class has no training picture, or ``keep`` is unknown
+    :raises FloatingPointError: when training diverged
     """
     config = config or TrainingConfig()
     device = pick_device(device)
@@ -198,18 +205,21 @@ def train_classifier(
 
     for epoch in range(1, config.epochs + 1):
         network.train()
-        for _ in range(steps):
-            if len(order) < batch_size:  # the last, incomplete batch of a pass goes to the front of the next one
-                order = torch.cat([order, torch.randperm(len(data), device=device, generator=rng)])
-            index, order = order[:batch_size], order[batch_size:]
-            batch = _normalise(augmentation(data[index].float() / 255, rng))
-            with autocast(device):
-                loss = F.cross_entropy(network(batch), targets[index], label_smoothing=config.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+        with seeded(seed + epoch, device):  # some architectures have dropout
+            for _ in range(steps):
+                if len(order) < batch_size:  # the last, incomplete batch of a pass goes to the front of the next one
+                    order = torch.cat([order, torch.randperm(len(data), device=device, generator=rng)])
+                index, order = order[:batch_size], order[batch_size:]
+                batch = _normalise(augmentation(data[index].float() / 255, rng))
+                with autocast(device):
+                    loss = F.cross_entropy(network(batch), targets[index], label_smoothing=config.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
         metrics = {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
+        if np.isnan(metrics["log_likelihood"]):
+            raise FloatingPointError(f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})")
         for name, value in metrics.items():
             classifier.history.setdefault(name, []).append(value)
         if keep == "best" and (best is None or metrics["log_likelihood"] > best[0]):

@@ -34,11 +34,18 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def seeded_initialisation(seed: int) -> Iterator[None]:
-    """Draw the weights of modules built inside from ``seed``; the global generator is as it was afterwards.
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Let what draws from torch's global generators inside (initialisers, dropout) draw from ``seed``; they are as before afterwards.
 
-    torch's initialisers take no generator in ``nn.Module`` constructors, hence a scope instead of an argument.
+    Modules take no generator, hence a scope instead of an argument.
+
+    :param seed: of the draws
+    :param device: a CUDA device whose generator is meant, too
     """
-    with torch.random.fork_rng(devices=[]):
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.random.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -49,7 +49,7 @@ class SelectionEpisodes:
     """n episodes side by side over one pool: the rules of the game, without an interface to a library.
 
     One step is one batch; what is kept accumulates within the episode, and step t scores real + everything kept so far
-    ("added to the original training set for further steps", section 2.3 of the paper). An evaluation scores all n at once.
+    (the paper's selected images stay in the training set "for further steps"). An evaluation scores all n at once.
 
     :param bank: the bank
     :param evaluator: scores selections
@@ -64,7 +64,8 @@ class SelectionEpisodes:
         self.batches = bank.make_batches(n_batches)
         self.table = observations(bank, self.batches, context)
         self.masks = np.zeros((n, len(bank.candidates)), bool)
-        self.step_index = 0
+        self.step_index = len(self.batches)  # no episode has begun
+        self.seed = 0
         self._reward = reward
         self._none: dict[int, Evaluations] = {}  # by seed: without candidates there is one classifier, not n
         self._tracker: RewardTracker | None = None
@@ -84,11 +85,16 @@ class SelectionEpisodes:
         """Keep (1) or discard (0) a candidate each; bits of padding rows are ignored."""
         return gym.spaces.MultiBinary(self.batch_size)
 
-    def restart(self, seed: int) -> None:
+    def restart(self, seed: int | None = None) -> None:
         """Begin n new episodes.
 
-        :param seed: of every evaluation in them, the same for all n (common random numbers)
+        :param seed: of every evaluation from now on, the same for all n (common random numbers); a smoothed reward's average
+            begins afresh with it. None goes on with both.
         """
+        if seed is None:
+            seed = self.seed
+        else:
+            self._tracker = None
         self.masks[:] = False
         self.step_index, self.seed = 0, seed
         if seed not in self._none:
@@ -113,9 +119,16 @@ class SelectionEpisodes:
 
         :param actions: (n, batch_size), 0 or 1
         :return: rewards (n,), and the evaluation
+        :raises gymnasium.error.ResetNeeded: before the first episode and after the last batch
+        :raises ValueError: when the actions have another shape
         """
+        if self.finished:
+            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        actions = np.asarray(actions)
+        if actions.shape != (self.n, self.batch_size):
+            raise ValueError(f"expected an action of {self.batch_size} bits for each of {self.n} episodes, got shape {actions.shape}")
         batch = self.batches[self.step_index]
-        self.masks[:, batch] = np.asarray(actions)[:, : len(batch)] > 0
+        self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
         evaluations = self.evaluator.evaluate(self.masks, self.seed)
         assert self._tracker is not None
@@ -145,13 +158,14 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     batch's features, ``Box(batch, d)``; the action keeps or discards each candidate, ``MultiBinary(batch)``; the reward is
     what the classifier retrained on real + kept scores on the validation split. The test split is not used.
 
-    :param bank: a :class:`FeatureBank`, the name of an embedded one, or a path
+    :param bank: a :class:`FeatureBank`, the name of an embedded one, a path, or None for ``default_bank``
     :param evaluator: "linear_probe", "resnet34", or an :class:`Evaluator`
     :param reward: a name in :data:`~synthselect_env.rewards.REWARDS`, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
     :param context: append class and centroid cosines to the features; False for the paper's features alone
     :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name
     :param render_mode: None, or "rgb_array": the last batch, kept candidates framed green and discarded ones red
+    :param default_bank: the bank of a registered id
     :raises ValueError: when an argument is unknown
     """
 
@@ -159,23 +173,24 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        bank: FeatureBank | str | Path = "pcam",
+        bank: FeatureBank | str | Path | None = None,
         evaluator: str | Evaluator = "linear_probe",
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         n_batches: int = N_BATCHES,
         context: bool = True,
         evaluator_kwargs: dict[str, object] | None = None,
         render_mode: str | None = None,
+        default_bank: str = "pcam",
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"unknown render_mode {render_mode!r}; None or one of {', '.join(self.metadata['render_modes'])}")
-        self.bank = resolve_bank(bank)
+        self.bank = resolve_bank(default_bank if bank is None else bank)
         self.evaluator = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
         self.render_mode = render_mode
         self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), 1, n_batches, context)
         self.observation_space = self._episodes.observation_space
         self.action_space = self._episodes.action_space
-        self._seed: int | None = None
+        self._seeded = False
 
     @property
     def selection(self) -> np.ndarray:
@@ -185,9 +200,9 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode.  Without a seed, evaluations keep the seed of the episode before (common random numbers)."""
         super().reset(seed=seed)
-        if seed is not None or self._seed is None:
-            self._seed = int(self.np_random.integers(2**31))
-        self._episodes.restart(self._seed)
+        begin = seed is not None or not self._seeded
+        self._seeded = True
+        self._episodes.restart(int(self.np_random.integers(2**31)) if begin else None)
         return self._episodes.observe(), self._episodes.infos()[0]
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -196,12 +211,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         :raises gymnasium.error.ResetNeeded: before the first reset and after the last batch
         :raises ValueError: when the action has another shape
         """
-        if self._seed is None or self._episodes.finished:
-            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
-        rewards, evaluations = self._episodes.step(action[None])
+        rewards, evaluations = self._episodes.step(np.asarray(action)[None])
         return self._episodes.observe(), float(rewards[0]), self._episodes.finished, False, self._episodes.infos(evaluations)[0]
 
     def render(self) -> np.ndarray | None:

@@ -11,7 +11,8 @@ def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor
     """All :data:`METRICS` of k classifiers on the same n pictures.
 
     With two classes, class 1 is the positive one. With more, AUC, sensitivity and specificity are means of their
-    one-vs-rest values. A class without a picture is left out of the means; a metric with nothing to average is NaN.
+    one-vs-rest values. A class without a picture is left out of the means; a metric with nothing to average is NaN, and so are
+    all metrics of a classifier with a NaN among its scores.
 
     :param log_probabilities: (k, n, c)
     :param labels: int64 (n,)
@@ -31,7 +32,7 @@ def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor
     def over_classes(values: torch.Tensor) -> torch.Tensor:  # (k, c) -> (k,)
         return values[:, 1] if c == 2 else values.nanmean(1)
 
-    return {
+    figures = {
         "accuracy": hits.sum(1) / n,
         "balanced_accuracy": recall.nanmean(1),
         "auc": over_classes(auc),
@@ -40,6 +41,8 @@ def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor
         "log_likelihood": log_probabilities[:, torch.arange(n, device=labels.device), labels].mean(1),
         "brier": ((probabilities - truth) ** 2).sum(2).mean(1),
     }
+    broken = log_probabilities.isnan().any(2).any(1)  # comparisons with NaN are false, which would read as an AUC of 1
+    return {name: values.masked_fill(broken, torch.nan) for name, values in figures.items()}
 
 
 def auc_one_vs_rest(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:

@@ -13,4 +13,4 @@ def register_envs() -> None:
     """Register the ids with Gymnasium; calling it again changes nothing."""
     for env_id, bank in ENV_IDS.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point=ENTRY_POINT, kwargs={"bank": bank})
+            gym.register(env_id, entry_point=ENTRY_POINT, kwargs={"default_bank": bank})

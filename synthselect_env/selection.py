@@ -79,6 +79,6 @@ class Selection:
         mask = np.array([row["selected"] == "1" for row in rows])
         try:
             scores = np.array([float(row["score"]) for row in rows])
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: a score is not a number ({error})") from error
         return cls(mask, scores, tuple(row["id"] for row in rows), tuple(row["label"] for row in rows), str(path))

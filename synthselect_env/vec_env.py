@@ -49,7 +49,7 @@ class SelectionVecEnv(VecEnv):
         self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), n_envs, n_batches, context)
         self.render_mode = None
         self._actions = np.zeros((n_envs, self._episodes.batch_size), np.int8)
-        self._evaluation_seed: int | None = None
+        self._seeded = False
         self._start = time.perf_counter()
         super().__init__(n_envs, self._episodes.observation_space, self._episodes.action_space)
 
@@ -60,18 +60,19 @@ class SelectionVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin n episodes; ``seed`` before it sets the evaluations' seed."""
-        if self._seeds[0] is not None or self._evaluation_seed is None:
+        seed: int | None = None
+        if self._seeds[0] is not None or not self._seeded:
             rng, _ = gym.utils.seeding.np_random(self._seeds[0])
-            self._evaluation_seed = int(rng.integers(2**31))
+            seed = int(rng.integers(2**31))
+        self._seeded = True
         self._reset_seeds()
         self._reset_options()
-        self._begin()
+        self._begin(seed)
         self.reset_infos = self._episodes.infos()
         return self._observe()
 
-    def _begin(self) -> None:
-        assert self._evaluation_seed is not None
-        self._episodes.restart(self._evaluation_seed)
+    def _begin(self, seed: int | None = None) -> None:
+        self._episodes.restart(seed)
         self._returns = np.zeros(self.num_envs)
 
     def _observe(self) -> np.ndarray:

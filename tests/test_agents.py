@@ -155,6 +155,12 @@ def test_reads_batches_of_another_size(toy: FeatureBank, small: FeatureBank) -> 
     assert len(selection) == 26 and ((selection.scores > 0) & (selection.scores < 1)).all()
 
 
+def test_shows_the_pool_as_in_training(toy: FeatureBank) -> None:
+    model = PPO(TransformerPolicy, SelectionVecEnv(toy, n_envs=2, n_batches=4), n_steps=4, batch_size=8, policy_kwargs=TINY, device="cpu")
+    assert (PolicySelector(model).select(toy, 0).scores == PolicySelector(model, n_batches=4).select(toy, 0).scores).all()
+    assert (PolicySelector(model).select(toy, 0).scores != PolicySelector(model, n_batches=8).select(toy, 0).scores).any()
+
+
 def test_policy_errors(toy: FeatureBank) -> None:
     wider = toy_bank(n_features=9)
     with pytest.raises(ValueError, match="same extractor"):
@@ -163,6 +169,8 @@ def test_policy_errors(toy: FeatureBank) -> None:
         PolicySelector(PPO("MlpPolicy", "CartPole-v1", device="cpu"))
     with pytest.raises(ValueError, match="answers MultiBinary"):
         PPO(TransformerPolicy, "CartPole-v1", device="cpu")
+    with pytest.raises(TypeError, match="controller_kwargs"):
+        tiny_model(toy, policy_kwargs={"controller_kwargs": {"width": 8}})
     with pytest.raises(ValueError, match="initial_rate must lie"):
         tiny_model(toy, policy_kwargs={"initial_rate": 1.0})
 

@@ -95,6 +95,25 @@ def damage_ids(file: h5py.File) -> None:
     file["candidates/ids"][1] = file["candidates/ids"][0]
 
 
+def damage_one_class(file: h5py.File) -> None:
+    file["valid/labels"][...] = 1
+
+
+def damage_id_type(file: h5py.File) -> None:
+    del file["train/ids"]
+    file["train/ids"] = np.arange(24)
+
+
+def damage_group(file: h5py.File) -> None:
+    del file["test"]
+    file["test"] = np.arange(3)
+
+
+def damage_flaw(file: h5py.File) -> None:
+    del file["candidates/flaw"]
+    file["candidates/flaw"] = np.zeros((64, 2), np.int8)
+
+
 @pytest.mark.parametrize(
     ("damage", "where", "remedy"),
     [
@@ -108,6 +127,10 @@ def damage_ids(file: h5py.File) -> None:
         (damage_classes, "classes must be two or more different names", "different"),
         (damage_no_labels, "train/labels is missing", "labels"),
         (damage_ids, "candidates/ids has", "unique"),
+        (damage_one_class, "valid/labels has pictures of fewer than two classes", "add some"),
+        (damage_id_type, "train/ids is int64, expected strings", "text"),
+        (damage_group, "test is a dataset, expected a group", "features"),
+        (damage_flaw, "candidates/flaw", "one a picture"),
     ],
 )
 def test_damaged_files_say_what_where_and_what_to_do(
@@ -120,6 +143,13 @@ def test_damaged_files_say_what_where_and_what_to_do(
     with pytest.raises(ValueError, match=where) as error:
         FeatureBank.load(path)
     assert "bank.h5" in str(error.value) and remedy in str(error.value)
+
+
+def test_byte_string_classes_are_read(toy: FeatureBank, tmp_path: Path) -> None:
+    toy.save(tmp_path / "bank.h5")
+    with h5py.File(tmp_path / "bank.h5", "a") as file:
+        file.attrs["classes"] = np.array([b"left", b"right"])
+    assert FeatureBank.load(tmp_path / "bank.h5").classes == ("left", "right")
 
 
 def test_not_a_bank(tmp_path: Path) -> None:
@@ -188,6 +218,7 @@ def test_selection_round_trip(toy: FeatureBank, tmp_path: Path) -> None:
         ("id,label\na,b\n", "expected columns"),
         ("id,label,selected,score\na,b,yes,1\n", "line 2"),
         ("id,label,selected,score\na,b,1,x\n", "not a number"),
+        ("id,label,selected,score\na,b,1\n", "not a number"),
     ],
 )
 def test_selection_errors(tmp_path: Path, text: str, message: str) -> None:

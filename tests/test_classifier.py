@@ -19,8 +19,10 @@ def train(bank: FeatureBank, config: TrainingConfig = TINY, seed: int = 0, **kwa
     )
 
 
-def test_same_seed_same_numbers(toy: FeatureBank) -> None:
-    first, again, other = train(toy), train(toy), train(toy, seed=1)
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small"])  # the second one has dropout
+def test_same_seed_same_numbers(toy: FeatureBank, architecture: str) -> None:
+    config = replace(TINY, architecture=architecture)
+    first, again, other = train(toy, config), train(toy, config), train(toy, config, seed=1)
     images = toy.test.images[:32]
     assert torch.equal(first.log_probabilities(images), again.log_probabilities(images))
     assert first.history == again.history != other.history
@@ -28,7 +30,7 @@ def test_same_seed_same_numbers(toy: FeatureBank) -> None:
 
 def test_global_generators_are_left_alone(toy: FeatureBank) -> None:
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    train(toy)
+    train(toy, replace(TINY, architecture="mobilenet_v3_small"))
     assert torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
 
 
@@ -80,6 +82,10 @@ def test_errors(toy: FeatureBank) -> None:
         train(toy, replace(TINY, architecture="resnet35"))
     with pytest.raises(ValueError, match="unknown augmentation"):
         TrainingConfig(augmentation="mixup")
+    with pytest.raises(ValueError, match="no linear layer"):
+        last_layer(torch.nn.Conv2d(1, 1, 1))
+    with pytest.raises(FloatingPointError, match="diverged in epoch 1; lower learning_rate"):
+        train(toy, replace(TINY, learning_rate=1e30))
     with pytest.raises(ValueError, match="keep must be"):
         train(toy, keep="first")
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from synthselect_env.data import EncodedImages, decode, draw_per_class, read_class_folders, read_pcam
 from synthselect_env.data.augment import AUGMENTATIONS
@@ -55,6 +57,21 @@ def test_missing_and_broken_paths(tmp_path: Path) -> None:
 def test_broken_picture_is_named() -> None:
     with pytest.raises(ValueError, match="picture 1 of 2 cannot be decoded"):
         EncodedImages([*EncodedImages.encode(np.zeros((1, 8, 8, 3), np.uint8)).blobs, b"nonsense"]).decode()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_pictures_keep_their_range(suffix: str) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, suffix)
+    assert (EncodedImages([buffer.getvalue()]).decode()[0, :, :, 0] == ramp >> 8).all()
+
+
+def test_same_name_in_two_classes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0001.png")
+    assert read_class_folders(tmp_path).ids == ("a/0001.png", "b/0001.png")
 
 
 def test_encoding_is_close_and_indexable() -> None:

@@ -47,6 +47,9 @@ class TestRegistered:
     def test_stable_baselines_check(self, env_id: str) -> None:
         check_env_sb3(gym.make(env_id).unwrapped, warn=False)  # its one warning: observations are not flat
 
+    def test_bank_none_is_the_ids_own(self, env_id: str) -> None:
+        assert len(gym.make(env_id, bank=None).unwrapped.bank.candidates) == len(load_bank(ENV_IDS[env_id]).candidates)
+
     def test_same_seed_same_rollout(self, env_id: str) -> None:
         first, again = (rollout(gym.make(env_id), seed=3) for _ in range(2))
         assert first == again and len(first) == 9
@@ -124,6 +127,30 @@ def test_neither_test_split_nor_flaws_reach_an_episode(toy: FeatureBank) -> None
     assert rollout(SyntheticSelectionEnv(toy), 0) == rollout(SyntheticSelectionEnv(hidden), 0)
 
 
+@pytest.mark.parametrize("reward", REWARDS)
+def test_an_explicit_seed_begins_afresh(toy: FeatureBank, reward: str) -> None:
+    env = SyntheticSelectionEnv(toy, reward=reward)
+    first = rollout(env, 0)
+    assert rollout(env, 0) == first
+    vec = SelectionVecEnv(toy, n_envs=2, reward=reward)
+    rewards = []
+    for _ in range(2):
+        vec.seed(0)
+        vec.reset()
+        rewards.append([vec.step(np.ones((2, 8)))[1].tolist() for _ in range(8)])
+    assert rewards[0] == rewards[1]
+
+
+def test_moving_average_runs_on_without_a_seed(toy: FeatureBank) -> None:
+    env = SyntheticSelectionEnv(toy, reward="paper")
+    env.reset(seed=0)
+    for _ in range(8):
+        _, last, *_ = env.step(np.ones(8))
+    env.reset()
+    _, reward, _, _, info = env.step(np.zeros(8))
+    assert reward == pytest.approx(0.8 * last + 0.2 * info["accuracy"])
+
+
 def test_steps_out_of_turn(toy: FeatureBank) -> None:
     env = SyntheticSelectionEnv(toy)
     with pytest.raises(gym.error.ResetNeeded):
@@ -132,8 +159,15 @@ def test_steps_out_of_turn(toy: FeatureBank) -> None:
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.zeros(8))
     env.reset()
-    with pytest.raises(ValueError, match="action must have shape"):
+    with pytest.raises(ValueError, match="expected an action of 8 bits"):
         env.step(np.zeros(7))
+    many = SelectionVecEnv(toy, n_envs=4)
+    with pytest.raises(gym.error.ResetNeeded):
+        many.step(np.zeros((4, 8)))
+    many.reset()
+    for shape in ((1, 8), (4, 1), (4, 9)):
+        with pytest.raises(ValueError, match="each of 4 episodes"):
+            many.step(np.zeros(shape))
 
 
 @pytest.mark.parametrize("wrong", [{"evaluator": "svm"}, {"reward": "papr"}, {"render_mode": "human"}, {"bank": "pcan.h5"}])

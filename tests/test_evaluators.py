@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from synthselect_env import FeatureBank
+from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import TrainingConfig
+from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.linear_probe import fit_temperature
 from synthselect_env.metrics import METRICS
@@ -114,6 +115,19 @@ def test_retraining_keeps_the_last_five_epochs(toy: FeatureBank) -> None:
     assert figures.accuracy.tolist() == figures.epochs["accuracy"][:, -1].tolist()
 
 
+def test_every_split_is_scored_with_its_own_pictures(toy: FeatureBank) -> None:
+    ours, mask = RetrainEvaluator(toy, config=asdict(TINY), device="cpu"), np.zeros((1, 64), bool)
+    alone = []
+    for part in (slice(0, 40), slice(200, 240), slice(400, 440)):
+        split = Split(toy.test.features[part], toy.test.labels[part], images=toy.test.images[part])
+        alone.append(ours.evaluate_on(mask, 0, split)[0].log_likelihood[0])
+        del split  # its address is free for the next one
+    fresh = [
+        Split(toy.test.features[p], toy.test.labels[p], images=toy.test.images[p]) for p in (slice(0, 40), slice(200, 240), slice(400, 440))
+    ]
+    assert alone == [e.log_likelihood[0] for e in ours.evaluate_on(mask, 0, *fresh)]
+
+
 def test_retraining_needs_pictures(toy: FeatureBank) -> None:
     blind = replace(toy, candidates=replace(toy.candidates, images=None))
     with pytest.raises(ValueError, match="candidates/images is missing"):
@@ -125,8 +139,16 @@ def test_names_and_errors(toy: FeatureBank, small: FeatureBank) -> None:
     assert make_evaluator("linear_probe", toy, ridge=2.0).ridge == 2.0
     with pytest.raises(ValueError, match="unknown evaluator 'svm'"):
         make_evaluator("svm", toy)
-    with pytest.raises(ValueError, match="scores selections of 64 candidates"):
-        make_evaluator(LinearProbeEvaluator(toy), small)
+    for other in (small, toy_bank(seed=9)):
+        with pytest.raises(ValueError, match="made for another bank"):
+            make_evaluator(LinearProbeEvaluator(toy), other)
+    copy = LinearProbeEvaluator(toy_bank())
+    assert make_evaluator(copy, toy) is copy  # the same bank, read twice
+    with pytest.raises(ValueError, match="ridge: arguments go with an evaluator's name"):
+        make_evaluator(LinearProbeEvaluator(toy), toy, ridge=2.0)
+    constant = replace(toy, train=replace(toy.train, features=np.ones_like(toy.train.features)))
+    with pytest.raises(ValueError, match="train/features are all the same"):
+        LinearProbeEvaluator(constant)
     with pytest.raises(ValueError, match="ridge above 0"):
         LinearProbeEvaluator(toy, ridge=0)
 

@@ -102,6 +102,9 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path) -> None:
         "--extractor",
         tmp_path / "extractor.pt",
     )
+    assert "is of another training" in run(
+        "train_histogan.py", "--data", patches, "--split", "train", *small, "--width", 8, "--run", gan, code=2
+    )
     bank = FeatureBank.load(tmp_path / "gan.h5")
     assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 512)
     assert "HistoGAN" in bank.describe() and bank.candidates.images.decode().shape == (20, 16, 16, 3)

@@ -67,3 +67,10 @@ def test_absent_class_is_left_out_of_the_means() -> None:
 
 def test_one_class_only_has_no_auc() -> None:
     assert classification_metrics(scores(1, 5, 2), torch.zeros(5, dtype=torch.int64))["auc"].isnan().all()
+
+
+def test_broken_classifier_scores_nothing() -> None:
+    log_p = scores(2, 30, 2)
+    log_p[1, 4] = torch.nan
+    for values in classification_metrics(log_p, torch.arange(30) % 2).values():
+        assert values[0].isfinite() and values[1].isnan()

@@ -75,6 +75,8 @@ def test_errors(patches: tuple) -> None:
         HistoGAN((96, 100), ("a", "b"))
     with pytest.raises(ValueError, match="no training picture of class bright"):
         next(gan().fit(images, np.zeros_like(labels)))
+    with pytest.raises(ValueError, match="labels must lie in 0..1"):
+        next(gan().fit(images, labels + 1))
     with pytest.raises(ValueError, match=r"expected uint8 \(n, 16, 32, 3\)"):
         next(gan().fit(images.astype(np.float32), labels))
     broken = gan()

@@ -13,7 +13,7 @@ from agents.controllers.base import Controller
 class TransformerController(Controller):
     """Transformer encoder (Vaswani et al. 2017): ``softmax(QKᵀ/√d)V`` over candidates, with sinusoidal rank positions.
 
-    The paper's section 2.2: 2 layers, 2 heads. Self-attention lets a decision depend on the other candidates; the position
+    The paper has 2 layers and 2 heads. Self-attention lets a decision depend on the other candidates; the position
     is the candidate's rank by class and centroid distance, the one thing that breaks permutation equivariance, on purpose.
     Ours: a learned input projection to ``width`` (the paper's width is not given), normalisation before each block, GELU,
     and no dropout: SB3 collects in eval mode and updates in train mode, so dropout would make the new policy differ from the

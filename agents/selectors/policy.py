@@ -9,7 +9,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from agents.policies import SelectionPolicy
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.bank import N_BATCHES
 from synthselect_env.env import observations
 
 
@@ -21,15 +20,16 @@ class PolicySelector(Selector):
     more candidates, or of one class only, which no reward has ever judged.
 
     :param model: a trained SB3 algorithm with one of this library's policies
-    :param n_batches: batches that the pool is shown in, as in training
+    :param n_batches: batches that the pool is shown in; as in training by default
     :param name: name in tables; the algorithm's by default
     :raises ValueError: when the model's policy is another kind
     """
 
-    def __init__(self, model: BaseAlgorithm, n_batches: int = N_BATCHES, name: str | None = None) -> None:
+    def __init__(self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None) -> None:
         if not isinstance(model.policy, SelectionPolicy):
             raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
         self.policy: SelectionPolicy = model.policy
+        self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
         self.n_batches = n_batches
         self.name = name or type(model).__name__
 
@@ -39,7 +39,7 @@ class PolicySelector(Selector):
         :raises ValueError: when the bank's features do not fit the policy
         """
         d = self.policy.features_dim
-        batches = bank.make_batches(self.n_batches)
+        batches = bank.make_batches(self.n_batches or max(1, round(len(bank.candidates) / self.batch_size)))
         table = observations(bank, batches, context=d != bank.n_features)
         if table.shape[2] != d:
             raise ValueError(

@@ -21,7 +21,7 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
     :param path: directory or zip
     :param split: name of the folder that holds the class folders; None where the class folders are at the top
     :param classes: class names in label order; by default the folders' names, sorted
-    :return: the pictures, still encoded; ids are file names without suffix
+    :return: the pictures, still encoded; ids are ``class/picture.png``
     :raises FileNotFoundError: when the path does not exist
     :raises ValueError: when no picture is found, a class is unknown or empty, or an id occurs twice
     """
@@ -43,10 +43,10 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
             f"{where}: class folders {sorted(set(parents))} do not match the classes {list(classes)}; rename or add folders"
             + (f"; is {split or 'the split'} named?" if split is None else "")
         )
-    ids = tuple(PurePosixPath(name).stem for name, _ in pictures)
+    ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name, _ in pictures)
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"{where}: the file name {twice!r} occurs twice; names identify pictures, rename one")
+        raise ValueError(f"{where}: {twice!r} occurs twice, in different folders; name the split, or rename one")
     labels = np.array([classes.index(parent) for parent in parents], np.int64)
     return LabelledImages(EncodedImages(blob for _, blob in pictures), labels, ids, classes)
 

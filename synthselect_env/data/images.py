@@ -50,7 +50,7 @@ class EncodedImages:
         for position, blob in enumerate(self.blobs):
             try:
                 with Image.open(io.BytesIO(blob)) as picture:
-                    pictures.append(np.asarray(_resize(picture.convert("RGB"), size)))
+                    pictures.append(np.asarray(_resize(_to_rgb(picture), size)))
             except (OSError, SyntaxError) as error:
                 raise ValueError(f"picture {position} of {len(self)} cannot be decoded ({error}); replace or remove it") from error
         if len({p.shape for p in pictures}) > 1:
@@ -71,6 +71,14 @@ class EncodedImages:
             Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=6)
             blobs.append(buffer.getvalue())
         return cls(blobs)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
+        return Image.fromarray((np.asarray(picture, np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise OSError(f"mode {picture.mode} has no fixed range; save it with 8 or 16 bits a channel")
+    return picture.convert("RGB")
 
 
 def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:

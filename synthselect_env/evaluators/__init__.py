@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from synthselect_env.bank import FeatureBank
+import numpy as np
+
+from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.retrain import RetrainEvaluator
@@ -10,18 +12,24 @@ from synthselect_env.evaluators.retrain import RetrainEvaluator
 EVALUATORS: dict[str, type[Evaluator]] = {"linear_probe": LinearProbeEvaluator, "resnet34": RetrainEvaluator}
 
 
+def _same(ours: Split, theirs: Split) -> bool:
+    return ours is theirs or (np.array_equal(ours.features, theirs.features) and np.array_equal(ours.labels, theirs.labels))
+
+
 def make_evaluator(evaluator: str | Evaluator, bank: FeatureBank, **kwargs: object) -> Evaluator:
     """An evaluator from what a user may give for one.
 
     :param evaluator: a key of :data:`EVALUATORS`, or an evaluator, which is returned as it is
     :param bank: the bank it scores selections of
-    :param kwargs: passed to the evaluator's constructor
-    :raises ValueError: when the name is unknown, or the evaluator belongs to another pool
+    :param kwargs: passed to the constructor of an evaluator that is given by name
+    :raises ValueError: when the name is unknown, the evaluator belongs to another bank, or arguments come with an evaluator
     """
     if isinstance(evaluator, Evaluator):
-        if len(evaluator.bank.candidates) != len(bank.candidates):
+        if kwargs:
+            raise ValueError(f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made")
+        if not all(_same(getattr(evaluator.bank, name), getattr(bank, name)) for name in ("train", "valid", "candidates")):
             raise ValueError(
-                f"the evaluator scores selections of {len(evaluator.bank.candidates)} candidates, {bank.source} has {len(bank.candidates)}"
+                f"the evaluator was made for another bank ({evaluator.bank.source}) than {bank.source}; make one for this bank"
             )
         return evaluator
     if evaluator not in EVALUATORS:

@@ -44,6 +44,8 @@ class LinearProbeEvaluator(Evaluator):
         self._mean = real.mean(0)
         _, singular, axes = torch.linalg.svd(real - self._mean, full_matrices=False)
         scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()
+        if scale < 1e-9:
+            raise ValueError(f"{bank.source}: train/features are all the same; the extractor saw nothing, extract them again")
         self._axes = axes[: self.n_components].T / scale
         x, y = self._design(bank.train)
         self._real = _Sums(x.T @ x, x.T @ y)

@@ -56,33 +56,35 @@ class RetrainEvaluator(Evaluator):
         self.config = replace(config, architecture=architecture or config.architecture)
         self.device = pick_device(device)
         self.on_epoch = on_epoch
-        self._decoded: dict[int, torch.Tensor] = {}
+        self._training: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_decoded": {}}  # decoded again where it is needed
+        return {**self.__dict__, "_training": None}  # decoded again where it is needed
 
     def _pixels(self, split: Split) -> torch.Tensor:
-        """The split's pictures on the device, decoded once."""
+        """The split's pictures on the device."""
         if split.images is None:
             raise ValueError(f"{self.bank.source}: a split that is to be scored has no images; full retraining needs pictures")
-        if id(split) not in self._decoded:
-            self._decoded[id(split)] = as_pixels(decode(split.images, self.config.size), self.device)
-        return self._decoded[id(split)]
+        return as_pixels(decode(split.images, self.config.size), self.device)
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, one retraining after the other."""
         selections, bank = self.checked(selections), self.bank
+        if self._training is None:  # decoded once for all selections and calls
+            self._training = self._pixels(bank.train), self._pixels(bank.candidates), self._pixels(bank.valid)
+        train, candidates, valid = self._training
+        scored = [valid if split is bank.valid else self._pixels(split) for split in splits]
         histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
         for done, mask in enumerate(selections):
             kept = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
             classifier = train_classifier(
-                torch.cat([self._pixels(bank.train), self._pixels(bank.candidates)[kept]]),
+                torch.cat([train, candidates[kept]]),
                 np.concatenate([bank.train.labels, bank.candidates.labels[mask]]),
-                self._pixels(bank.valid), bank.valid.labels, len(bank.classes), seed, self.config, self.device,
+                valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
-            for history, split in zip(histories, splits):
-                history.append(classifier.history if split is bank.valid else classifier.score(self._pixels(split), split.labels))
+            for history, split, pixels in zip(histories, splits, scored):
+                history.append(classifier.history if split is bank.valid else classifier.score(pixels, split.labels))
         return [
             Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]).reshape(len(selections), -1) for m in METRICS})
             for history in histories

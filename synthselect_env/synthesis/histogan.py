@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from synthselect_env.compute import autocast, pick_device, seeded_initialisation
+from synthselect_env.compute import autocast, pick_device, seeded
 from synthselect_env.data.augment import dihedral
 from synthselect_env.files import atomic_write
 from synthselect_env.synthesis.augment import augment
@@ -35,7 +35,7 @@ class HistoGANConfig:
     :param seed: of weights, latents, batches and augmentation
     """
 
-    steps: int = 6000
+    steps: int = 3500
     batch_size: int = 32
     width: int = 32
     latent: int = 64
@@ -49,8 +49,9 @@ class HistoGANConfig:
 class HistoGAN:
     """A class-conditional GAN for small histology sets, with the hinge loss and differentiable augmentation.
 
-    The paper's first step: "HistoGAN … generates class-conditional images". Its architecture is in a supplement that is
-    not public; everything here is our choice (see :mod:`synthselect_env.synthesis.networks`).
+    The first step of the method: the pool of candidates comes from a GAN that was trained on the real training images. The
+    paper describes its HistoGAN in a supplement that is not public; everything here is our choice (see
+    :mod:`synthselect_env.synthesis.networks`).
 
     :param size: (height, width) of the pictures, multiples of 16
     :param classes: class names, in label order
@@ -63,9 +64,14 @@ class HistoGAN:
             raise ValueError(
                 f"HistoGAN makes pictures whose sides are multiples of {1 << STAGES}, got {size[0]}×{size[1]}; resize or crop them"
             )
-        self.size, self.classes, self.config, self.device = (size[0], size[1]), tuple(classes), config or HistoGANConfig(), pick_device(device)
+        self.size, self.classes, self.config, self.device = (
+            (size[0], size[1]),
+            tuple(classes),
+            config or HistoGANConfig(),
+            pick_device(device),
+        )
         c = self.config
-        with seeded_initialisation(c.seed):
+        with seeded(c.seed):
             self.generator = Generator(self.size, len(classes), c.width, c.latent)
             self.discriminator = Discriminator(len(classes), c.width)
         for network in (self.generator, self.discriminator):
@@ -97,6 +103,8 @@ class HistoGAN:
             raise ValueError(
                 f"expected uint8 (n, {self.size[0]}, {self.size[1]}, 3) with as many labels, got {images.dtype} {images.shape} and {len(labels)} labels"
             )
+        if not np.isin(labels, np.arange(len(self.classes))).all():
+            raise ValueError(f"labels must lie in 0..{len(self.classes) - 1}, positions in {', '.join(self.classes)}")
         missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
         if missing:
             raise ValueError(f"no training picture of class {', '.join(missing)}")
@@ -107,7 +115,7 @@ class HistoGAN:
             self.step += 1
             if not np.isfinite([losses["generator_loss"], losses["discriminator_loss"]]).all():
                 raise FloatingPointError(
-                    f"HistoGAN diverged at step {self.step}: {losses}; resume from the last checkpoint with smaller learning rates"
+                    f"HistoGAN diverged at step {self.step}: {losses}; start again with smaller learning rates; the last checkpoint is from before"
                 )
             if directory and (self.step % save_every == 0 or self.step == self.config.steps):
                 self._log(Path(directory), losses)
