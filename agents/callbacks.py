@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 
 class SelectionMetrics(BaseCallback):
@@ -48,6 +50,29 @@ class SelectionMetrics(BaseCallback):
             self._collected = False
 
 
+class MetricsCSV(KVWriter):
+    """One CSV row a dump, columns sorted by name; SB3's own writer orders them differently in every run.
+
+    :param path: file to write; rows are readable as soon as they are written
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Append a row; the first one names the columns."""
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, sorted(key_values), restval="", extrasaction="ignore")
+            self._writer.writeheader()
+        self._writer.writerow(key_values)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def run_logger(directory: str | Path) -> Logger:
     """An SB3 logger that writes ``metrics.csv``, and TensorBoard events where tensorboard is installed.
 
@@ -55,7 +80,7 @@ def run_logger(directory: str | Path) -> Logger:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    formats: list[KVWriter] = [CSVOutputFormat(str(directory / "metrics.csv"))]
+    formats: list[KVWriter] = [MetricsCSV(directory / "metrics.csv")]
     if importlib.util.find_spec("tensorboard"):
         formats.append(TensorBoardOutputFormat(str(directory / "tensorboard")))
     return Logger(str(directory), formats)

@@ -3,14 +3,17 @@
     python benchmarks/reward_choice.py
 
 The validation split is cut into two stratified halves. For each half and reward, examples/train_ppo.py selects with one half
-as its validation split; ResNet34 is retrained on real + its selection and scored on the other. "none" and "centroid" stand beside. The test split
-is not read. Finished retrainings are kept in runs/, so that an interrupted run goes on where it stopped.
+as its validation split; ResNet34 is retrained on real + its selection and scored on the other half. Beside it stand "none", and
+"half real": half of the real patches and no candidates, which tells whether the classifier's recipe gains from more data at all.
+The test split is not read. Finished tasks are kept in runs/, so that an interrupted run goes on where it stopped.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,73 +23,66 @@ from machine import describe_machine, digest
 
 from agents.selectors import SELECTORS
 from synthselect_env import FeatureBank, Selection, Split
+from synthselect_env.data import draw_per_class
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import RetrainEvaluator
 from synthselect_env.files import atomic_write
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
-
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--bank", default="pcam")
-parser.add_argument("--rewards", nargs="+", default=["paper", "log_likelihood_gain"])
-parser.add_argument("--seeds", type=int, default=1)
-parser.add_argument("--arguments", nargs=argparse.REMAINDER, default=[], help="passed on to examples/train_ppo.py")
-args = parser.parse_args()
-torch.set_num_threads(2)
-print(describe_machine())
+METRICS = ("accuracy", "auc", "log_likelihood")
 
 
 def part(split: Split, positions: np.ndarray) -> Split:
+    """The pictures of a split at the given positions."""
     return Split(split.features[positions], split.labels[positions], images=split.images[positions])
 
 
-def select(name: str, bank: FeatureBank, seed: int) -> Selection:
+def fold_of(bank: FeatureBank, fold: int) -> tuple[FeatureBank, Split]:
+    """The bank with one half of its validation split, and the other half."""
+    order = np.random.default_rng(0).permutation(len(bank.valid))
+    order = order[np.argsort(bank.valid.labels[order], kind="stable")]
+    return replace(bank, valid=part(bank.valid, np.sort(order[fold::2]))), part(bank.valid, np.sort(order[1 - fold :: 2]))
+
+
+def judge(bank_name: str, name: str, fold: int, file: Path, threads: int, arguments: list[str]) -> None:
+    """Select by one reward with one half, retrain, score on the other half, write the figures."""
+    torch.set_num_threads(threads)
+    bank, held_out = fold_of(resolve_bank(bank_name), fold)
+    if name == "half real":
+        counts = np.bincount(bank.train.labels) // 2
+        bank, name = replace(bank, train=part(bank.train, draw_per_class(bank.train.labels, counts, seed=0))), "none"
     if name in SELECTORS:
-        return SELECTORS[name]().select(bank, seed)
-    bank.save(cache / "half.h5")
-    run = cache / f"{name}-{bank.source}-seed{seed}"
-    command = [sys.executable, EXAMPLE, "--bank", cache / "half.h5", "--reward", name, "--seed", seed, "--run", run, "--evaluate"]
-    subprocess.run([*map(str, command), *args.arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return Selection.load(run / "selection.csv")
+        selection = SELECTORS[name]().select(bank, seed=0)
+    else:
+        run = file.with_suffix("")
+        bank.save(run / "bank.h5")
+        command = [sys.executable, EXAMPLE, "--bank", run / "bank.h5", "--reward", name, "--run", run, "--evaluate", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        selection = Selection.load(run / "selection.csv")
+    figures = RetrainEvaluator(bank).evaluate_on(selection.mask[None], 0, held_out)[0]
+    with atomic_write(file) as path:
+        path.write_text(json.dumps({"selected": selection.count, **{m: getattr(figures, m)[0] for m in METRICS}}))
 
 
-bank = resolve_bank(args.bank)
-cache = Path("runs") / f"reward_choice-{digest(bank, args.arguments)}"
-order = np.random.default_rng(0).permutation(len(bank.valid))
-order = order[np.argsort(bank.valid.labels[order], kind="stable")]
-halves = [order[0::2], order[1::2]]
-names = ["none", "centroid", *args.rewards]
-results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-for fold in (0, 1):
-    seen, held_out = (part(bank.valid, np.sort(halves[i])) for i in (fold, 1 - fold))
-    half = replace(bank, valid=seen, source=f"fold{fold}")
-    for seed in range(args.seeds):
-        for name in names:
-            file = cache / f"{name}-fold{fold}-seed{seed}.json"
-            if not file.exists():
-                selection = select(name, half, seed)
-                figures = RetrainEvaluator(half).evaluate_on(selection.mask[None], seed, held_out)[0]
-                with atomic_write(file) as path:
-                    path.write_text(
-                        json.dumps(
-                            {
-                                "selected": selection.count,
-                                "accuracy": figures.accuracy[0],
-                                "log_likelihood": figures.log_likelihood[0],
-                                "auc": figures.auc[0],
-                            }
-                        )
-                    )
-            results[name].append(json.loads(file.read_text()))
-            print(f"fold {fold}, seed {seed}, {name}: {results[name][-1]}", flush=True)
-
-print(
-    f"\nResNet34 retrained, scored on the held-out half of validation; n = {2 * args.seeds} a row (2 halves × {args.seeds} seeds), mean (min to max)"
-)
-for name, rows in results.items():
-    cells = [
-        f"{m} {np.mean(v):.4f} ({min(v):.4f} to {max(v):.4f})"
-        for m in ("accuracy", "auc", "log_likelihood")
-        for v in [[r[m] for r in rows]]
-    ]
-    print(f"{name:<22} {np.mean([r['selected'] for r in rows]):>6,.0f} selected  " + "  ".join(cells))
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bank", default="pcam")
+    parser.add_argument("--rewards", nargs="+", default=["paper", "log_likelihood_gain"])
+    parser.add_argument("--workers", type=int, default=2, help="processes; they share the cores")
+    parser.add_argument("--arguments", nargs=argparse.REMAINDER, default=[], help="passed on to examples/train_ppo.py")
+    args = parser.parse_args()
+    threads = max(1, (os.cpu_count() or 1) // args.workers)
+    print(f"{describe_machine()}; {args.workers} processes of {threads} threads", flush=True)
+    root = Path("runs") / f"reward_choice-{digest(resolve_bank(args.bank), args.arguments)}"
+    names = [*args.rewards, "none", "half real"]
+    files = {(name, fold): root / f"{name.replace(' ', '_')}-fold{fold}.json" for name in names for fold in (0, 1)}
+    with ProcessPoolExecutor(args.workers) as pool:
+        tasks = [pool.submit(judge, args.bank, *key, file, threads, args.arguments) for key, file in files.items() if not file.exists()]
+        for task in tasks:
+            task.result()
+    print("ResNet34 retrained, scored on the half of validation that the reward did not see; mean of the two halves (each)")
+    for name in names:
+        rows = [json.loads(files[name, fold].read_text()) for fold in (0, 1)]
+        cells = [f"{m} {np.mean([r[m] for r in rows]):.4f} ({rows[0][m]:.4f}, {rows[1][m]:.4f})" for m in METRICS]
+        print(f"{name:<20} {rows[0]['selected']:>5,} / {rows[1]['selected']:>5,} selected  " + "  ".join(cells))

@@ -7,7 +7,6 @@ These two commands made the embedded PCam bank. With --candidates DIR, a folder 
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -84,7 +83,7 @@ if args.gan:
     labels = np.repeat(np.arange(len(classes)), args.per_class)
     images = EncodedImages.encode(gan.sample(labels, args.seed), quality=90)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
-    made_by = {"generator": "HistoGAN", "size": gan.size, "training": asdict(gan.config), "step": gan.step, "sampling_seed": args.seed}
+    made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
 else:
     folder = read_class_folders(args.candidates, classes=classes)
     images, labels, ids = folder.images, folder.labels, folder.ids
@@ -96,8 +95,8 @@ splits = {name: Split(extractor.features(pixels[name]), real[name].labels, real[
 splits["candidates"] = Split(extractor.features(pixels["candidates"]), labels, ids, images)
 provenance = {
     "real": args.origin or args.data.name,
-    "candidates": json.dumps(made_by),
-    "extractor_validation": json.dumps(validation),
+    "candidates": made_by,
+    "extractor_validation": validation,
     "candidates_that_the_extractor_assigns_to_their_class": round(agreement, 4),
     "seed": args.seed,
 }

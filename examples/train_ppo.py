@@ -44,9 +44,9 @@ class Args:
     device: str = "auto"
     run: str = field(default="", metadata={"help": "run directory (default: runs/TIME-BANK-seedSEED)"})
     # PPO, fitted to 512 decisions an action
-    learning_rate: float = 5e-4
-    batch_size: int = 128
-    n_epochs: int = 4
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    n_epochs: int = 2
     clip_range: float = 0.2
     gamma: float = 0.0
     width: int = 64

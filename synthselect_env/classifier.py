@@ -42,7 +42,7 @@ class TrainingConfig:
 
     architecture: str = "resnet34"
     size: tuple[int, int] = (48, 48)
-    epochs: int = 12
+    epochs: int = 8
     steps_per_epoch: int | None = 50
     batch_size: int = 64
     learning_rate: float = 1.5e-3

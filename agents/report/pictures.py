@@ -15,6 +15,8 @@ from synthselect_env.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LEAST_DISTANCE = 1e-4
+"""Smaller distances are shown as this one; a logarithmic axis has no zero."""
 COLOURS = ("#8a8a8a", "#3b6fb6", "#d1495b", "#2e8b57", "#b8860b")
 
 
@@ -58,6 +60,8 @@ def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, c
 def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -> Figure:
     """Distances to the class centroid of the pool and of selections from it (the paper's Fig. 4), a panel a class.
 
+    The axis is logarithmic: most candidates lie within a hundredth of their centroid, and what matters is how far the rest is.
+
     :param bank: the bank
     :param selections: name to selection
     :raises ImportError: without matplotlib
@@ -67,13 +71,15 @@ def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -
     for label, (axes, name) in enumerate(zip(panels, bank.classes)):
         members = bank.candidates.labels == label
         distance = bank.centroid_distances
-        edges = np.linspace(distance[members].min(), distance[members].max(), 41)
-        axes.hist(distance[members], edges, color=COLOURS[0], alpha=0.35, label=f"pool ({members.sum():,})")
+        shown = np.maximum(distance, LEAST_DISTANCE)
+        edges = np.geomspace(shown[members].min(), shown[members].max() * 1.001, 41)
+        axes.hist(shown[members], edges, color=COLOURS[0], alpha=0.35, label=f"pool ({members.sum():,})")
         for colour, (title, selection) in zip(COLOURS[1:], selections.items()):
             kept = members & selection.mask
-            axes.hist(distance[kept], edges, histtype="step", linewidth=1.6, color=colour, label=f"{title} ({kept.sum():,})")
-        axes.set(title=name, xlabel="cosine distance to the class centroid", ylabel="candidates" if label == 0 else None)
-        axes.legend(frameon=False, fontsize=8)
+            axes.hist(shown[kept], edges, histtype="step", linewidth=1.6, color=colour, label=f"{title} ({kept.sum():,})")
+        axes.set(title=name, xscale="log", xlabel="cosine distance to the class centroid", ylabel="candidates" if label == 0 else None)
+        axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -28,7 +28,7 @@ class RetrainEvaluator(Evaluator):
 
     :param bank: must hold pictures in every split that is used
     :param architecture: name of a torchvision classifier, in the place of the configuration's
-    :param config: how to train, or a dictionary of its parameters; by default 600 steps of 64 at 48×48 pixels, or at the real
+    :param config: how to train, or a dictionary of its parameters; by default 400 steps of 64 at 48×48 pixels, or at the real
         pictures' own size when smaller
     :param device: "auto", or a torch device
     :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics
