@@ -153,7 +153,9 @@ class FeatureBank:
             lines.append(f"  centroid distance of candidates {distance.mean():.3f} ± {distance.std():.3f}")
         if self.extractor:
             lines.append(f"  extractor  {self.extractor}")
-        lines += [f"  {key}: {value}" for key, value in self.provenance.items()]
+        for key, value in self.provenance.items():
+            facts = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            lines.append(f"  {key.replace('_', ' ')}: {facts}")
         return "\n".join(lines)
 
     def save(self, path: str | Path, half: bool = False) -> None:

@@ -202,6 +202,19 @@ def test_describe_counts_every_split(toy: FeatureBank) -> None:
         assert expected in text
 
 
+def test_embedded_pcam() -> None:
+    bank = load_bank("pcam")
+    counts = {name: np.bincount(getattr(bank, name).labels).tolist() for name in SPLITS}
+    assert counts == {"train": [1966, 1378], "valid": [460, 308], "test": [614, 410], "candidates": [2048, 2048]}
+    assert bank.classes == ("normal", "tumor") and bank.n_features == 512
+    real = [getattr(bank, name) for name in ("train", "valid", "test")]
+    blobs = [blob for split in real for blob in split.images.blobs]
+    assert len({i for split in real for i in split.ids}) == len(set(blobs)) == 3344 + 768 + 1024  # no picture in two splits
+    for split, side in ((bank.test, 96), (bank.candidates, 48)):
+        assert split.images[:3].decode().shape == (3, side, side, 3)
+    assert bank.provenance["candidates"]["generator"] == "HistoGAN" and "CC0" in bank.provenance["real"]
+
+
 def test_selection_round_trip(toy: FeatureBank, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     selection = Selection.of(toy, rng.random(64) < 0.5, rng.normal(size=64), "a test")
