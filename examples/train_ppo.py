@@ -10,6 +10,7 @@ import importlib.util
 import json
 import platform
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from agents.compare import compare
 from agents.report import centroid_histogram, comparison_table, kept_and_discarded, save_figure, verdict
 from agents.selectors import CentroidSelector, PolicySelector
 from synthselect_env import SelectionVecEnv
+from synthselect_env.classifier import TrainingConfig
 from synthselect_env.embedded import resolve_bank
-from synthselect_env.evaluators import EVALUATORS
+from synthselect_env.evaluators import EVALUATORS, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
@@ -83,6 +85,8 @@ with atomic_write(run / "config.json") as path:
 # Environment: a batch of candidates a step; 32 selections are scored by one call of the probe.
 bank = resolve_bank(args.bank)
 print(bank.describe())
+for classifier in args.evaluate:
+    make_evaluator(classifier, bank)  # a bank that it cannot score is refused now, not after the training
 env = SelectionVecEnv(bank, n_envs=args.n_envs, reward=args.reward)
 env.seed(args.seed)
 
@@ -105,9 +109,12 @@ print(f"PPO on {model.device}, {args.timesteps:,} steps, reward {args.reward}; r
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
 if not has_bar:
     print('no progress bar: pip install "synthselect[train]"')
+else:
+    from tqdm import tqdm
 model.learn(args.timesteps, callback=SelectionMetrics(), log_interval=None, progress_bar=has_bar)
 model.logger.close()
-model.save(run / "model.zip")
+with atomic_write(run / "model.zip") as path:
+    model.save(path)
 
 # Selection and pictures.
 policy = PolicySelector(model)
@@ -122,10 +129,16 @@ else:
     print('no pictures: pip install "synthselect[report]"')
 
 # The test split is opened here, once, after everything has been decided.
+contenders = ["none", "all", "random", "centroid", policy]
 for classifier in args.evaluate:
-    if classifier != "linear_probe":
-        print(f"\nRetraining {classifier} on each of 5 selections …", flush=True)
-    comparison = compare(bank, ["none", "all", "random", "centroid", policy], rounds=1, classifier=classifier, seed=args.seed)
+    with ExitStack() as stack:
+        options = {}
+        if classifier != "linear_probe":
+            print(f"\nretraining {classifier} on each of {len(contenders)} selections", flush=True)
+            if has_bar:
+                bar = stack.enter_context(tqdm(total=len(contenders) * TrainingConfig.epochs, unit="epoch"))
+                options["on_epoch"] = lambda done, epoch, metrics, bar=bar: bar.update()
+        comparison = compare(bank, contenders, rounds=1, classifier=classifier, seed=args.seed, **options)
     comparison.save(run / f"comparison-{classifier}.csv")
     print(f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}")
 print(f"\n{time.perf_counter() - start:.0f} s in all; everything is in {run}")
