@@ -22,6 +22,7 @@ class CandidateRows(BaseFeaturesExtractor):
         super().__init__(observation_space, observation_space.shape[-1])
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """The observations.  (b, n, d) -> (b, n, d)"""
         return observations
 
 
@@ -54,7 +55,8 @@ class ControllerExtractor(nn.Module):
         self.controller = controller
         self.latent_dim_pi = self.latent_dim_vf = controller.width
 
-    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (b, n, d) -> (b, n, h), (b, h)
+    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of the candidates for the policy, and of the batch for the value.  (b, n, d) -> (b, n, h), (b, h)"""
         unique, inverse = distinct(candidates)
         states, pooled = self.controller(unique)
         return states[inverse], pooled[inverse]

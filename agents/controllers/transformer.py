@@ -34,7 +34,8 @@ class TransformerController(Controller):
         layer = nn.TransformerEncoderLayer(width, n_heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, n_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
 
-    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (b, n, d) -> (b, n, h), (b, h)
+    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of the candidates, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
         states = self.encoder(self.project(candidates) + sinusoidal_positions(candidates.shape[1], self.width, candidates.device))
         return states, states.mean(1)
 

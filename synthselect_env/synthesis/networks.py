@@ -30,6 +30,7 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.normal_(self.gain_bias.weight, std=0.02)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """(b, c, h, w), (b, condition) -> (b, c, h, w)"""
         gain, bias = self.gain_bias(condition)[:, :, None, None].chunk(2, dim=1)
         return self.norm(x) * (1 + gain) + bias
 
@@ -48,7 +49,8 @@ class GeneratorBlock(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1)
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:  # noise: (b, 1, 2h, 2w)
+    def forward(self, x: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """(b, c_in, h, w), (b, condition), (b, 1, 2h, 2w) -> (b, c_out, 2h, 2w)"""
         y = F.interpolate(F.relu(self.norm1(x, condition)), scale_factor=2.0, mode="nearest")
         y = self.conv1(y) + self.noise_strength * noise
         y = self.conv2(F.relu(self.norm2(y, condition)))
@@ -80,7 +82,8 @@ class Generator(nn.Module):
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
-    def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # (b, latent_length), (b,) -> (b, 3, h, w) in -1..1
+    def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(b, latent_length), (b,) -> (b, 3, h, w) in -1..1"""
         vector, *noises = z.split([self.latent, *(h * w for h, w in self.noise_sizes)], dim=1)
         condition = torch.cat([vector, self.embedding(labels)], dim=1)
         x = self.stem(condition).view(len(z), -1, *self.grid).contiguous(memory_format=torch.channels_last)
@@ -100,6 +103,7 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = spectral_norm(nn.Conv2d(c_in, c_out, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, c_in, h, w) -> (b, c_out, h/2, w/2)"""
         y = self.conv1(x if self.first else F.relu(x))  # a ReLU on pixels would throw the dark half away
         y = F.avg_pool2d(self.conv2(F.relu(y)), 2)
         return y + self.shortcut(F.avg_pool2d(x, 2))
@@ -119,6 +123,7 @@ class Discriminator(nn.Module):
         self.score = spectral_norm(nn.Linear(channels[-1], 1))
         self.projection = spectral_norm(nn.Embedding(n_classes, channels[-1]))
 
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # (b, 3, h, w), (b,) -> (b,)
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(b, 3, h, w), (b,) -> (b,)"""
         h = F.relu(self.blocks(x)).sum(dim=(2, 3)).float()
         return self.score(h).squeeze(1) + (h * self.projection(labels)).sum(1)
