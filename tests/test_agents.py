@@ -248,3 +248,12 @@ def test_policy_selector_keeps_the_expected_number_of_each_class(small: FeatureB
         members = small.candidates.labels == label
         assert selection.mask[members].sum() == round(selection.scores[members].sum())
         assert selection.scores[members & selection.mask].min() >= selection.scores[members & ~selection.mask].max()
+
+
+def test_same_seed_same_policy_where_threads_share_the_work() -> None:
+    """Large enough for torch to split over threads; sums must not depend on which thread is first."""
+    bank = toy_bank(candidates_per_class=256, n_features=64)
+    scores = [
+        PolicySelector(tiny_model(bank, policy_kwargs={"width": 32}, batch_size=32, n_epochs=2).learn(64)).select(bank, 0).scores for _ in range(3)
+    ]
+    assert (scores[0] == scores[1]).all() and (scores[0] == scores[2]).all()
