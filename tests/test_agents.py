@@ -254,6 +254,7 @@ def test_same_seed_same_policy_where_threads_share_the_work() -> None:
     """Large enough for torch to split over threads; sums must not depend on which thread is first."""
     bank = toy_bank(candidates_per_class=256, n_features=64)
     scores = [
-        PolicySelector(tiny_model(bank, policy_kwargs={"width": 32}, batch_size=32, n_epochs=2).learn(64)).select(bank, 0).scores for _ in range(3)
+        PolicySelector(tiny_model(bank, policy_kwargs={"width": 32}, batch_size=32, n_epochs=2).learn(64)).select(bank, 0).scores
+        for _ in range(3)
     ]
     assert (scores[0] == scores[1]).all() and (scores[0] == scores[2]).all()

@@ -65,11 +65,16 @@ class LinearProbeEvaluator(Evaluator):
         """Score k selections; the seed changes nothing, for nothing here is random."""
         weights = self._fit(torch.from_numpy(self.checked(selections)).to(self.device, torch.float64))
         x, y = self._valid
-        temperature = fit_temperature(x @ weights, y.argmax(1))[:, None, None]
+        valid_scores, valid_labels = x @ weights, y.argmax(1)
+        temperature = fit_temperature(valid_scores, valid_labels)[:, None, None]
         evaluations = []
         for split in splits:
-            x, y = self._valid if split is self.bank.valid else self._design(split)
-            metrics = classification_metrics(F.log_softmax(temperature * (x @ weights), dim=2), y.argmax(1))
+            if split is self.bank.valid:
+                scores, labels = valid_scores, valid_labels
+            else:
+                x, y = self._design(split)
+                scores, labels = x @ weights, y.argmax(1)
+            metrics = classification_metrics(F.log_softmax(temperature * scores, dim=2), labels)
             evaluations.append(Evaluations.from_epochs({name: values[:, None].cpu().numpy() for name, values in metrics.items()}))
         return evaluations
 
