@@ -107,10 +107,10 @@ model = PPO(
 model.set_logger(run_logger(run))
 print(f"PPO on {model.device}, {args.timesteps:,} steps, reward {args.reward}; run directory {run}")
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
-if not has_bar:
-    print('no progress bar: pip install "synthselect[train]"')
-else:
+if has_bar:
     from tqdm import tqdm
+else:
+    print('no progress bar: pip install "synthselect[train]"')
 model.learn(args.timesteps, callback=SelectionMetrics(), log_interval=None, progress_bar=has_bar)
 model.logger.close()
 with atomic_write(run / "model.zip") as path:
