@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
@@ -32,3 +33,9 @@ def digest(bank: FeatureBank, *arguments: object) -> str:
     for split in (bank.train, bank.valid, bank.candidates):
         content.update(np.ascontiguousarray(split.features).tobytes() + split.labels.tobytes())
     return content.hexdigest()[:8]
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let the user say how many processes retrain side by side; by default one a core, or one where there is a GPU."""
+    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=workers, help="processes that retrain side by side; they share the cores")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,18 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the content, features, labels and pictures, to key caches by."""
+        content = hashlib.sha256(self.labels.tobytes())
+        content.update(np.ascontiguousarray(self.features).data)
+        if isinstance(self.images, EncodedImages):
+            for blob in self.images.blobs:
+                content.update(len(blob).to_bytes(8, "little") + blob)
+        elif self.images is not None:
+            content.update(np.ascontiguousarray(self.images).data)
+        return content.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

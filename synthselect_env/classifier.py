@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,6 +75,25 @@ class Classifier:
     def device(self) -> torch.device:
         """Where the network lies."""
         return next(self.network.parameters()).device
+
+    @property
+    def digest(self) -> str:
+        """A name for the weights, to key caches by."""
+        content = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            content.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
+
+    def check_fits(self, architecture: str, n_classes: int) -> None:
+        """Whether the weights can start a training.
+
+        :raises ValueError: when they are another architecture's, or for another number of classes
+        """
+        if (self.config.architecture, self.n_classes) != (architecture, n_classes):
+            raise ValueError(
+                f"the initial weights are those of a {self.config.architecture} for {self.n_classes} classes; "
+                f"a {architecture} for {n_classes} is to be trained"
+            )
 
     @torch.no_grad()
     def log_probabilities(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -164,11 +184,15 @@ def train_classifier(
     config: TrainingConfig | None = None,
     device: str | torch.device = "auto",
     keep: str = "last",
+    members: np.ndarray | None = None,
+    initial: Classifier | None = None,
+    compile: bool = False,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Classifier:
-    """Train a classifier from scratch, with one look at the validation pictures an epoch.
+    """Train a classifier, with one look at the validation pictures an epoch.
 
-    On the CPU, the same seed and thread count give the same weights.
+    On the CPU, the same seed and thread count give the same weights. Two trainings on different ``members`` of the same
+    ``images`` with one seed start from the same weights and see the pictures that they share in the same order, pass by pass.
 
     :param images: uint8 (n, h, w, 3), or (n, 3, h, w) from :func:`as_pixels`
     :param labels: int (n,)
@@ -179,26 +203,37 @@ def train_classifier(
     :param config: how to train
     :param device: "auto", or a torch device
     :param keep: "last" for the weights at the end, "best" for those of the epoch with the best validation log-likelihood
+    :param members: positions of the pictures to train on; None for all
+    :param initial: start from its weights; None for weights drawn by the seed
+    :param compile: run the steps through ``torch.compile``; shapes are fixed, so that one graph serves every later training of
+        the same architecture in the process
     :param on_epoch: called with the number of epochs done and their last validation metrics
-    :raises ValueError: when a class has no training picture, or ``keep`` is unknown
+    :raises ValueError: when a class has no training picture, ``keep`` is unknown, or ``initial`` is another network
     :raises FloatingPointError: when training diverged
     """
     config = config or TrainingConfig()
     device = pick_device(device)
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
-    empty = np.setdiff1d(np.arange(n_classes), labels)
+    members = np.arange(len(labels)) if members is None else np.asarray(members)
+    empty = np.setdiff1d(np.arange(n_classes), np.asarray(labels)[members])
     if len(empty):
         raise ValueError(f"class {', '.join(map(str, empty))} of {n_classes} has no training picture; a classifier needs some of each")
     data, targets = as_pixels(images, device), torch.from_numpy(np.asarray(labels, np.int64)).to(device)
+    positions = torch.from_numpy(members).to(device)
     valid = as_pixels(valid_images, device)
-    network = build_network(config, n_classes, seed).to(device).to(memory_format=torch.channels_last)
+    network = build_network(config, n_classes, seed)
+    if initial is not None:
+        initial.check_fits(config.architecture, n_classes)
+        network.load_state_dict(initial.network.state_dict())
+    network = network.to(device).to(memory_format=torch.channels_last)
     classifier = Classifier(network, config, n_classes)
-    batch_size = min(config.batch_size, len(data))
-    steps = config.steps_per_epoch or len(data) // batch_size
+    forward = torch.compile(network, dynamic=False) if compile else network
+    batch_size = min(config.batch_size, len(positions))
+    steps = config.steps_per_epoch or len(positions) // batch_size
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
-    rng = torch.Generator(device).manual_seed(seed)
+    order_rng, augmentation_rng = (torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
     augmentation = AUGMENTATIONS[config.augmentation]
     order = torch.empty(0, dtype=torch.int64, device=device)
     best: tuple[float, dict[str, torch.Tensor]] | None = None
@@ -208,11 +243,12 @@ def train_classifier(
         with seeded(seed + epoch, device):  # some architectures have dropout
             for _ in range(steps):
                 if len(order) < batch_size:  # the last, incomplete batch of a pass goes to the front of the next one
-                    order = torch.cat([order, torch.randperm(len(data), device=device, generator=rng)])
+                    keys = torch.rand(len(data), device=device, generator=order_rng)  # one for each picture, a member or not
+                    order = torch.cat([order, positions[keys[positions].argsort()]])
                 index, order = order[:batch_size], order[batch_size:]
-                batch = _normalise(augmentation(data[index].float() / 255, rng))
+                batch = _normalise(augmentation(data[index].float() / 255, augmentation_rng))
                 with autocast(device):
-                    loss = F.cross_entropy(network(batch), targets[index], label_smoothing=config.label_smoothing)
+                    loss = F.cross_entropy(forward(batch), targets[index], label_smoothing=config.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -8,12 +8,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from synthselect_env.bank import N_BATCHES, FeatureBank
+from synthselect_env.bank import N_BATCHES, FeatureBank, Split
 from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import Evaluations, Evaluator, make_evaluator
 from synthselect_env.metrics import METRICS
-from synthselect_env.rewards import DEFAULT_REWARD, Reward, RewardTracker, resolve_reward
+from synthselect_env.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
 
 OBSERVATION_LIMIT = 10.0
 """Standardised features are clipped to this many standard deviations, which makes the observation space finite."""
@@ -67,7 +67,8 @@ class SelectionEpisodes:
         self.step_index = len(self.batches)  # no episode has begun
         self.seed = 0
         self._reward = reward
-        self._none: dict[int, Evaluations] = {}  # by seed: without candidates there is one classifier, not n
+        self._views: ValidationViews | None = None
+        self._none: dict[Split, list[Evaluations]] = {}  # without candidates there is one classifier, not n
         self._tracker: RewardTracker | None = None
 
     @property
@@ -91,19 +92,28 @@ class SelectionEpisodes:
         :param seed: of every evaluation from now on, the same for all n (common random numbers); a smoothed reward's average
             begins afresh with it. None goes on with both.
         """
-        if seed is None:
-            seed = self.seed
-        else:
-            self._tracker = None
+        if seed is not None:
+            if seed != self.seed:
+                self._none.clear()
+            self.seed, self._tracker = seed, None
+            self._views = ValidationViews(self._reward, self.bank.valid, seed)
         self.masks[:] = False
-        self.step_index, self.seed = 0, seed
-        if seed not in self._none:
-            self._none = {seed: self.evaluator.evaluate(self.masks[:1], seed)}
-        self.none = self._none[seed]
+        self.step_index = 0
+        assert self._views is not None, "the first restart has a seed"
+        self._view = next(self._views)
+        rewarded, self.none = self._none.get(self._view) or self._evaluate(self.masks[:1])
+        if self._reward.rotation != "bootstrap":  # which never comes back to the same pictures
+            self._none[self._view] = [rewarded, self.none]
         if self._tracker is None:
-            self._tracker = RewardTracker(self._reward, self.none, self.n)
+            self._tracker = RewardTracker(self._reward, rewarded, self.n)
         else:
-            self._tracker.restart(self.none)
+            self._tracker.restart(rewarded)
+
+    def _evaluate(self, masks: np.ndarray) -> list[Evaluations]:
+        """On the episode's validation pictures, which the reward is made from, and on all, which are reported."""
+        if self._view is self.bank.valid:
+            return [self.evaluator.evaluate(masks, self.seed)] * 2
+        return self.evaluator.evaluate_on(masks, self.seed, self._view, self.bank.valid)
 
     def observe(self) -> np.ndarray:
         """The present batch, the same for all episodes; zeros after the last.  (batch_size, d)"""
@@ -118,7 +128,7 @@ class SelectionEpisodes:
         """Keep what the actions say.
 
         :param actions: (n, batch_size), 0 or 1
-        :return: rewards (n,), and the evaluation
+        :return: rewards (n,), and the evaluations on the whole validation split
         :raises gymnasium.error.ResetNeeded: before the first episode and after the last batch
         :raises ValueError: when the actions have another shape
         """
@@ -130,9 +140,9 @@ class SelectionEpisodes:
         batch = self.batches[self.step_index]
         self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
-        evaluations = self.evaluator.evaluate(self.masks, self.seed)
+        rewarded, evaluations = self._evaluate(self.masks)
         assert self._tracker is not None
-        return self._tracker(evaluations), evaluations
+        return self._tracker(rewarded), evaluations
 
     def infos(self, evaluations: Evaluations | None = None) -> list[dict[str, Any]]:
         """The same small scalars for each episode at each step: step, number and share kept, validation metrics."""

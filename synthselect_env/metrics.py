@@ -19,30 +19,40 @@ def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor
     :return: name to (k,)
     """
     k, n, c = log_probabilities.shape
-    probabilities = log_probabilities.exp()
-    truth = torch.nn.functional.one_hot(labels, c).to(probabilities)  # (n, c)
-    predicted = torch.nn.functional.one_hot(log_probabilities.argmax(2), c).to(probabilities)  # (k, n, c)
-    hits = torch.einsum("knc,nc->kc", predicted, truth)
-    positives = truth.sum(0)  # (c,)
+    log_p = log_probabilities.transpose(1, 2).contiguous()  # (k, c, n): reductions over two or four neighbours are slow
+    truth = labels == torch.arange(c, device=labels.device)[:, None]  # (c, n)
+    predicted = _first_best(log_p)
+    hits = (predicted & truth).sum(2).to(log_p)  # (k, c)
+    positives = truth.sum(1).to(log_p)  # (c,)
     recall = hits / positives  # NaN for an absent class
-    true_negatives = n - positives - predicted.sum(1) + hits
+    true_negatives = n - positives - predicted.sum(2) + hits
     specificity = true_negatives / (n - positives)
-    auc = torch.stack([auc_one_vs_rest(log_probabilities[:, :, i], labels == i) for i in range(c)], dim=1)
 
     def over_classes(values: torch.Tensor) -> torch.Tensor:  # (k, c) -> (k,)
         return values[:, 1] if c == 2 else values.nanmean(1)
 
+    scored = (1,) if c == 2 else range(c)
+    own = log_p[:, labels, torch.arange(n, device=labels.device)]
     figures = {
         "accuracy": hits.sum(1) / n,
         "balanced_accuracy": recall.nanmean(1),
-        "auc": over_classes(auc),
+        "auc": torch.stack([auc_one_vs_rest(log_p[:, i], labels == i) for i in scored], dim=1).nanmean(1),
         "sensitivity": over_classes(recall),
         "specificity": over_classes(specificity),
-        "log_likelihood": log_probabilities[:, torch.arange(n, device=labels.device), labels].mean(1),
-        "brier": ((probabilities - truth) ** 2).sum(2).mean(1),
+        "log_likelihood": own.mean(1),
+        "brier": (log_p.exp() - truth.to(log_p)).square_().sum(1).mean(1),
     }
     broken = log_probabilities.isnan().any(2).any(1)  # comparisons with NaN are false, which would read as an AUC of 1
     return {name: values.masked_fill(broken, torch.nan) for name, values in figures.items()}
+
+
+def _first_best(scores: torch.Tensor) -> torch.Tensor:
+    """Whether a class has the highest score, the first one of several.  (k, c, n) -> bool (k, c, n)"""
+    best, winner = scores[:, 0], torch.zeros_like(scores[:, 0], dtype=torch.int16)
+    for i in range(1, scores.shape[1]):
+        better = scores[:, i] > best
+        best, winner = torch.where(better, scores[:, i], best), winner.masked_fill(better, i)
+    return winner[:, None] == torch.arange(scores.shape[1], dtype=torch.int16, device=scores.device)[:, None]
 
 
 def auc_one_vs_rest(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:

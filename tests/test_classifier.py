@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from synthselect_env import FeatureBank
 from synthselect_env.classifier import Classifier, TrainingConfig, as_pixels, last_layer, train_classifier
+from synthselect_env.data.augment import AUGMENTATIONS
 
 TINY = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=4, batch_size=16)
 
@@ -94,3 +96,64 @@ def test_errors(toy: FeatureBank) -> None:
 def test_trains_on_cuda(toy: FeatureBank) -> None:
     classifier = train_classifier(toy.train.images, toy.train.labels, toy.valid.images, toy.valid.labels, 2, 0, TINY)
     assert classifier.device.type == "cuda" and np.isfinite(classifier.history["log_likelihood"]).all()
+
+
+def test_shared_pictures_come_in_the_same_order(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Common random numbers: leaving pictures out changes neither the first weights nor the order of the others."""
+    images = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)  # a picture is its number
+    seen: list[list[int]] = []
+
+    def watch(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen[-1] += (batch[:, 0, 0, 0] * 255).round().int().tolist()
+        return batch
+
+    monkeypatch.setitem(AUGMENTATIONS, "none", watch)
+    config = replace(TINY, augmentation="none", epochs=1, steps_per_epoch=None, batch_size=4)
+    labels = np.arange(24) % 2
+    for members in (None, np.arange(0, 24, 3)):
+        seen.append([])
+        train_classifier(images, labels, images, labels, 2, 5, config, device="cpu", members=members)
+    everything, third = seen
+    assert sorted(everything) == list(range(24))
+    assert [i for i in everything if i % 3 == 0] == third
+
+
+def test_starts_from_given_weights(toy: FeatureBank) -> None:
+    trained = train(toy, replace(TINY, epochs=3))
+    frozen = train(toy, replace(TINY, epochs=1, steps_per_epoch=1, learning_rate=1e-12), initial=trained)
+    ours, theirs = (last_layer(c.network).weight for c in (frozen, trained))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    with pytest.raises(ValueError, match="those of a resnet18 for 2 classes; a resnet34 for 2"):
+        train(toy, replace(TINY, architecture="resnet34"), initial=trained)
+
+
+def test_one_compiled_graph_serves_every_training(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[object] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    compiled = [train(toy, seed=s, compile=True, members=np.arange(24 - s)) for s in range(2)]
+    assert len(graphs) == 1
+    assert compiled[0].history == train(toy, seed=0).history
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_compiles_on_cuda(toy: FeatureBank) -> None:
+    """The same numbers as without, up to bf16's rounding, from one graph."""
+    torch.compiler.reset()
+    arguments = (
+        toy.train.images,
+        toy.train.labels,
+        toy.valid.images,
+        toy.valid.labels,
+        2,
+        0,
+        replace(TINY, steps_per_epoch=1, epochs=1),
+        "cuda",
+    )
+    ours, theirs = (train_classifier(*arguments, compile=c).history["log_likelihood"][-1] for c in (True, False))
+    assert ours == pytest.approx(theirs, abs=0.05)

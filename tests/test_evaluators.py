@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import TrainingConfig
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, RetrainEvaluator, make_evaluator
+from synthselect_env.evaluators.heads import HEADS, Design
 from synthselect_env.evaluators.linear_probe import fit_temperature
 from synthselect_env.metrics import METRICS
 
@@ -30,32 +34,126 @@ def evaluator(name: str, bank: FeatureBank):
     )
 
 
-@pytest.mark.parametrize("ridge", [0.01, 0.5])
-def test_probe_is_scikit_learns_ridge(toy: FeatureBank, ridge: float) -> None:
-    p = 5
-    probe = LinearProbeEvaluator(toy, n_components=p, ridge=ridge, device="cpu")
+def objective(head: str, w: np.ndarray, x: np.ndarray, y: np.ndarray, s: np.ndarray, penalty: float) -> float:
+    """What a head minimises, written down once more; x without the column of ones."""
+    scores = x @ w[:-1] + w[-1]
+    loss = 0.5 * ((scores - y) ** 2).sum(1) if head == "ridge" else -(log_softmax(scores, axis=1) * y).sum(1)
+    return float((s * loss).sum() + penalty / 2 * s.sum() * (w[:-1] ** 2).sum())
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("penalty", [0.01, 0.5])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_heads_are_the_minimum(head: str, penalty: float, n_classes: int) -> None:
+    """Beside scikit-learn's ridge, and a general-purpose minimiser for either."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(60, 3)), np.arange(60) % n_classes
+    x[:, 0] += labels
+    y = np.eye(n_classes)[labels]
+    design = Design(torch.from_numpy(np.column_stack([x, np.ones(60)])), torch.from_numpy(y))
+    real, pool = (Design(design.x[part], design.y[part]) for part in (slice(0, 20), slice(20, 60)))
+    masks = rng.random((3, 40)) < 0.5
+    for mask, ours in zip(masks, HEADS[head](real, pool, penalty).fit(torch.from_numpy(masks)).numpy()):
+        s = np.concatenate([np.ones(20), mask])
+        start = np.zeros(4 * n_classes)
+        best = minimize(lambda w, s=s: objective(head, w.reshape(4, -1), x, y, s, penalty), start, method="BFGS", options={"gtol": 1e-7})
+        assert ours == pytest.approx(best.x.reshape(4, -1), abs=2e-5)
+        if head == "ridge":
+            oracle = Ridge(alpha=penalty * s.sum()).fit(x, y, sample_weight=s)
+            assert ours == pytest.approx(np.vstack([oracle.coef_.T, oracle.intercept_]), abs=1e-10)
+
+
+def test_logistic_head_is_scikit_learns(toy: FeatureBank) -> None:
+    probe = LinearProbeEvaluator(toy, head="logistic", n_components=4, ridge=0.1, device="cpu")
+    mask = selections(toy, 3)[1]
+    x = probe.components(np.concatenate([toy.train.features, toy.candidates.features[mask]])).numpy()[:, :-1]
+    y = np.concatenate([toy.train.labels, toy.candidates.labels[mask]])
+    # a binary model's one weight vector is the difference of our two, and is penalised half as much
+    oracle = LogisticRegression(C=1 / (0.1 * len(x) / 2), tol=1e-10, max_iter=10_000).fit(x, y)
+    ours = probe._head.fit(torch.from_numpy(mask[None]))[0].numpy()
+    assert ours[:, 1] - ours[:, 0] == pytest.approx(np.append(oracle.coef_[0], oracle.intercept_), abs=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+class TestCredit:
+    def test_is_the_derivative(self, toy: FeatureBank, head: str) -> None:
+        """Against finite differences of a fit with weights, by a general-purpose minimiser."""
+        probe = LinearProbeEvaluator(toy, head=head, n_components=3, ridge=0.2, device="cpu")
+        mask = selections(toy, 3)[1]
+        credit = probe.credit(mask[None], 0)[0]
+        real, pool, valid = (probe.components(split.features).numpy() for split in (toy.train, toy.candidates, toy.valid))
+        x, y = np.concatenate([real, pool])[:, :-1], np.eye(2)[np.concatenate([toy.train.labels, toy.candidates.labels])]
+
+        def likelihood(s: np.ndarray) -> float:
+            def loss(w: np.ndarray) -> float:
+                return objective(head, w.reshape(4, 2), x, y, s, 0.2)
+
+            w = minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-9}).x.reshape(4, 2)
+            scores = torch.from_numpy((valid @ w).T)[None]
+            labels = torch.from_numpy(toy.valid.labels)
+            p = (fit_temperature(scores, labels, steps=30)[:, None, None] * scores).log_softmax(1)
+            return p[0, labels, torch.arange(len(labels))].mean().item()
+
+        for i in (*np.flatnonzero(mask)[:2], *np.flatnonzero(~mask)[:2]):
+            step = np.zeros(len(x))
+            step[len(real) + i] = 0.05
+            s = np.concatenate([np.ones(len(real)), mask])
+            slope = (likelihood(s + step) - likelihood(s - step)) / 0.1
+            assert credit[i] == pytest.approx(slope, rel=0.02, abs=2e-7)
+
+    def test_adds_up_to_refits_without_each(self, toy: FeatureBank, head: str) -> None:
+        probe = LinearProbeEvaluator(toy, head=head, n_components=4, device="cpu")
+        everything = np.ones((1, 64), bool)
+        without = probe.evaluate(~np.eye(64, dtype=bool), 0).log_likelihood
+        lost = probe.evaluate(everything, 0).log_likelihood - without
+        with_it, without_it = probe.credit(everything, 0)[0], probe.credit(~np.eye(64, dtype=bool), 0).diagonal()
+        assert np.corrcoef(with_it, lost)[0, 1] > 0.95
+        # the slope changes between "without" and "with": its mean at both ends is the difference, to third order
+        assert (with_it + without_it) / 2 == pytest.approx(lost, abs=0.1 * np.abs(lost).max())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_figures_do_not_depend_on_what_was_asked_before(toy: FeatureBank, head: str) -> None:
+    """Sums are kept between calls, but are exact: not a bit differs from a fresh start, alone or with others."""
+    probe = LinearProbeEvaluator(toy, head=head, device="cpu")
+    masks = selections(toy, 6)
+    for shift in range(4):  # an episode, as the environment plays it: more and more is kept
+        masks = masks | selections(toy, 6, seed=shift)
+        kept = probe.evaluate(masks, 0)
+        fresh = LinearProbeEvaluator(toy, head=head, device="cpu").evaluate(masks, 0)
+        assert (kept.log_likelihood == fresh.log_likelihood).all()
+    if head == "ridge":
+        sums = probe._head._sums(torch.from_numpy(masks))
+        for i in range(6):
+            assert torch.equal(probe._head._sums(torch.from_numpy(masks[i : i + 1]))[0], sums[i])
+
+
+def test_large_pools_are_scored_in_chunks(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     masks = selections(toy, 4)
-    x0 = toy.train.features.astype(np.float64)
-    mean = x0.mean(0)
-    axes = np.linalg.svd(x0 - mean, full_matrices=False)[2][:p].T
-    axes = axes / np.sqrt((((x0 - mean) @ axes) ** 2).mean())
-    for mask, ours in zip(masks, probe._fit(torch.from_numpy(masks).double())):
-        x = (np.concatenate([x0, toy.candidates.features[mask]]) - mean) @ axes
-        y = np.eye(2)[np.concatenate([toy.train.labels, toy.candidates.labels[mask]])]
-        oracle = Ridge(alpha=ridge * len(x)).fit(x, y)
-        assert ours[:-1].numpy() == pytest.approx(oracle.coef_.T, abs=1e-9)
-        assert ours[-1].numpy() == pytest.approx(oracle.intercept_, abs=1e-9)
+    for head in HEADS:
+        whole = LinearProbeEvaluator(toy, head=head, device="cpu")
+        monkeypatch.setattr("synthselect_env.evaluators.heads.TABLE_BYTES", 0)
+        monkeypatch.setattr("synthselect_env.evaluators.heads.CHUNK", 10)
+        features = np.memmap(tmp_path / "pool", np.float32, "w+", shape=toy.candidates.features.shape)
+        features[:] = toy.candidates.features
+        mapped = replace(toy, candidates=replace(toy.candidates, features=features))
+        assert np.shares_memory(mapped.candidates.features, features)
+        chunked = LinearProbeEvaluator(mapped, head=head, device="cpu")
+        assert chunked._head._table is None
+        assert chunked.evaluate(masks, 0).brier == pytest.approx(whole.evaluate(masks, 0).brier, abs=1e-12)
+        assert chunked.credit(masks, 0) == pytest.approx(whole.credit(masks, 0), abs=1e-12)
+        monkeypatch.undo()
 
 
 def test_temperature_is_the_best_on_a_grid() -> None:
     rng = np.random.default_rng(0)
-    scores = torch.from_numpy(rng.normal(size=(5, 300, 3)) * np.array([0.1, 0.5, 1, 3, 10])[:, None, None])
+    scores = torch.from_numpy(rng.normal(size=(5, 3, 300)) * np.array([0.1, 0.5, 1, 3, 10])[:, None, None])
     labels = torch.from_numpy(rng.integers(3, size=300))
-    scores[:, torch.arange(300), labels] += 0.5 * scores.std((1, 2))[:, None]
+    scores[:, labels, torch.arange(300)] += 0.5 * scores.std((1, 2))[:, None]
     fitted = fit_temperature(scores, labels)
 
     def log_likelihood(i: int, t: float) -> float:
-        return torch.log_softmax(t * scores[i], 1)[torch.arange(300), labels].mean().item()
+        return torch.log_softmax(t * scores[i], 0)[labels, torch.arange(300)].mean().item()
 
     for i, t in enumerate(fitted.tolist()):
         grid = np.geomspace(0.02, 50, 400)
@@ -87,8 +185,8 @@ class TestContract:
         assert (swapped.accuracy == test.accuracy).all()
 
     def test_refuses_other_shapes(self, toy: FeatureBank, name: str) -> None:
-        for wrong in (np.zeros((1, 5), bool), np.zeros(64, bool), np.zeros((1, 64))):
-            with pytest.raises(ValueError, match=r"selections must be bool \(k, 64\)"):
+        for wrong in (np.zeros((1, 5), bool), np.zeros(64, bool), np.zeros((1, 64)), np.zeros((0, 64), bool)):
+            with pytest.raises(ValueError, match=r"selections must be bool \(k, 64\), k at least 1"):
                 evaluator(name, toy).evaluate(wrong, 0)
 
     def test_leaves_global_generators_alone(self, toy: FeatureBank, name: str) -> None:

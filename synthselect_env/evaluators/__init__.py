@@ -6,14 +6,16 @@ import numpy as np
 
 from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.cached import CachedEvaluator
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
+from synthselect_env.evaluators.parallel import ParallelEvaluator
 from synthselect_env.evaluators.retrain import RetrainEvaluator
 
 EVALUATORS: dict[str, type[Evaluator]] = {"linear_probe": LinearProbeEvaluator, "resnet34": RetrainEvaluator}
 
 
 def _same(ours: Split, theirs: Split) -> bool:
-    return ours is theirs or (np.array_equal(ours.features, theirs.features) and np.array_equal(ours.labels, theirs.labels))
+    return ours is theirs or (np.array_equal(ours.labels, theirs.labels) and np.array_equal(ours.features, theirs.features))
 
 
 def make_evaluator(evaluator: str | Evaluator, bank: FeatureBank, **kwargs: object) -> Evaluator:
@@ -37,4 +39,13 @@ def make_evaluator(evaluator: str | Evaluator, bank: FeatureBank, **kwargs: obje
     return EVALUATORS[evaluator](bank, **kwargs)
 
 
-__all__ = ["EVALUATORS", "Evaluations", "Evaluator", "LinearProbeEvaluator", "RetrainEvaluator", "make_evaluator"]
+__all__ = [
+    "EVALUATORS",
+    "CachedEvaluator",
+    "Evaluations",
+    "Evaluator",
+    "LinearProbeEvaluator",
+    "ParallelEvaluator",
+    "RetrainEvaluator",
+    "make_evaluator",
+]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import numpy as np
+import torch
 
 from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.metrics import METRICS
@@ -32,6 +37,11 @@ class Evaluations:
         """Evaluations from metric to (k, e); the figures are those of the last epoch."""
         epochs = {name: np.asarray(epochs[name], np.float64) for name in METRICS}
         return cls(**{name: values[:, -1] for name, values in epochs.items()}, epochs=epochs)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Evaluations]) -> Evaluations:
+        """The evaluations of one list of selections after the other."""
+        return cls.from_epochs({name: np.concatenate([part.epochs[name] for part in parts]) for name in METRICS})
 
     def __len__(self) -> int:
         return len(self.accuracy)
@@ -69,12 +79,34 @@ class Evaluator(ABC):
         :raises ValueError: when the selections have another shape or type
         """
 
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on beside the bank, the selection and the seed, JSON-able.
+
+        :raises NotImplementedError: where an evaluator does not say; its figures cannot be remembered
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its figures depend on; define settings() to remember them")
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything that changes the answers: bank, settings, kind of device, versions.
+
+        The number of threads is left out. It changes the rounding, and thereby a retraining as another seed would.
+        """
+        content = {
+            "class": type(self).__qualname__,
+            "bank": [getattr(self.bank, name).digest for name in ("train", "valid", "candidates")],
+            "classes": len(self.bank.classes),
+            "settings": self.settings(),
+            "versions": [version("synthselect"), torch.__version__],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def checked(self, selections: np.ndarray) -> np.ndarray:
         """The selections, or a ValueError that says what is wrong with them."""
         selections = np.asarray(selections)
         n = len(self.bank.candidates)
-        if selections.dtype != bool or selections.ndim != 2 or selections.shape[1] != n:
+        if selections.dtype != bool or selections.ndim != 2 or selections.shape[1] != n or not len(selections):
             raise ValueError(
-                f"selections must be bool (k, {n}), one column a candidate of {self.bank.source}; got {selections.dtype} {selections.shape}"
+                f"selections must be bool (k, {n}), k at least 1, one column a candidate of {self.bank.source}; got {selections.dtype} {selections.shape}"
             )
         return selections

@@ -1,45 +1,44 @@
-"""A linear probe in closed form: thousands of selections scored while one network is retrained."""
+"""A linear probe: thousands of selections scored while one network is retrained."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.compute import pick_device
 from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.heads import CHUNK, HEADS, Design, grid
 from synthselect_env.metrics import classification_metrics
 
-
-class _Sums(NamedTuple):
-    """Sufficient statistics of ridge regression: a picture's, or a training set's."""
-
-    gram: torch.Tensor  # (…, p, p) sum of x xᵀ
-    moment: torch.Tensor  # (…, p, c) sum of x yᵀ
+TEMPERATURE_STEPS = 8
+REMEMBERED_SPLITS = 16
+"""Splits whose components are kept, e.g. the folds of a rotating validation split."""
 
 
 class LinearProbeEvaluator(Evaluator):
-    """Ridge regression of the one-hot labels on a few principal components of the features.
+    """A linear classifier on a few principal components of the features: convex, without noise, k selections at a time.
 
-    The fit of a selection needs only sums over its pictures, so k selections are one product of the (k, n) mask with the
-    pictures' outer products and k small solves: exact, deterministic, no learning rate. Scores become probabilities by a
-    softmax with one temperature a selection, fitted on the validation split.
+    Scores become probabilities by a softmax with one temperature a selection, fitted on the validation split. A pool of any
+    size will do: its features may be a memory map, of which only the components are kept.
 
     :param bank: real splits and candidates
+    :param head: "ridge" (regression of the one-hot labels, in closed form) or "logistic" (Newton's method, slower)
     :param n_components: principal components of the real training features that the probe sees
-    :param ridge: penalty on the weights, as a multiple of the number of training pictures times the mean variance of a
-        component; the intercept is free
+    :param ridge: penalty on the squared weights, a training picture, with components scaled to a mean variance of 1; the
+        intercept is free
     :param device: "auto", or a torch device
+    :raises ValueError: when a parameter is out of range, or the real features are all the same
     """
 
-    def __init__(self, bank: FeatureBank, n_components: int = 32, ridge: float = 1.0, device: str = "auto") -> None:
+    def __init__(self, bank: FeatureBank, head: str = "ridge", n_components: int = 32, ridge: float = 1.0, device: str = "auto") -> None:
         super().__init__(bank)
+        if head not in HEADS:
+            raise ValueError(f"unknown head {head!r}; one of {', '.join(HEADS)}")
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")
         self.n_components, self.ridge, self.device = min(n_components, bank.n_features, len(bank.train)), ridge, pick_device(device)
+        self.head = head
         real = torch.from_numpy(bank.train.features).to(self.device, torch.float64)
         self._mean = real.mean(0)
         _, singular, axes = torch.linalg.svd(real - self._mean, full_matrices=False)
@@ -47,65 +46,95 @@ class LinearProbeEvaluator(Evaluator):
         if scale < 1e-9:
             raise ValueError(f"{bank.source}: train/features are all the same; the extractor saw nothing, extract them again")
         self._axes = axes[: self.n_components].T / scale
-        x, y = self._design(bank.train)
-        self._real = _Sums(x.T @ x, x.T @ y)
-        x, y = self._design(bank.candidates)
-        self._rows, self._columns = torch.triu_indices(x.shape[1], x.shape[1], device=self.device)  # xxᵀ is symmetric
-        self._pool = torch.cat([x[:, self._rows] * x[:, self._columns], (x[:, :, None] * y[:, None, :]).flatten(1)], dim=1)
-        self._valid = self._design(bank.valid)
+        real_design, pool = self._design(bank.train), self._design(bank.candidates)
+        self._grid = grid(real_design.x, pool.x)
+        real_design, pool = (Design((x / self._grid).round_() * self._grid, y) for x, y in (real_design, pool))
+        self._head = HEADS[head](real_design, pool, ridge)
+        self._splits: dict[int, tuple[Split, torch.Tensor, torch.Tensor]] = {}
+        none = torch.zeros(1, len(bank.candidates), dtype=torch.bool, device=self.device)
+        self._temperature = 4.0  # where the fits of all temperatures start: at that of no candidates
+        self._temperature = self._fit_temperature(self._head.fit(none)).item()
 
-    def _design(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Components with a column of ones, and one-hot labels.  (n, p), (n, c)"""
-        features = torch.from_numpy(split.features).to(self.device, torch.float64)
-        x = F.pad((features - self._mean) @ self._axes, (0, 1), value=1.0)
-        y = F.one_hot(torch.from_numpy(split.labels).to(self.device), len(self.bank.classes))
-        return x, y.to(torch.float64)
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on beside the bank."""
+        return {"head": self.head, "n_components": self.n_components, "ridge": self.ridge}
+
+    def components(self, features: np.ndarray) -> torch.Tensor:
+        """What the probe sees of features, the last column ones.  (n, d) -> float64 (n, p)"""
+        x = torch.ones(len(features), self.n_components + 1, dtype=torch.float64, device=self.device)
+        for start in range(0, len(features), CHUNK):
+            part = torch.from_numpy(np.array(features[start : start + CHUNK], np.float64)).to(self.device)
+            x[start : start + CHUNK, :-1] = (part - self._mean) @ self._axes
+        return x
+
+    def _design(self, split: Split) -> Design:
+        labels = torch.from_numpy(split.labels).to(self.device)
+        return Design(self.components(split.features), torch.nn.functional.one_hot(labels, len(self.bank.classes)).to(torch.float64))
+
+    def _scored(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        """Components and labels of a split that is scored.  (p, v), (v,)"""
+        if id(split) not in self._splits:
+            if len(self._splits) == REMEMBERED_SPLITS:
+                del self._splits[next(iter(self._splits))]
+            # the split is kept, so that no other one can have its id
+            self._splits[id(split)] = split, self.components(split.features).T.contiguous(), torch.from_numpy(split.labels).to(self.device)
+        return self._splits[id(split)][1:]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_splits": {}}
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections; the seed changes nothing, for nothing here is random."""
-        weights = self._fit(torch.from_numpy(self.checked(selections)).to(self.device, torch.float64))
-        x, y = self._valid
-        valid_scores, valid_labels = x @ weights, y.argmax(1)
-        temperature = fit_temperature(valid_scores, valid_labels)[:, None, None]
+        weights = self._head.fit(torch.from_numpy(self.checked(selections)).to(self.device))
+        temperature = self._fit_temperature(weights)
         evaluations = []
         for split in splits:
-            if split is self.bank.valid:
-                scores, labels = valid_scores, valid_labels
-            else:
-                x, y = self._design(split)
-                scores, labels = x @ weights, y.argmax(1)
-            metrics = classification_metrics(F.log_softmax(temperature * scores, dim=2), labels)
+            x, labels = self._scored(split)
+            log_p = (temperature[:, None, None] * (weights.mT @ x)).log_softmax(1)  # (k, c, v)
+            metrics = classification_metrics(log_p.transpose(1, 2), labels)
             evaluations.append(Evaluations.from_epochs({name: values[:, None].cpu().numpy() for name, values in metrics.items()}))
         return evaluations
 
-    def _fit(self, selections: torch.Tensor) -> torch.Tensor:  # (k, n) -> (k, p, c)
-        sums = selections @ self._pool
-        p, pairs = self._real.gram.shape[0], len(self._rows)
-        gram = self._real.gram.repeat(len(selections), 1, 1)
-        gram[:, self._rows, self._columns] += sums[:, :pairs]
-        gram[:, self._columns, self._rows] = gram[:, self._rows, self._columns]
-        moment = self._real.moment + sums[:, pairs:].view(len(selections), p, -1)
-        penalty = torch.eye(p, dtype=gram.dtype, device=self.device)
-        penalty[-1, -1] = 0  # the intercept
-        n_training = gram[:, -1:, -1:]  # the column of ones counts the pictures
-        return torch.linalg.solve(gram + self.ridge * n_training * penalty, moment)
+    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+        """Derivative of the log-likelihood by each candidate's weight in the training set, exact.
+
+        Of a kept candidate, what its removal costs, to first order; of another one, what its addition gains. The temperature
+        needs no share of it where it is fitted to the same pictures: the likelihood is stationary in it.
+
+        :param selections: bool (k, n), a row a selection
+        :param seed: changes nothing
+        :param split: pictures whose log-likelihood is meant; None for the validation split
+        :return: float64 (k, n)
+        """
+        masks = torch.from_numpy(self.checked(selections)).to(self.device)
+        weights = self._head.fit(masks)
+        temperature = self._fit_temperature(weights)[:, None, None]
+        x, labels = self._scored(split or self.bank.valid)
+        surprise = torch.nn.functional.one_hot(labels, weights.shape[2]).T - (temperature * (weights.mT @ x)).softmax(1)  # (k, c, v)
+        gradient = temperature * (x @ surprise.mT) / len(labels)
+        return self._head.credit(masks, weights, gradient).cpu().numpy()
+
+    def _fit_temperature(self, weights: torch.Tensor) -> torch.Tensor:  # (k, p, c) -> (k,)
+        x, labels = self._scored(self.bank.valid)
+        return fit_temperature(weights.mT @ x, labels, self._temperature)
 
 
-def fit_temperature(scores: torch.Tensor, labels: torch.Tensor, steps: int = 12) -> torch.Tensor:
+def fit_temperature(scores: torch.Tensor, labels: torch.Tensor, start: float = 4.0, steps: int = TEMPERATURE_STEPS) -> torch.Tensor:
     """The factor on each classifier's scores under which the labels are most likely, by Newton's method.
 
     The log-likelihood is concave in the factor, so a fixed number of steps, each at most a doubling or halving, is enough.
 
-    :param scores: (k, n, c)
+    :param scores: (k, c, n)
     :param labels: int64 (n,)
+    :param start: first guess
     :return: (k,), between 0.01 and 1000
     """
-    own = scores[:, torch.arange(len(labels), device=labels.device), labels]
-    factor = scores.new_full(scores.shape[:1], 4.0)
+    own = scores[:, labels, torch.arange(len(labels), device=labels.device)].mean(1)
+    factor = torch.full_like(own, start)
     for _ in range(steps):
-        p = F.softmax(factor[:, None, None] * scores, dim=2)
-        mean = (p * scores).sum(2)
-        slope = (own - mean).mean(1)
-        curvature = ((p * scores.square()).sum(2) - mean.square()).mean(1).clamp(min=1e-12)
+        p = (factor[:, None, None] * scores).softmax(1)
+        mean = (p * scores).sum(1)
+        slope = own - mean.mean(1)
+        curvature = ((p * scores.square()).sum(1) - mean.square()).mean(1).clamp(min=1e-12)
         factor = torch.minimum(torch.maximum(factor + slope / curvature, factor / 2), factor * 2).clamp(0.01, 1000)
     return factor

@@ -1,17 +1,18 @@
-"""The full retraining of the paper: a network from scratch on real + selected pictures."""
+"""The full retraining of the paper: a network on real + selected pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank, Split
-from synthselect_env.classifier import TrainingConfig, as_pixels, train_classifier
-from synthselect_env.compute import pick_device
+from synthselect_env.classifier import Classifier, TrainingConfig, as_pixels, train_classifier
+from synthselect_env.compute import has_bfloat16, pick_device
 from synthselect_env.data import decode
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.metrics import METRICS
@@ -19,20 +20,26 @@ from synthselect_env.metrics import METRICS
 LAST_EPOCHS = 5
 """Epochs whose figures are kept: the paper's reward is the best of the last five."""
 
+PROCEDURE = 2
+"""Raised whenever the same arguments train differently, so that remembered figures are not taken for today's."""
+
 
 class RetrainEvaluator(Evaluator):
     """Trains a torchvision classifier (the paper's ResNet34) on the real train split and each selection.
 
-    All k selections start from the same weights. The figures are those of the last epoch, on weights that no look at a
-    scored split has chosen; on the validation split, ``Evaluations.epochs`` holds the last five.
+    Common random numbers: all k selections start from the same weights and see the pictures that they share in the same order.
+    The figures are those of the last epoch, on weights that no look at a scored split has chosen; on the validation split,
+    ``Evaluations.epochs`` holds the last five. All pictures lie on the device as one uint8 tensor.
 
     :param bank: must hold pictures in every split that is used
     :param architecture: name of a torchvision classifier, in the place of the configuration's
     :param config: how to train, or a dictionary of its parameters; by default 400 steps of 64 at 48×48 pixels, or at the real
         pictures' own size when smaller
+    :param initial: a trained classifier of the same architecture, or the file of one, to start from; None to train from scratch
     :param device: "auto", or a torch device
+    :param compile: run training steps through ``torch.compile``; None for CUDA only. The first retraining pays for the compiling
     :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics
-    :raises ValueError: when a split has no pictures
+    :raises ValueError: when a split has no pictures, or ``initial`` is another network
     """
 
     def __init__(
@@ -40,7 +47,9 @@ class RetrainEvaluator(Evaluator):
         bank: FeatureBank,
         architecture: str | None = None,
         config: TrainingConfig | dict[str, object] | None = None,
+        initial: Classifier | str | Path | None = None,
         device: str = "auto",
+        compile: bool | None = None,
         on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__(bank)
@@ -54,38 +63,49 @@ class RetrainEvaluator(Evaluator):
         elif isinstance(config, dict):
             config = TrainingConfig(**config)  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
+        self.initial = Classifier.load(initial, "cpu") if isinstance(initial, str | Path) else initial
+        if self.initial is not None:
+            self.initial.check_fits(self.config.architecture, len(bank.classes))
         self.device = pick_device(device)
+        self.compile = self.device.type == "cuda" if compile is None else compile
         self.on_epoch = on_epoch
-        self._training: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._training: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_training": None}  # decoded again where it is needed
 
-    def _pixels(self, split: Split) -> torch.Tensor:
-        """The split's pictures on the device."""
-        if split.images is None:
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on beside the bank."""
+        return {
+            "config": asdict(self.config),
+            "initial": None if self.initial is None else self.initial.digest,
+            "device": self.device.type,
+            "bfloat16": has_bfloat16(self.device),
+            "procedure": PROCEDURE,
+        }
+
+    def _pixels(self, *splits: Split) -> torch.Tensor:
+        """The splits' pictures on the device."""
+        if any(split.images is None for split in splits):
             raise ValueError(f"{self.bank.source}: a split that is to be scored has no images; full retraining needs pictures")
-        return as_pixels(decode(split.images, self.config.size), self.device)
+        return as_pixels(np.concatenate([decode(split.images, self.config.size) for split in splits]), self.device)  # type: ignore[arg-type]
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, one retraining after the other."""
         selections, bank = self.checked(selections), self.bank
         if self._training is None:  # decoded once for all selections and calls
-            self._training = self._pixels(bank.train), self._pixels(bank.candidates), self._pixels(bank.valid)
-        train, candidates, valid = self._training
+            self._training = self._pixels(bank.train, bank.candidates), self._pixels(bank.valid)
+        images, valid = self._training
+        labels = np.concatenate([bank.train.labels, bank.candidates.labels])
         scored = [valid if split is bank.valid else self._pixels(split) for split in splits]
         histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
         for done, mask in enumerate(selections):
-            kept = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
             classifier = train_classifier(
-                torch.cat([train, candidates[kept]]),
-                np.concatenate([bank.train.labels, bank.candidates.labels[mask]]),
-                valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
+                images, labels, valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
+                members=np.concatenate([np.arange(len(bank.train)), len(bank.train) + np.flatnonzero(mask)]),
+                initial=self.initial, compile=self.compile,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
             for history, split, pixels in zip(histories, splits, scored):
                 history.append(classifier.history if split is bank.valid else classifier.score(pixels, split.labels))
-        return [
-            Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]).reshape(len(selections), -1) for m in METRICS})
-            for history in histories
-        ]
+        return [Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]) for m in METRICS}) for history in histories]

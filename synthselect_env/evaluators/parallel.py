@@ -1,0 +1,80 @@
+"""An evaluator's work spread over processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import torch
+
+from synthselect_env.bank import Split
+from synthselect_env.evaluators.base import Evaluations, Evaluator
+
+_evaluator: Evaluator  # a worker process's own
+
+
+def _prepare(evaluator: Evaluator, threads: int) -> None:
+    global _evaluator
+    torch.set_num_threads(threads)
+    _evaluator = evaluator
+
+
+def _work(selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[Evaluations]:
+    return _evaluator.evaluate_on(selection, seed, *(getattr(_evaluator.bank, s) if isinstance(s, str) else s for s in splits))
+
+
+class ParallelEvaluator(Evaluator):
+    """Scores selections in several processes, one selection each at a time.
+
+    Two retrainings side by side with one thread each are done sooner than one after the other with two. The processes start
+    with the first call and end with :meth:`close`, or when used as a context manager.
+
+    :param evaluator: what scores; each process gets a copy
+    :param workers: processes; None for one a core
+    :param threads: torch threads a process; None to share the cores out
+    """
+
+    def __init__(self, evaluator: Evaluator, workers: int | None = None, threads: int | None = None) -> None:
+        super().__init__(evaluator.bank)
+        cores = os.cpu_count() or 1
+        self.evaluator, self.workers = evaluator, workers or cores
+        self.threads = threads or max(1, cores // self.workers)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_pool": None}
+
+    def __enter__(self) -> ParallelEvaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; a later call starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def settings(self) -> dict[str, object]:
+        """Those of the evaluator: who does the work changes no answer."""
+        return self.evaluator.settings()
+
+    @property
+    def fingerprint(self) -> str:
+        """The evaluator's."""
+        return self.evaluator.fingerprint
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        """Score k selections, as many at a time as there are workers."""
+        selections = self.checked(selections)
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), _prepare, (self.evaluator, self.threads)
+            )  # spawn: a forked torch may hang
+        # a split of the bank travels by name: the worker has it, and its evaluator knows it by identity
+        names = [next((n for n in ("train", "valid", "candidates") if getattr(self.bank, n) is split), split) for split in splits]
+        parts = list(self._pool.map(_work, selections[:, None], [seed] * len(selections), [names] * len(selections)))
+        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]

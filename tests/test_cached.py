@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import time
+from dataclasses import replace
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthselect_env import FeatureBank, Split
+from synthselect_env.classifier import Classifier, TrainingConfig, build_network
+from synthselect_env.evaluators import CachedEvaluator, Evaluations, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
+from synthselect_env.metrics import METRICS
+
+CONFIG = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=1, batch_size=16)
+
+
+class SlowEvaluator(Evaluator):
+    """Counts what it is asked, and takes its time."""
+
+    def __init__(self, bank: FeatureBank, seconds: float = 0.0) -> None:
+        super().__init__(bank)
+        self.seconds, self.asked = seconds, []
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        self.asked.append(len(selections))
+        time.sleep(self.seconds)
+        values = selections.sum(1)[:, None] + np.array([seed, 0.5])
+        return [Evaluations.from_epochs(dict.fromkeys(METRICS, values + len(split))) for split in splits]
+
+
+def masks(bank: FeatureBank, k: int) -> np.ndarray:
+    return np.random.default_rng(0).random((k, len(bank.candidates))) < 0.5
+
+
+def test_answers_are_the_evaluators_and_asked_for_once(toy: FeatureBank, tmp_path: Path) -> None:
+    slow = SlowEvaluator(toy)
+    cached = CachedEvaluator(slow, tmp_path, batch_size=2)
+    m = masks(toy, 5)
+    m[4] = m[0]  # the same selection twice in a call
+    first = cached.evaluate_on(m, 3, toy.valid, toy.test)
+    assert slow.asked == [2, 2] and (cached.hits, cached.misses) == (1, 4)
+    again = CachedEvaluator(slow, tmp_path).evaluate_on(m[::-1], 3, toy.test, toy.valid)  # another order, another object
+    assert slow.asked == [2, 2]
+    expected = slow.evaluate_on(m, 3, toy.valid, toy.test)
+    for split in (0, 1):
+        for name in METRICS:
+            assert (first[split].epochs[name] == expected[split].epochs[name]).all()
+            assert (again[1 - split].epochs[name] == expected[split].epochs[name][::-1]).all()
+    assert str(cached).endswith("1 hits, 4 misses")
+    cached.evaluate(m[:1], 3)
+    assert cached.hits == 2
+    cached.evaluate(m[:1], 4)
+    assert cached.misses == 5, "another seed is another question"
+
+
+def test_everything_that_changes_the_answer_changes_the_key(toy: FeatureBank) -> None:
+    dark = replace(toy, train=replace(toy.train, images=toy.train.images // 2))
+    network = build_network(CONFIG, 2, seed=0)
+    evaluators = [
+        LinearProbeEvaluator(toy),
+        LinearProbeEvaluator(toy, ridge=2.0),
+        LinearProbeEvaluator(toy, n_components=3),
+        LinearProbeEvaluator(toy, head="logistic"),
+        LinearProbeEvaluator(replace(toy, valid=toy.test)),
+        RetrainEvaluator(toy, config=CONFIG),
+        RetrainEvaluator(toy, "resnet34", CONFIG),
+        RetrainEvaluator(toy, config=replace(CONFIG, learning_rate=1e-4)),
+        RetrainEvaluator(dark, config=CONFIG),
+        RetrainEvaluator(toy, config=CONFIG, initial=Classifier(network, CONFIG, 2)),
+    ]
+    keys = [evaluator.fingerprint for evaluator in evaluators]
+    assert len(set(keys)) == len(keys)
+    same = RetrainEvaluator(toy, config=CONFIG, on_epoch=print)
+    assert same.fingerprint == evaluators[5].fingerprint == ParallelEvaluator(same).fingerprint == CachedEvaluator(same, "x").fingerprint
+
+
+def test_an_evaluator_that_does_not_say_what_matters_is_not_remembered(toy: FeatureBank, tmp_path: Path) -> None:
+    class Silent(SlowEvaluator):
+        settings = Evaluator.settings
+
+    with pytest.raises(NotImplementedError, match="Silent does not say what its figures depend on"):
+        CachedEvaluator(Silent(toy), tmp_path)
+
+
+def _ask(bank: FeatureBank, directory: Path, ready: Event) -> None:
+    cached = CachedEvaluator(SlowEvaluator(bank, seconds=0.02), directory)
+    ready.wait()
+    cached.evaluate(masks(bank, 40), 0)
+
+
+def test_survives_company_and_sudden_death(toy: FeatureBank, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    workers = [context.Process(target=_ask, args=(toy, tmp_path, ready)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    ready.set()
+    while len(list(tmp_path.rglob("*.json"))) < 5:
+        time.sleep(0.005)
+    workers[0].kill()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0]
+    assert all(set(json.loads(file.read_text())) == set(METRICS) for file in tmp_path.rglob("[!.]*.json"))
+    cached = CachedEvaluator(SlowEvaluator(toy), tmp_path)
+    cached.evaluate(masks(toy, 40), 0)
+    assert (cached.hits, cached.misses) == (40, 0)
+
+
+def test_parallel_is_the_evaluator(toy: FeatureBank) -> None:
+    alone = RetrainEvaluator(toy, config=CONFIG, device="cpu")
+    m = masks(toy, 3)
+    with ParallelEvaluator(RetrainEvaluator(toy, config=CONFIG, device="cpu"), workers=2, threads=1) as parallel:
+        for ours, theirs in zip(parallel.evaluate_on(m, 1, toy.valid, toy.test), alone.evaluate_on(m, 1, toy.valid, toy.test)):
+            assert ours.epochs["brier"] == pytest.approx(theirs.epochs["brier"], abs=1e-3)
