@@ -103,6 +103,8 @@ def compare(
     if len(set(names)) < len(names):
         raise ValueError(f"selectors must have different names, got {', '.join(names)}")
     evaluator = make_evaluator(classifier, bank, **classifier_kwargs)
+    if not evaluator.can_score_any_split:
+        raise ValueError(f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one")
     outcomes: list[Outcome] = []
     for r in range(rounds):
         selections = [selector.select(bank, seed + r) for selector in chosen]

@@ -3,7 +3,7 @@
 Importing the package registers ``SynthSelect-PCam-v0`` and ``SynthSelect-Toy-v0`` with Gymnasium.
 """
 
-from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.bank import FeatureBank, Retrainings, Split
 from synthselect_env.embedded import load_bank
 from synthselect_env.env import SyntheticSelectionEnv
 from synthselect_env.registration import register_envs
@@ -12,4 +12,4 @@ from synthselect_env.vec_env import SelectionVecEnv
 
 register_envs()
 
-__all__ = ["FeatureBank", "Selection", "SelectionVecEnv", "Split", "SyntheticSelectionEnv", "load_bank", "register_envs"]
+__all__ = ["FeatureBank", "Retrainings", "Selection", "SelectionVecEnv", "Split", "SyntheticSelectionEnv", "load_bank", "register_envs"]

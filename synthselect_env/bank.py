@@ -26,7 +26,7 @@ N_BATCHES = 8
 class Split:
     """Pictures as feature vectors, with what is known of each.
 
-    :param features: float (n, d)
+    :param features: float (n, d); a float32 memory map stays one
     :param labels: int (n,), positions in the bank's ``classes``
     :param ids: a unique name each, e.g. the file's
     :param images: the pictures, encoded or uint8 (n, h, w, 3); needed for full retraining and for reports
@@ -45,16 +45,38 @@ class Split:
         return len(self.labels)
 
     @cached_property
-    def digest(self) -> str:
-        """A name for the content, features, labels and pictures, to key caches by."""
+    def features_digest(self) -> str:
+        """A name for features and labels, to key caches by."""
         content = hashlib.sha256(self.labels.tobytes())
         content.update(np.ascontiguousarray(self.features).data)
+        return content.hexdigest()
+
+    @cached_property
+    def pictures_digest(self) -> str:
+        """A name for pictures and labels, which another extractor does not change."""
+        content = hashlib.sha256(self.labels.tobytes())
         if isinstance(self.images, EncodedImages):
             for blob in self.images.blobs:
                 content.update(len(blob).to_bytes(8, "little") + blob)
         elif self.images is not None:
             content.update(np.ascontiguousarray(self.images).data)
         return content.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Retrainings:
+    """Selections that a network was retrained on in full, and what it scored on the validation split.
+
+    :param selections: bool (m, n)
+    :param figures: metric to (m, e), the last e epochs
+    :param recipe: JSON-able facts: how the network was trained, with which seed
+    :param valid: digest of the validation pictures that were scored, see :attr:`Split.pictures_digest`
+    """
+
+    selections: np.ndarray
+    figures: dict[str, np.ndarray]
+    recipe: dict[str, Any]
+    valid: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +91,7 @@ class FeatureBank:
     :param extractor: what made the features
     :param provenance: JSON-able facts on where the pictures come from
     :param source: name used in error messages, e.g. the file
+    :param retrainings: selections that were retrained, from which a :class:`~synthselect_env.evaluators.DatamodelEvaluator` learns
     :raises ValueError: when a split is malformed; the message names source, dataset and remedy
     """
 
@@ -80,6 +103,7 @@ class FeatureBank:
     extractor: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     source: str = "FeatureBank"
+    retrainings: Retrainings | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -99,6 +123,9 @@ class FeatureBank:
                 raise ValueError(
                     f"{self.source}: {name}/labels has pictures of fewer than two classes; nothing can be scored on it, add some"
                 )
+
+        if self.retrainings is not None:
+            _check_retrainings(self.retrainings, len(self.candidates), f"{self.source}: retrainings")
 
     @property
     def n_features(self) -> int:
@@ -164,6 +191,8 @@ class FeatureBank:
         if len(self.candidates):
             distance = self.centroid_distances
             lines.append(f"  centroid distance of candidates {distance.mean():.3f} ± {distance.std():.3f}")
+        if self.retrainings is not None:
+            lines.append(f"  retrainings {len(self.retrainings.selections):>5,}")
         if self.extractor:
             lines.append(f"  extractor  {self.extractor}")
         for key, value in self.provenance.items():
@@ -184,6 +213,12 @@ class FeatureBank:
             file.attrs["provenance"] = json.dumps(self.provenance)
             for name in SPLITS:
                 _write_split(file.create_group(name), getattr(self, name), half)
+            if self.retrainings is not None:
+                group = file.create_group("retrainings")
+                group.create_dataset("selections", data=np.packbits(self.retrainings.selections, axis=1), compression="gzip")
+                for metric, values in self.retrainings.figures.items():
+                    group.create_dataset(f"figures/{metric}", data=values)
+                group.attrs["recipe"], group.attrs["valid"] = json.dumps(self.retrainings.recipe), self.retrainings.valid
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureBank:
@@ -221,6 +256,7 @@ class FeatureBank:
                 raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
             return cls(
                 **splits,
+                retrainings=_read_retrainings(file["retrainings"], len(splits["candidates"])) if "retrainings" in file else None,
                 classes=[c.decode() if isinstance(c, bytes) else str(c) for c in file.attrs["classes"]],
                 extractor=str(file.attrs.get("extractor", "")),
                 provenance=provenance,
@@ -238,7 +274,8 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
             f"{where}/labels is {labels.dtype} {labels.shape}, expected integers ({len(features)},); store one label a feature row"
         )
     features = features.astype(np.float32, copy=False)
-    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    # in parts: the features may be a memory map that is larger than the memory
+    bad = np.concatenate([i + np.flatnonzero(~np.isfinite(features[i : i + 65536]).all(1)) for i in range(0, max(len(features), 1), 65536)])
     if len(bad):
         raise ValueError(f"{where}/features has {len(bad)} rows with NaN or infinity (first: {bad[0]}); extract them again or drop them")
     outside = np.flatnonzero((labels < 0) | (labels >= n_classes))
@@ -260,6 +297,21 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
     ids, groups = (None if names is None else tuple(map(str, names)) for names in (split.ids, split.groups))
     flaw = None if split.flaw is None else np.asarray(split.flaw, np.int8)
     return replace(split, features=features, labels=labels.astype(np.int64, copy=False), ids=ids, groups=groups, flaw=flaw)
+
+
+def _read_retrainings(group: h5py.Group, n: int) -> Retrainings:
+    figures = {metric: values[()] for metric, values in group["figures"].items()}
+    selections = np.unpackbits(group["selections"][()], axis=1, count=n).astype(bool)
+    return Retrainings(selections, figures, json.loads(group.attrs["recipe"]), str(group.attrs["valid"]))
+
+
+def _check_retrainings(retrainings: Retrainings, n: int, where: str) -> None:
+    m = len(retrainings.selections)
+    if retrainings.selections.shape != (m, n) or retrainings.selections.dtype != bool:
+        raise ValueError(f"{where}/selections is {retrainings.selections.dtype} {retrainings.selections.shape}, expected bool (m, {n})")
+    wrong = [f"{metric} {values.shape}" for metric, values in retrainings.figures.items() if values.ndim != 2 or len(values) != m]
+    if wrong or not retrainings.figures:
+        raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong) or 'none'}")
 
 
 def _write_split(group: h5py.Group, split: Split, half: bool) -> None:

@@ -187,9 +187,10 @@ def train_classifier(
     members: np.ndarray | None = None,
     initial: Classifier | None = None,
     compile: bool = False,
+    scored_epochs: int | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Classifier:
-    """Train a classifier, with one look at the validation pictures an epoch.
+    """Train a classifier, with one look at the validation pictures an epoch, or after the last epochs only.
 
     On the CPU, the same seed and thread count give the same weights. Two trainings on different ``members`` of the same
     ``images`` with one seed start from the same weights and see the pictures that they share in the same order, pass by pass.
@@ -207,7 +208,8 @@ def train_classifier(
     :param initial: start from its weights; None for weights drawn by the seed
     :param compile: run the steps through ``torch.compile``; shapes are fixed, so that one graph serves every later training of
         the same architecture in the process
-    :param on_epoch: called with the number of epochs done and their last validation metrics
+    :param scored_epochs: how many epochs, the last ones, end with a look at the validation pictures; None for all
+    :param on_epoch: called with the number of epochs done and their last validation metrics, empty where there was no look
     :raises ValueError: when a class has no training picture, ``keep`` is unknown, or ``initial`` is another network
     :raises FloatingPointError: when training diverged
     """
@@ -253,12 +255,13 @@ def train_classifier(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-        metrics = {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
-        if np.isnan(metrics["log_likelihood"]):
+        unscored = scored_epochs is not None and epoch <= config.epochs - scored_epochs
+        metrics = {} if unscored else {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
+        if np.isnan(metrics.get("log_likelihood", 0.0)):
             raise FloatingPointError(f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})")
         for name, value in metrics.items():
             classifier.history.setdefault(name, []).append(value)
-        if keep == "best" and (best is None or metrics["log_likelihood"] > best[0]):
+        if keep == "best" and metrics and (best is None or metrics["log_likelihood"] > best[0]):
             best = (metrics["log_likelihood"], copy.deepcopy(network.state_dict()))
         if on_epoch:
             on_epoch(epoch, metrics)

@@ -7,11 +7,16 @@ import numpy as np
 from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.cached import CachedEvaluator
+from synthselect_env.evaluators.datamodel import DatamodelEvaluator, with_retrainings
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.parallel import ParallelEvaluator
 from synthselect_env.evaluators.retrain import RetrainEvaluator
 
-EVALUATORS: dict[str, type[Evaluator]] = {"linear_probe": LinearProbeEvaluator, "resnet34": RetrainEvaluator}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "linear_probe": LinearProbeEvaluator,
+    "datamodel": DatamodelEvaluator,
+    "resnet34": RetrainEvaluator,
+}
 
 
 def _same(ours: Split, theirs: Split) -> bool:
@@ -42,10 +47,12 @@ def make_evaluator(evaluator: str | Evaluator, bank: FeatureBank, **kwargs: obje
 __all__ = [
     "EVALUATORS",
     "CachedEvaluator",
+    "DatamodelEvaluator",
     "Evaluations",
     "Evaluator",
     "LinearProbeEvaluator",
     "ParallelEvaluator",
     "RetrainEvaluator",
     "make_evaluator",
+    "with_retrainings",
 ]

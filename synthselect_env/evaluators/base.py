@@ -56,6 +56,11 @@ class Evaluator(ABC):
     :param bank: real splits and candidates
     """
 
+    looks_at = "features"
+    """"features" or "pictures" of the bank: the ones that its figures depend on."""
+    can_score_any_split = True
+    """Whether it trains a classifier, which can be scored on other pictures than the validation split's."""
+
     def __init__(self, bank: FeatureBank) -> None:
         self.bank = bank
 
@@ -94,12 +99,16 @@ class Evaluator(ABC):
         """
         content = {
             "class": type(self).__qualname__,
-            "bank": [getattr(self.bank, name).digest for name in ("train", "valid", "candidates")],
+            "bank": [self.digest_of(getattr(self.bank, name)) for name in ("train", "valid", "candidates")],
             "classes": len(self.bank.classes),
             "settings": self.settings(),
             "versions": [version("synthselect"), torch.__version__],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def digest_of(self, split: Split) -> str:
+        """A digest of what the figures depend on in a split."""
+        return split.features_digest if self.looks_at == "features" else split.pictures_digest
 
     def checked(self, selections: np.ndarray) -> np.ndarray:
         """The selections, or a ValueError that says what is wrong with them."""

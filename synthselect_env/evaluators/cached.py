@@ -48,8 +48,12 @@ class CachedEvaluator(Evaluator):
         """The evaluator's."""
         return self.evaluator.fingerprint
 
+    def digest_of(self, split: Split) -> str:
+        """The evaluator's."""
+        return self.evaluator.digest_of(split)
+
     def _file(self, mask: np.ndarray, seed: int, split: Split) -> Path:
-        key = hashlib.sha256(f"{seed} {len(mask)} {split.digest} ".encode() + np.packbits(mask).tobytes()).hexdigest()
+        key = hashlib.sha256(f"{seed} {len(mask)} {self.digest_of(split)} ".encode() + np.packbits(mask).tobytes()).hexdigest()
         return self.directory / key[:2] / f"{key[2:34]}.json"
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:

@@ -114,6 +114,12 @@ class LinearProbeEvaluator(Evaluator):
         gradient = temperature * (x @ surprise.mT) / len(labels)
         return self._head.credit(masks, weights, gradient).cpu().numpy()
 
+    def own_log_probability(self, split: Split) -> np.ndarray:
+        """Log-probability of each picture's own label under the probe that is fitted to the real pictures alone.  (n,)"""
+        none = torch.zeros(1, len(self.bank.candidates), dtype=torch.bool, device=self.device)
+        log_p = (self._temperature * (self.components(split.features) @ self._head.fit(none)[0])).log_softmax(1)
+        return log_p[torch.arange(len(split)), torch.from_numpy(split.labels)].cpu().numpy()
+
     def _fit_temperature(self, weights: torch.Tensor) -> torch.Tensor:  # (k, p, c) -> (k,)
         x, labels = self._scored(self.bank.valid)
         return fit_temperature(weights.mT @ x, labels, self._temperature)

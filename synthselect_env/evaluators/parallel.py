@@ -67,6 +67,10 @@ class ParallelEvaluator(Evaluator):
         """The evaluator's."""
         return self.evaluator.fingerprint
 
+    def digest_of(self, split: Split) -> str:
+        """The evaluator's."""
+        return self.evaluator.digest_of(split)
+
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, as many at a time as there are workers."""
         selections = self.checked(selections)

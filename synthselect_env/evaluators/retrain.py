@@ -38,9 +38,12 @@ class RetrainEvaluator(Evaluator):
     :param initial: a trained classifier of the same architecture, or the file of one, to start from; None to train from scratch
     :param device: "auto", or a torch device
     :param compile: run training steps through ``torch.compile``; None for CUDA only. The first retraining pays for the compiling
-    :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics
+    :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics; empty before the
+        last five
     :raises ValueError: when a split has no pictures, or ``initial`` is another network
     """
+
+    looks_at = "pictures"
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class RetrainEvaluator(Evaluator):
             classifier = train_classifier(
                 images, labels, valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
                 members=np.concatenate([np.arange(len(bank.train)), len(bank.train) + np.flatnonzero(mask)]),
-                initial=self.initial, compile=self.compile,
+                initial=self.initial, compile=self.compile, scored_epochs=LAST_EPOCHS,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
             for history, split, pixels in zip(histories, splits, scored):

@@ -1,0 +1,191 @@
+"""A regression on full retrainings that were done: what the next one would score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from synthselect_env.bank import FeatureBank, Retrainings, Split
+from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
+from synthselect_env.metrics import METRICS
+
+PENALTIES = np.geomspace(1e-4, 10, 26)
+"""Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
+
+RATE, TILT, CLASS_TILT = (-3.0, 1.5), (-2.0, 6.0), 0.5
+"""Ranges of a design selection's log-odds: overall, by rank, and standard deviation by class. See :func:`draw_design`."""
+
+
+class DatamodelEvaluator(Evaluator):
+    """Predicts a full retraining's validation figures from what the training set is made of, thousands a second.
+
+    After the datamodels of Ilyas et al. (2022, arXiv:2202.00622), which regress a network's output on the presence of each training
+    picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by the
+    log-probability of their own label under a linear probe on the real pictures; a training set is described by the shares that
+    candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real ones, and by the
+    logarithm of its size. Each metric is a ridge regression on these, with the penalty chosen by leave-one-out error.
+
+    An optimiser finds selections that no retraining was like. Retrain those, too, and fit again: learn on the datamodel, correct it,
+    learn again.
+
+    :param bank: real splits and candidates; its retrainings are what the datamodel is fitted to. :func:`with_retrainings` makes some
+    :param n_knots: ranks between which the influence of a candidate is interpolated linearly
+    :raises ValueError: when the bank has no retrainings, fewer than coefficients, or such of another validation split
+    """
+
+    can_score_any_split = False
+
+    def __init__(self, bank: FeatureBank, n_knots: int = 5) -> None:
+        super().__init__(bank)
+        if n_knots < 2:
+            raise ValueError(f"n_knots must be at least 2, got {n_knots}")
+        if bank.retrainings is None:
+            raise ValueError(
+                f"{bank.source}: no retrainings to fit a datamodel to; make some with synthselect_env.evaluators.with_retrainings"
+            )
+        self.selections, self.n_knots = self.checked(bank.retrainings.selections), n_knots
+        if len(self.selections) < n_knots + 3:
+            raise ValueError(
+                f"{bank.source}: {len(self.selections)} retrainings, a datamodel with {n_knots} knots needs at least {n_knots + 3}"
+            )
+        if bank.retrainings.valid != bank.valid.pictures_digest:
+            raise ValueError(f"{bank.source}: the retrainings were scored on other validation pictures; retrain with these")
+        self.figures = Evaluations.from_epochs(bank.retrainings.figures)
+        ranks = candidate_ranks(bank)
+        self._hats = np.maximum(0, 1 - np.abs(ranks[:, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, n_knots)
+        self._classes = np.eye(len(bank.classes))[bank.candidates.labels]
+        self._real = np.bincount(bank.train.labels, minlength=len(bank.classes)).astype(float)
+        described = self._describe(self.selections.astype(float))
+        self._fits = {m: _ridge(described, getattr(self.figures, m)) for m in METRICS}
+
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on beside the bank."""
+        content = hashlib.sha256(np.packbits(self.selections, axis=1).tobytes())
+        for metric in METRICS:
+            content.update(getattr(self.figures, metric).tobytes())
+        return {"n_knots": self.n_knots, "retrainings": content.hexdigest()}
+
+    def leave_one_out(self, metric: str = "log_likelihood") -> np.ndarray:
+        """What a datamodel without it predicts for each of the retrainings.  (m,)"""
+        return self._fits[metric][2]
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        """Predict the validation figures of k selections; the seed changes nothing.
+
+        :raises ValueError: for another split than the bank's validation split, on which nothing was retrained
+        """
+        if any(split is not self.bank.valid for split in splits):
+            raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
+        described = self._describe(self.checked(selections).astype(float))
+        predicted = {m: (b + described @ w)[:, None] for m, (w, b, _) in self._fits.items()}
+        return [Evaluations.from_epochs(predicted) for _ in splits]
+
+    def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
+        """Derivative of the predicted log-likelihood by each candidate's weight in the training set.
+
+        :param selections: bool (k, n), a row a selection
+        :param seed: changes nothing
+        :return: float64 (k, n)
+        """
+        weights = self.checked(selections).astype(float)
+        size, class_shares = self._shares(weights)
+        w = self._fits["log_likelihood"][0]
+        hats, balance, growth = w[: self.n_knots], w[-2], w[-1]
+        deviation = 2 * (class_shares - self._real / self._real.sum())  # (k, c)
+        own = self._hats @ hats + balance * deviation @ self._classes.T  # (k, n)
+        mean = weights @ (self._hats @ hats) / size[:, 0] + balance * (deviation * class_shares).sum(1)
+        return (own - mean[:, None] + growth) / size
+
+    def _shares(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Size of the training sets (k, 1), and their classes' shares (k, c)."""
+        size = self._real.sum() + weights.sum(1, keepdims=True)
+        return size, (self._real + weights @ self._classes) / size
+
+    def _describe(self, weights: np.ndarray) -> np.ndarray:
+        """What the regression sees of training sets.  (k, n) -> (k, n_knots + 2)"""
+        size, class_shares = self._shares(weights)
+        imbalance = ((class_shares - self._real / self._real.sum()) ** 2).sum(1, keepdims=True)
+        return np.concatenate([weights @ self._hats / size, imbalance, np.log(size / self._real.sum())], axis=1)
+
+
+def with_retrainings(
+    bank: FeatureBank,
+    retrain: Evaluator,
+    selections: np.ndarray | int = 48,
+    seed: int = 0,
+    on_retraining: Callable[[int], None] | None = None,
+) -> FeatureBank:
+    """The bank with further retrainings beside those that it has.
+
+    :param bank: the bank
+    :param retrain: does the retrainings, best a :class:`CachedEvaluator` of a :class:`RetrainEvaluator`
+    :param selections: what to retrain on, bool (k, n), or how many selections to draw for the purpose (:func:`draw_design`)
+    :param seed: of the draw, and of all retrainings (common random numbers)
+    :param on_retraining: called with the number of retrainings done
+    :raises ValueError: when the bank's own retrainings are of another recipe, seed, or validation split
+    """
+    if isinstance(selections, int):
+        selections = draw_design(bank, selections, seed)
+    recipe = json.loads(json.dumps({"seed": seed, **retrain.settings()}))
+    before = bank.retrainings
+    if before is not None and _comparable(before.recipe) != _comparable(recipe):
+        raise ValueError(f"{bank.source}: its retrainings are by another recipe or seed, {before.recipe}; go on with that, or drop them")
+    parts = [] if before is None else [Evaluations.from_epochs(before.figures)]
+    step = getattr(retrain, "batch_size", 1)  # as many as a cached, parallel evaluator takes at once
+    for start in range(0, len(selections), step):
+        parts.append(retrain.evaluate(selections[start : start + step], seed))
+        if on_retraining:
+            on_retraining(min(start + step, len(selections)))
+    both = selections if before is None else np.concatenate([before.selections, selections])
+    figures = Evaluations.concatenate(parts).epochs
+    return replace(bank, retrainings=Retrainings(both, figures, recipe, bank.valid.pictures_digest))
+
+
+def candidate_ranks(bank: FeatureBank) -> np.ndarray:
+    """Rank of each candidate in the pool by the log-probability of its label under a probe on the real pictures, 0 to 1.  (n,)"""
+    order = np.argsort(LinearProbeEvaluator(bank, device="cpu").own_log_probability(bank.candidates), kind="stable")
+    ranks = np.empty(len(order))
+    ranks[order] = np.linspace(0, 1, len(order))
+    return ranks
+
+
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Without what changes rounding only."""
+    return {key: value for key, value in recipe.items() if key not in ("device", "bfloat16")}
+
+
+def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
+    """Selections from which a datamodel learns most: of all sizes, and tilted towards low or high ranks and to either class.
+
+    :param bank: the bank
+    :param k: how many; the first is empty and the second is the whole pool
+    :param seed: of the draw
+    :return: bool (k, n)
+    """
+    rng, n = np.random.default_rng(seed), len(bank.candidates)
+    ranks, labels = 2 * candidate_ranks(bank) - 1, bank.candidates.labels
+    selections = [np.zeros(n, bool), np.ones(n, bool)]
+    for _ in range(k - 2):
+        log_odds = rng.uniform(*RATE) + rng.uniform(*TILT) * ranks + rng.normal(0, CLASS_TILT, len(bank.classes))[labels]
+        selections.append(rng.random(n) < 1 / (1 + np.exp(-log_odds)))
+    return np.stack(selections[:k])
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Coefficients, intercept, and leave-one-out predictions of the ridge regression that predicts best when left out."""
+    mean, std = x.mean(0), x.std(0) + 1e-9
+    z, centred, n = (x - mean) / std, y - y.mean(), len(y)
+    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    for penalty in PENALTIES:
+        solved = np.linalg.solve(z.T @ z + penalty * n * np.eye(z.shape[1]), z.T)
+        errors = (centred - z @ (solved @ centred)) / (1 - (z * solved.T).sum(1) - 1 / n)  # of the fits without each row
+        if best is None or (errors**2).mean() < best[0]:
+            best = (errors**2).mean(), solved @ centred / std, y - errors
+    assert best is not None
+    return best[1], float(y.mean() - mean @ best[1]), best[2]

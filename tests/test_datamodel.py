@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.linear_model import Ridge
+
+from agents.compare import compare
+from synthselect_env import FeatureBank, Split, SyntheticSelectionEnv
+from synthselect_env.embedded import toy_bank
+from synthselect_env.evaluators import DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
+from synthselect_env.evaluators import datamodel as room
+from synthselect_env.metrics import METRICS
+
+
+class Pretended(Evaluator):
+    """A "retraining" that suffers from the share of flawed pictures and gains from the number of sound ones."""
+
+    def settings(self) -> dict[str, object]:
+        return {"size": (1, 2)}
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        sound, real = self.bank.candidates.flaw == 0, len(self.bank.train)
+        size = real + selections.sum(1)
+        values = -0.5 - 0.6 * (selections & ~sound).sum(1) / size + 0.05 * np.log((real + (selections & sound).sum(1)) / real)
+        noise = np.random.default_rng(int(selections.sum())).normal(0, 0.005, len(selections))
+        return [Evaluations.from_epochs(dict.fromkeys(METRICS, (values + noise)[:, None])) for _ in splits]
+
+
+@pytest.fixture(scope="module")
+def bank() -> FeatureBank:
+    return toy_bank(candidates_per_class=200)
+
+
+@pytest.fixture(scope="module")
+def datamodel(bank: FeatureBank) -> DatamodelEvaluator:
+    return DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 40))
+
+
+def test_predicts_retrainings_that_it_has_not_seen(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
+    others = room.draw_design(bank, 60, seed=1)
+    truth = Pretended(bank).evaluate(others, 0).log_likelihood
+    assert spearmanr(datamodel.evaluate(others, 0).log_likelihood, truth)[0] > 0.8
+    assert spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0] > 0.7
+
+
+def test_what_it_promises_is_kept(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
+    """The point of it: a selection that was found by climbing it is worth about what it said, once it was corrected."""
+    model, none = datamodel, np.zeros((1, len(bank.candidates)), bool)
+    for _ in range(3):
+        found = model.credit(none, 0) > 0
+        for _ in range(20):
+            found = model.credit(found, 0) > 0
+        promised = (model.evaluate(found, 0).log_likelihood - model.evaluate(none, 0).log_likelihood)[0]
+        real = (Pretended(bank).evaluate(found, 0).log_likelihood - Pretended(bank).evaluate(none, 0).log_likelihood)[0]
+        model = DatamodelEvaluator(with_retrainings(model.bank, Pretended(bank), found))
+    assert real > 0 and promised > 0 and real > promised / 2
+    assert len(model.selections) == 43
+
+
+def test_leave_one_out_is_refitting_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 4)), rng.normal(size=20)
+    monkeypatch.setattr(room, "PENALTIES", [0.1])
+    weights, intercept, left_out = room._ridge(x, y)
+    z = (x - x.mean(0)) / (x.std(0) + 1e-9)
+    whole = Ridge(alpha=0.1 * 20).fit(z, y)
+    assert whole.predict(z) == pytest.approx(intercept + x @ weights)
+    for i in range(20):
+        rest = np.arange(20) != i
+        assert left_out[i] == pytest.approx(Ridge(alpha=0.1 * 20).fit(z[rest], y[rest]).predict(z[i : i + 1])[0])
+
+
+def test_credit_is_the_derivative(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
+    selection = room.draw_design(bank, 4, seed=2)[2:3]
+    credit = datamodel.credit(selection, 0)[0]
+    weights, intercept, _ = datamodel._fits["log_likelihood"]
+    for i in (0, 3, 250, 399):
+        step = 1e-4 * (np.arange(400) == i)
+        up, down = (intercept + datamodel._describe(selection + s) @ weights for s in (step, -step))
+        assert credit[i] == pytest.approx((up - down)[0] / 2e-4, rel=1e-4)
+
+
+def test_design_covers_sizes_and_ranks(bank: FeatureBank) -> None:
+    design, ranks = room.draw_design(bank, 48, seed=0), room.candidate_ranks(bank)
+    assert (design == room.draw_design(bank, 48, seed=0)).all() and not design[0].any() and design[1].all()
+    rates, means = design.mean(1)[2:], np.array([ranks[mask].mean() for mask in design[2:]])
+    assert rates.min() < 0.2 and rates.max() > 0.6 and means.min() < 0.45 and means.max() > 0.7
+
+
+def test_contract(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
+    masks = room.draw_design(bank, 5, seed=3)
+    together = datamodel.evaluate(masks, 0)
+    assert pickle.loads(pickle.dumps(datamodel)).evaluate(masks, 9).accuracy == pytest.approx(together.accuracy)
+    assert datamodel.evaluate(masks[2:3], 0).brier == pytest.approx(together.brier[2:3])
+    more = with_retrainings(datamodel.bank, Pretended(bank), masks)
+    assert DatamodelEvaluator(more).fingerprint != datamodel.fingerprint
+    assert DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 40)).fingerprint == datamodel.fingerprint
+
+
+def test_retrainings_are_kept_with_the_bank(datamodel: DatamodelEvaluator, tmp_path: Path) -> None:
+    datamodel.bank.save(tmp_path / "bank.h5")
+    loaded = FeatureBank.load(tmp_path / "bank.h5")
+    assert "retrainings    40" in loaded.describe()
+    masks = room.draw_design(datamodel.bank, 5, seed=3)
+    assert (DatamodelEvaluator(loaded).evaluate(masks, 0).accuracy == datamodel.evaluate(masks, 0).accuracy).all()
+    assert len(with_retrainings(loaded, Pretended(loaded), masks).retrainings.selections) == 45
+
+
+def test_plays_in_the_environment(datamodel: DatamodelEvaluator) -> None:
+    env = SyntheticSelectionEnv(datamodel.bank, evaluator="datamodel")
+    env.reset(seed=0)
+    total = sum(env.step(np.ones(env.action_space.n))[1] for _ in range(8))
+    masks = np.stack([np.zeros(400, bool), np.ones(400, bool)])
+    none, everything = datamodel.evaluate(masks, 0).log_likelihood
+    assert total == pytest.approx(100 * (everything - none))
+
+
+def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
+    with pytest.raises(ValueError, match="predicts figures on the validation split as a whole"):
+        datamodel.evaluate_on(datamodel.selections[:1], 0, bank.test)
+    with pytest.raises(ValueError, match="DatamodelEvaluator trains no classifier that the test split could judge"):
+        compare(bank, ["none"], classifier=datamodel)
+    with pytest.raises(ValueError, match="no retrainings to fit a datamodel to; make some with"):
+        DatamodelEvaluator(bank)
+    with pytest.raises(ValueError, match="4 retrainings, a datamodel with 5 knots needs at least 8"):
+        DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 4))
+    with pytest.raises(ValueError, match="scored on other validation pictures"):
+        DatamodelEvaluator(replace(datamodel.bank, valid=bank.test))
+    with pytest.raises(ValueError, match="by another recipe or seed"):
+        with_retrainings(datamodel.bank, Pretended(bank), 4, seed=1)
+    held = datamodel.bank.retrainings
+    with pytest.raises(ValueError, match=r"retrainings/selections is bool \(40, 9\), expected bool \(m, 400\)"):
+        replace(bank, retrainings=replace(held, selections=held.selections[:, :9]))
+    with pytest.raises(ValueError, match="retrainings/figures must be arrays"):
+        replace(bank, retrainings=replace(held, figures={"auc": np.zeros((3, 1))}))
