@@ -25,7 +25,7 @@ from stable_baselines3 import PPO
 from agents import TransformerPolicy
 from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, SelectionVecEnv, Split
-from synthselect_env.classifier import TrainingConfig, train_classifier
+from synthselect_env.classifier import QUICK, train_classifier
 from synthselect_env.data import decode, draw_per_class, read_class_folders
 from synthselect_env.data.flaws import FLAWS, plant_flaws
 from synthselect_env.embedded import resolve_bank
@@ -43,7 +43,6 @@ from synthselect_env.evaluators.datamodel import draw_design
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import METRICS
 
-RECIPE = TrainingConfig(architecture="resnet18", size=(32, 32), epochs=8, steps_per_epoch=50, batch_size=32, learning_rate=1e-3)
 SHARES = {"wrong label": 0.3, "blur and noise": 0.1, "wrong stain": 0.1}
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
@@ -59,10 +58,10 @@ def planted_bank(data: Path, n_real: int, n_candidates: int, seed: int) -> Featu
     real = np.sort(drawn[draw_per_class(labels[drawn], np.round(n_real * share).astype(int), seed)])
     pool = np.setdiff1d(drawn, real)
     planted = plant_flaws(parts["train"].subset(pool).pixels(), labels[pool], len(share), SHARES, seed)
-    pictures = {name: (part.pixels(RECIPE.size), part.labels) for name, part in parts.items() if name != "train"}
-    pictures["train"] = parts["train"].subset(real).pixels(RECIPE.size), labels[real]
+    pictures = {name: (part.pixels(QUICK.size), part.labels) for name, part in parts.items() if name != "train"}
+    pictures["train"] = parts["train"].subset(real).pixels(QUICK.size), labels[real]
     splits = {name: Split(np.zeros((len(y), 1), np.float32), y, images=x) for name, (x, y) in pictures.items()}
-    images = decode(planted.images, RECIPE.size)
+    images = decode(planted.images, QUICK.size)
     candidates = Split(np.zeros((len(pool), 1), np.float32), planted.labels, images=images, flaw=planted.flaw)
     return FeatureBank(**splits, candidates=candidates, classes=parts["train"].classes, source="planted")
 
@@ -77,7 +76,7 @@ def seen_by(bank: FeatureBank, seed: int, fold: int | None = None) -> FeatureBan
     assert isinstance(train.images, np.ndarray)
     seen = np.ones(len(train), bool) if fold is None else np.random.default_rng(seed).permutation(len(train)) % FOLDS != fold
     extractor = train_classifier(
-        train.images[seen], train.labels[seen], bank.valid.images, bank.valid.labels, len(bank.classes), seed, RECIPE
+        train.images[seen], train.labels[seen], bank.valid.images, bank.valid.labels, len(bank.classes), seed, QUICK
     )
     splits = {
         n: replace(s, features=extractor.features(s.images))
@@ -197,8 +196,8 @@ def random_half(
                                 "components": d,
                                 "ridge": ridge,
                                 "metric": metric,
-                                "spearman": spearmanr(values, truth)[0],
-                                "kendall": kendalltau(values, truth)[0],
+                                "spearman": spearmanr(values, truth)[0] if np.ptp(values) else np.nan,
+                                "kendall": kendalltau(values, truth)[0] if np.ptp(values) else np.nan,
                             }
                         )
     with atomic_write(root / "random.csv") as path, path.open("w", newline="") as file:
@@ -212,7 +211,7 @@ def random_half(
         for d in DIMENSIONS:
             cells = [r["spearman"] for r in own if r["components"] == d and r["metric"] == "log_likelihood"]
             print(f"| {d} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
-        best = [max((r for r in own if r["metric"] == m), key=lambda r: r["spearman"]) for m in METRICS]
+        best = [max((r for r in own if r["metric"] == m), key=lambda r: np.nan_to_num(r["spearman"], nan=-1.0)) for m in METRICS]
         print("best of each metric: " + "; ".join(f"{r['metric']} {r['spearman']:.2f} ({r['components']}, {r['ridge']:g})" for r in best))
 
     default = LinearProbeEvaluator(banks[0])
@@ -337,7 +336,7 @@ if __name__ == "__main__":
     else:
         bank = resolve_bank(args.bank)
         root, banks, masks = root / f"bank-{Path(args.bank).stem}", [bank], draw_design(bank, args.random, seed=1)
-    with ParallelEvaluator(RetrainEvaluator(bank, config=RECIPE), args.workers) as parallel:
+    with ParallelEvaluator(RetrainEvaluator(bank, config=QUICK), args.workers) as parallel:
         retrain = CachedEvaluator(parallel, "runs/retrained", batch_size=args.workers)
         valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)
         design = draw_design(banks[0], args.design, seed=0)

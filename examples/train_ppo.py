@@ -31,16 +31,22 @@ from synthselect_env.evaluators import EVALUATORS, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
+JUDGES = [name for name, evaluator in EVALUATORS.items() if evaluator.can_score_any_split]
+
 
 @dataclass
 class Args:
     bank: str = field(default="pcam", metadata={"help": "an embedded bank (pcam, toy) or a file"})
     reward: str = field(default=DEFAULT_REWARD, metadata={"help": f"one of {', '.join(REWARDS)}"})
+    evaluator: str = field(
+        default="",
+        metadata={"help": f"what rewards, one of {', '.join(EVALUATORS)}; default: the datamodel where the bank has retrainings"},
+    )
     evaluate: list[str] = field(
         default_factory=lambda: ["linear_probe"],
-        metadata={"help": f"classifiers of the final tables: {', '.join(EVALUATORS)}", "nargs": "*"},
+        metadata={"help": f"classifiers of the final tables: {', '.join(JUDGES)}", "nargs": "*"},
     )
-    timesteps: int = field(default=16_384, metadata={"help": "environment steps, a probe evaluation each"})
+    timesteps: int = field(default=16_384, metadata={"help": "environment steps, an evaluation each"})
     n_envs: int = field(default=32, metadata={"help": "selections evaluated at once"})
     seed: int = 0
     device: str = "auto"
@@ -66,9 +72,9 @@ for f in fields(Args):
         help=f.metadata.get("help", "default: %(default)s"),
     )
 args = Args(**vars(parser.parse_args()))
-unknown = sorted(set(args.evaluate) - set(EVALUATORS))
+unknown = sorted(set(args.evaluate) - set(JUDGES))
 if unknown:
-    parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(EVALUATORS)}")
+    parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(JUDGES)}")
 
 start = time.perf_counter()
 run = Path(args.run or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.bank).stem}-seed{args.seed}")
@@ -82,12 +88,12 @@ versions = {
 with atomic_write(run / "config.json") as path:
     path.write_text(json.dumps({"arguments": asdict(args), "versions": versions}, indent=2))
 
-# Environment: a batch of candidates a step; 32 selections are scored by one call of the probe.
+# Environment: a batch of candidates a step; 32 selections are scored by one call of the evaluator.
 bank = resolve_bank(args.bank)
 print(bank.describe())
 for classifier in args.evaluate:
     make_evaluator(classifier, bank)  # a bank that it cannot score is refused now, not after the training
-env = SelectionVecEnv(bank, n_envs=args.n_envs, reward=args.reward)
+env = SelectionVecEnv(bank, n_envs=args.n_envs, evaluator=args.evaluator or None, reward=args.reward)
 env.seed(args.seed)
 
 # Agent.
@@ -105,7 +111,7 @@ model = PPO(
     device=args.device,
 )
 model.set_logger(run_logger(run))
-print(f"PPO on {model.device}, {args.timesteps:,} steps, reward {args.reward}; run directory {run}")
+print(f"PPO on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {type(env.evaluator).__name__}; run directory {run}")
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
 if has_bar:
     from tqdm import tqdm

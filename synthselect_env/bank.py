@@ -200,11 +200,11 @@ class FeatureBank:
             lines.append(f"  {key.replace('_', ' ')}: {facts}")
         return "\n".join(lines)
 
-    def save(self, path: str | Path, half: bool = False) -> None:
+    def save(self, path: str | Path, half: bool | None = None) -> None:
         """Write the bank to one HDF5 file; an existing file is replaced only by a complete one.
 
         :param path: file to write
-        :param half: store features in half precision, which halves their size
+        :param half: store features in half precision, which halves their size; None where that loses nothing
         """
         with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["schema_version"] = SCHEMA_VERSION
@@ -314,8 +314,13 @@ def _check_retrainings(retrainings: Retrainings, n: int, where: str) -> None:
         raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong) or 'none'}")
 
 
-def _write_split(group: h5py.Group, split: Split, half: bool) -> None:
-    features = split.features.astype(np.float16) if half else split.features
+def _write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
+    features = split.features
+    if half is not False:
+        with np.errstate(over="ignore"):
+            features = features.astype(np.float16)
+        if half is None and not np.array_equal(features, split.features):
+            features = split.features
     if not np.isfinite(features).all():
         raise ValueError(f"{group.name}/features has values beyond half precision's 65,504; save with half=False")
     group.create_dataset("features", data=features, compression="gzip", shuffle=True)

@@ -57,6 +57,10 @@ class TrainingConfig:
         object.__setattr__(self, "size", tuple(self.size))
 
 
+QUICK = TrainingConfig(architecture="resnet18", size=(32, 32), batch_size=32, learning_rate=1e-3)
+"""For retrainings by the dozen: an eighth of the default's arithmetic, 15 s on two cores where two run side by side."""
+
+
 @dataclass
 class Classifier:
     """A trained network and how it got there.

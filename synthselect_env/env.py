@@ -169,7 +169,8 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     what the classifier retrained on real + kept scores on the validation split. The test split is not used.
 
     :param bank: a :class:`FeatureBank`, the name of an embedded one, a path, or None for ``default_bank``
-    :param evaluator: "linear_probe", "resnet34", or an :class:`Evaluator`
+    :param evaluator: "datamodel", "linear_probe", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
+        retrainings, and the second where it has none
     :param reward: a name in :data:`~synthselect_env.rewards.REWARDS`, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
     :param context: append class and centroid cosines to the features; False for the paper's features alone
@@ -184,7 +185,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     def __init__(
         self,
         bank: FeatureBank | str | Path | None = None,
-        evaluator: str | Evaluator = "linear_probe",
+        evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         n_batches: int = N_BATCHES,
         context: bool = True,

@@ -27,7 +27,8 @@ class SelectionVecEnv(VecEnv):
 
     :param bank: a :class:`FeatureBank`, the name of an embedded one, or a path
     :param n_envs: number of environments
-    :param evaluator: "linear_probe", "resnet34", or an :class:`Evaluator`
+    :param evaluator: "datamodel", "linear_probe", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
+        retrainings, and the second where it has none
     :param reward: a name, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
     :param context: append class and centroid cosines to the features
@@ -38,7 +39,7 @@ class SelectionVecEnv(VecEnv):
         self,
         bank: FeatureBank | str | Path = "pcam",
         n_envs: int = 16,
-        evaluator: str | Evaluator = "linear_probe",
+        evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         n_batches: int = N_BATCHES,
         context: bool = True,

@@ -243,3 +243,13 @@ def test_selection_errors(tmp_path: Path, text: str, message: str) -> None:
 def test_selection_of_another_pool(toy: FeatureBank) -> None:
     with pytest.raises(ValueError, match=r"must both be \(64,\)"):
         Selection.of(toy, np.zeros(5, bool), np.zeros(5), "x")
+
+
+def test_half_precision_where_it_loses_nothing(toy: FeatureBank, tmp_path: Path) -> None:
+    toy.save(tmp_path / "half.h5", half=True)
+    half = FeatureBank.load(tmp_path / "half.h5")
+    half.save(tmp_path / "again.h5")
+    toy.save(tmp_path / "single.h5")
+    with h5py.File(tmp_path / "again.h5") as again, h5py.File(tmp_path / "single.h5") as single:
+        assert again["train/features"].dtype == np.float16 and single["train/features"].dtype == np.float32
+    assert (FeatureBank.load(tmp_path / "again.h5").train.features == half.train.features).all()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 from dataclasses import replace
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -121,3 +123,30 @@ def test_parallel_is_the_evaluator(toy: FeatureBank) -> None:
     with ParallelEvaluator(RetrainEvaluator(toy, config=CONFIG, device="cpu"), workers=2, threads=1) as parallel:
         for ours, theirs in zip(parallel.evaluate_on(m, 1, toy.valid, toy.test), alone.evaluate_on(m, 1, toy.valid, toy.test)):
             assert ours.epochs["brier"] == pytest.approx(theirs.epochs["brier"], abs=1e-3)
+
+
+def _own_pids(bank: FeatureBank, pids: Queue) -> None:
+    parallel = ParallelEvaluator(SlowEvaluator(bank, seconds=0.5), workers=1, threads=1)
+    parallel.evaluate(masks(bank, 1), 0)
+    pids.put(list(parallel._pool._processes))
+    parallel.evaluate(masks(bank, 1000), 0)
+
+
+def test_workers_end_with_a_killed_parent(toy: FeatureBank) -> None:
+    context = multiprocessing.get_context("spawn")
+    pids = context.Queue()
+    parent = context.Process(target=_own_pids, args=(toy, pids))
+    parent.start()
+    (worker,) = pids.get(timeout=120)
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{worker}/stat").exists() and Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return  # ended, and nobody waits for it
+        time.sleep(0.1)
+    pytest.fail("the worker goes on without its parent")

@@ -18,8 +18,8 @@ from synthselect_env import FeatureBank, Selection, load_bank
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def run(script: str, *arguments: object, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True)
+def run(script: str, *arguments: object, code: int = 0, cwd: Path | None = None) -> str:
+    done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
@@ -51,6 +51,17 @@ def test_train_ppo(tmp_path: Path) -> None:
 
 def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
     assert "unknown classifier svm" in run("train_ppo.py", "--evaluate", "svm", code=2)
+
+
+def test_add_retrainings(tmp_path: Path) -> None:
+    quick = ("--size", 16, 16, "--epochs", 1, "--steps-per-epoch", 1, "--workers", 1, "--device", "cpu")
+    assert "give --out" in run("add_retrainings.py", "--bank", "toy", code=2)
+    out = run("add_retrainings.py", "--bank", "toy", "--out", "bank.h5", "--n", 9, *quick, cwd=tmp_path)
+    assert "0 hits, 9 misses" in out and "of 9 retrainings" in out
+    out = run("add_retrainings.py", "--bank", "toy", "--out", "again.h5", "--n", 9, *quick, cwd=tmp_path)
+    assert "9 hits, 0 misses" in out
+    out = run("train_ppo.py", "--bank", "bank.h5", "--timesteps", 64, "--n-envs", 4, "--width", 8, "--run", "run", cwd=tmp_path)
+    assert "reward log_likelihood_gain by DatamodelEvaluator" in out
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,17 @@ def _same(ours: Split, theirs: Split) -> bool:
     return ours is theirs or (np.array_equal(ours.labels, theirs.labels) and np.array_equal(ours.features, theirs.features))
 
 
-def make_evaluator(evaluator: str | Evaluator, bank: FeatureBank, **kwargs: object) -> Evaluator:
+def make_evaluator(evaluator: str | Evaluator | None, bank: FeatureBank, **kwargs: object) -> Evaluator:
     """An evaluator from what a user may give for one.
 
-    :param evaluator: a key of :data:`EVALUATORS`, or an evaluator, which is returned as it is
+    :param evaluator: a key of :data:`EVALUATORS`; an evaluator, which is returned as it is; or None for a datamodel where the bank
+        has retrainings, and a linear probe where it has none
     :param bank: the bank it scores selections of
     :param kwargs: passed to the constructor of an evaluator that is given by name
     :raises ValueError: when the name is unknown, the evaluator belongs to another bank, or arguments come with an evaluator
     """
+    if evaluator is None:
+        evaluator = "linear_probe" if bank.retrainings is None else "datamodel"
     if isinstance(evaluator, Evaluator):
         if kwargs:
             raise ValueError(f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made")

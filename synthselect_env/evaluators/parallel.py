@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -17,8 +18,17 @@ _evaluator: Evaluator  # a worker process's own
 
 def _prepare(evaluator: Evaluator, threads: int) -> None:
     global _evaluator
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _evaluator = evaluator
+
+
+def _die_with_parent() -> None:
+    """A parent that is killed cannot tell its workers to end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[Evaluations]:
@@ -29,7 +39,8 @@ class ParallelEvaluator(Evaluator):
     """Scores selections in several processes, one selection each at a time.
 
     Two retrainings side by side with one thread each are done sooner than one after the other with two. The processes start
-    with the first call and end with :meth:`close`, or when used as a context manager.
+    with the first call and end with :meth:`close`, or when used as a context manager. They import the main script: as with all
+    multiprocessing, it must do its work under ``if __name__ == "__main__":``.
 
     :param evaluator: what scores; each process gets a copy
     :param workers: processes; None for one a core

@@ -1,0 +1,67 @@
+"""Retrain a network on a few dozen selections of a bank, so that rewards can come from what retraining said.
+
+python examples/add_retrainings.py --bank mine.h5                  # into the same file; 48 retrainings of a ResNet18 at 32 px
+python examples/add_retrainings.py --bank pcam --out pcam.h5 --architecture resnet34 --size 48 48 --batch-size 64
+
+An environment of a bank that has retrainings is rewarded by a datamodel that is fitted to them. Finished retrainings are kept in
+runs/retrained, so that an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import importlib.util
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from synthselect_env.classifier import QUICK
+from synthselect_env.embedded import EMBEDDED, resolve_bank
+from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
+
+if __name__ == "__main__":  # the processes that retrain import this file, too
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bank", required=True, help="a file, or an embedded bank")
+    parser.add_argument("--out", type=Path, help="default: the bank's own file")
+    parser.add_argument("--n", type=int, default=48, help="retrainings to add")
+    parser.add_argument("--seed", type=int, default=0, help="of the selections and all retrainings")
+    parser.add_argument("--architecture", default=QUICK.architecture)
+    parser.add_argument("--size", type=int, nargs=2, default=QUICK.size, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--epochs", type=int, default=QUICK.epochs)
+    parser.add_argument("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch)
+    parser.add_argument("--batch-size", type=int, default=QUICK.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=QUICK.learning_rate)
+    parser.add_argument("--device", default="auto")
+    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=workers, help="processes that retrain side by side")
+    args = parser.parse_args()
+    if args.bank in EMBEDDED and args.out is None:
+        parser.error("an embedded bank is not written to: give --out")
+
+    bank = resolve_bank(args.bank)
+    recipe = ("architecture", "size", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
+    config = replace(QUICK, **{name: getattr(args, name) for name in recipe})
+    with ExitStack() as stack:
+        evaluator = RetrainEvaluator(bank, config=config, device=args.device)
+        parallel = stack.enter_context(ParallelEvaluator(evaluator, args.workers))
+        retrain = CachedEvaluator(parallel, "runs/retrained", batch_size=args.workers)
+        report = None
+        if importlib.util.find_spec("tqdm"):
+            from tqdm import tqdm
+
+            bar = stack.enter_context(tqdm(total=args.n, unit="retraining"))
+            report = lambda done: bar.update(done - bar.n)  # noqa: E731
+        bank = with_retrainings(bank, retrain, args.n, args.seed, on_retraining=report)
+    bank.save(args.out or args.bank)
+
+    datamodel = DatamodelEvaluator(bank)
+    truth, predicted = datamodel.figures.log_likelihood, datamodel.leave_one_out()
+    print(retrain)
+    print(
+        f"validation log-likelihood of {len(truth)} retrainings: {truth.min():.3f} to {truth.max():.3f}, none {truth[0]:.3f}, all {truth[1]:.3f}"
+    )
+    print(
+        f"predicted without itself: correlation {np.corrcoef(truth, predicted)[0, 1]:.2f}, root mean square error {np.std(truth - predicted):.4f}"
+    )
