@@ -169,9 +169,11 @@ def train_policy(proxy: Proxy, bank: FeatureBank, root: Path, seed: int = 0) -> 
 
 
 def composition(mask: np.ndarray, flaw: np.ndarray | None) -> str:
+    """Columns: candidates selected, and where the truth is known the shares of sound and of rightly labelled ones."""
     if flaw is None:
         return f"{mask.sum():,}"
-    return f"{mask.sum():,} | {np.mean(flaw[mask] == 0) if mask.any() else np.nan:.0%} | {np.mean(flaw[mask] != FLAWS.index('wrong label')) if mask.any() else np.nan:.0%}"
+    shares = [f"{share[mask].mean():.0%}" if mask.any() else "" for share in (flaw == 0, flaw != FLAWS.index("wrong label"))]
+    return f"{mask.sum():,} | {' | '.join(shares)}"
 
 
 def random_half(
@@ -295,24 +297,34 @@ def optimised_half(
     masks = np.stack([mask for _, mask, _ in found])
     results = [retrain.evaluate_on(masks, seed, bank.valid, bank.test) for seed in range(seeds)]
     print(f"\n{retrain}")
-    print(f"\nGains over no candidates; real: retrained, test split, mean ± standard error of the paired differences, {seeds} seeds")
+    print(f"\nGains over no candidates; real: retrained, mean ± standard error over {seeds} seeds of the differences")
     known = " | sound | right label" if flaw is not None else ""
     print(
-        f"| selection | selected{known} | promised log-likelihood | real log-likelihood | kept | real accuracy, points | validation − test accuracy |"
+        f"| selection | selected{known} | promised log-likelihood | real, validation | real, test | kept | real test accuracy, points | "
+        "validation − test accuracy |"
     )
-    print("|---|---" + "|---|---" * (flaw is not None) + "|---|---|---|---|---|")
+    print("|---|---" + "|---|---" * (flaw is not None) + "|---|---|---|---|---|---|")
+
+    def gain(split: int, metric: str, i: int) -> np.ndarray:  # (seeds,)
+        return np.array([getattr(result[split], metric)[i] - getattr(result[split], metric)[0] for result in results])
+
+    def cell(values: np.ndarray, form: str) -> str:
+        return f"{values.mean():+{form}} ± {values.std(ddof=1) / len(values) ** 0.5:{form}}"
+
     for i, (name, mask, promised) in enumerate(found):
-        likelihood, accuracy = (np.array([getattr(t, m)[i] - getattr(t, m)[0] for _, t in results]) for m in ("log_likelihood", "accuracy"))
-        gap = np.mean([v.accuracy[i] - t.accuracy[i] for v, t in results])
-        said = "" if promised is None else f"{promised:+.4f}"
-        kept = (
-            "" if promised is None else "yes" if likelihood.mean() * promised > 0 and abs(likelihood.mean()) >= abs(promised) / 2 else "no"
-        )
-        error = [v.std(ddof=1) / len(v) ** 0.5 for v in (likelihood, accuracy)]
-        print(
-            f"| {name} | {composition(mask, flaw)} | {said} | {likelihood.mean():+.4f} ± {error[0]:.4f} | {kept} | {100 * accuracy.mean():+.1f} ± {100 * error[1]:.1f} | {100 * gap:+.1f} |",
-            flush=True,
-        )
+        real = gain(1, "log_likelihood", i)
+        kept = "" if promised is None else "yes" if real.mean() * promised > 0 and abs(real.mean()) >= abs(promised) / 2 else "no"
+        cells = [
+            name,
+            composition(mask, flaw),
+            "" if promised is None else f"{promised:+.4f}",
+            cell(gain(0, "log_likelihood", i), ".4f"),
+            cell(real, ".4f"),
+            kept,
+            cell(100 * gain(1, "accuracy", i), ".1f"),
+            f"{100 * np.mean([v.accuracy[i] - t.accuracy[i] for v, t in results]):+.1f}",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class SelectionEpisodes:
     """
 
     def __init__(self, bank: FeatureBank, evaluator: Evaluator, reward: Reward, n: int, n_batches: int, context: bool) -> None:
+        if reward.rotation != "none" and not evaluator.can_score_any_split:
+            raise ValueError(
+                f"{type(evaluator).__name__} cannot score parts of the validation split; use rotation='none', or another evaluator"
+            )
         self.bank, self.evaluator, self.n = bank, evaluator, n
         self.batches = bank.make_batches(n_batches)
         self.table = observations(bank, self.batches, context)

@@ -125,6 +125,8 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         datamodel.evaluate_on(datamodel.selections[:1], 0, bank.test)
     with pytest.raises(ValueError, match="DatamodelEvaluator trains no classifier that the test split could judge"):
         compare(bank, ["none"], classifier=datamodel)
+    with pytest.raises(ValueError, match="cannot score parts of the validation split"):
+        SyntheticSelectionEnv(datamodel.bank, evaluator=datamodel, reward={"rotation": "folds"})
     with pytest.raises(ValueError, match="no retrainings to fit a datamodel to; make some with"):
         DatamodelEvaluator(bank)
     with pytest.raises(ValueError, match="4 retrainings, a datamodel with 5 knots needs at least 8"):
