@@ -28,10 +28,12 @@ def describe_machine() -> str:
 
 
 def digest(bank: FeatureBank, *arguments: object) -> str:
-    """Eight characters that change with the bank's features or the arguments, to name a cache by."""
+    """Eight characters that change with the bank or the arguments, to name a cache by."""
     content = hashlib.sha256(repr(arguments).encode())
     for split in (bank.train, bank.valid, bank.candidates):
-        content.update(np.ascontiguousarray(split.features).tobytes() + split.labels.tobytes())
+        content.update((split.features_digest + split.pictures_digest).encode())
+    if bank.retrainings is not None:
+        content.update(bank.retrainings.selections.tobytes() + bank.retrainings.figures["log_likelihood"].tobytes())
     return content.hexdigest()[:8]
 
 

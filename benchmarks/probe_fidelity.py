@@ -278,9 +278,9 @@ def optimised_half(
     ]
     for proxy in [*whole, *(crossed if len(banks) > 1 else [])]:
         take(f"climbed: {proxy.name}", proxy, climb(proxy, n))
-    default = Proxy("linear probe", [LinearProbeEvaluator(banks[0])])
-    take("best of 4,096: linear probe", default, search(default, n))
-    take("PPO: linear probe", default, train_policy(default, banks[0], root))
+    default = Proxy("linear probe, ridge 1, 32 components", [LinearProbeEvaluator(banks[0], n_components=32, ridge=1.0)])
+    take(f"best of 4,096: {default.name}", default, search(default, n))
+    take(f"PPO: {default.name}", default, train_policy(default, banks[0], root))
     model = datamodel
     for i in range(ROUNDS):  # two time scales: learn on the proxy, correct it by retraining what was found
         proxy = Proxy("datamodel", [model])
@@ -288,7 +288,7 @@ def optimised_half(
         if i == 0:
             take("best of 4,096: datamodel", proxy, search(proxy, n))
         policy = train_policy(proxy, banks[0], root)
-        suffix = f", corrected {i} times" if i else ""
+        suffix = f", corrected {i}×" if i else ""
         take(f"climbed: datamodel{suffix}", proxy, mask)
         take(f"PPO: datamodel{suffix}", proxy, policy)
         both = np.stack([mask, policy])

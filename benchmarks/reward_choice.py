@@ -41,7 +41,9 @@ def fold_of(bank: FeatureBank, fold: int) -> tuple[FeatureBank, Split]:
     """The bank with one half of its validation split, and the other half."""
     order = np.random.default_rng(0).permutation(len(bank.valid))
     order = order[np.argsort(bank.valid.labels[order], kind="stable")]
-    return replace(bank, valid=part(bank.valid, np.sort(order[fold::2]))), part(bank.valid, np.sort(order[1 - fold :: 2]))
+    # what was retrained was scored on the whole split: both halves' rewards come from the linear probe
+    half = replace(bank, valid=part(bank.valid, np.sort(order[fold::2])), retrainings=None)
+    return half, part(bank.valid, np.sort(order[1 - fold :: 2]))
 
 
 def judge(bank_name: str, name: str, fold: int, file: Path, threads: int, arguments: list[str]) -> None:

@@ -130,7 +130,7 @@ def test_first_ratio_is_one(toy: FeatureBank) -> None:
 def test_ppo_finds_the_sound_candidates() -> None:
     """Known truth: half of the pool has the wrong label, and the policy must learn which from rewards alone."""
     bank = toy_bank(candidates_per_class=64, noise=0.6)
-    env = SelectionVecEnv(bank, n_envs=16)
+    env = SelectionVecEnv(bank, n_envs=16, evaluator="linear_probe", evaluator_kwargs={"ridge": 1.0})
     env.seed(0)
     model = PPO(
         TransformerPolicy,

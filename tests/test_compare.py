@@ -36,7 +36,7 @@ def test_figures_are_the_classifiers_on_the_test_split(toy: FeatureBank) -> None
         assert outcome.gap == pytest.approx(valid.accuracy[0] - test.accuracy[0])
     counts = {tuple(o.selection.mask) for o in comparison.of("random")}
     assert len(counts) == 3  # another draw each round
-    assert comparison.test_figures("oracle", "accuracy").mean() > comparison.test_figures("none", "accuracy").mean()
+    assert comparison.test_figures("oracle", "log_likelihood").mean() > comparison.test_figures("random", "log_likelihood").mean()
 
 
 def test_errors(toy: FeatureBank) -> None:

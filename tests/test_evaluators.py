@@ -102,7 +102,7 @@ class TestCredit:
             assert credit[i] == pytest.approx(slope, rel=0.02, abs=2e-7)
 
     def test_adds_up_to_refits_without_each(self, toy: FeatureBank, head: str) -> None:
-        probe = LinearProbeEvaluator(toy, head=head, n_components=4, device="cpu")
+        probe = LinearProbeEvaluator(toy, head=head, n_components=4, ridge=1.0, device="cpu")
         everything = np.ones((1, 64), bool)
         without = probe.evaluate(~np.eye(64, dtype=bool), 0).log_likelihood
         lost = probe.evaluate(everything, 0).log_likelihood - without

@@ -18,6 +18,9 @@ from synthselect_env.metrics import METRICS
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
 
+RANKING = {"n_components": 32, "ridge": 1.0}
+"""The probe that ranks candidates. Fixed, and not the evaluator's defaults: retrainings are kept by the selections drawn with it."""
+
 RATE, TILT, CLASS_TILT = (-3.0, 1.5), (-2.0, 6.0), 0.5
 """Ranges of a design selection's log-odds: overall, by rank, and standard deviation by class. See :func:`draw_design`."""
 
@@ -30,6 +33,11 @@ class DatamodelEvaluator(Evaluator):
     log-probability of their own label under a linear probe on the real pictures; a training set is described by the shares that
     candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real ones, and by the
     logarithm of its size. Each metric is a ridge regression on these, with the penalty chosen by leave-one-out error.
+
+    Measured (benchmarks/probe_fidelity.py, planted flaws, ResNet18): Spearman .957 with the retrained test log-likelihood of 48 random
+    selections, fitted to 48 others; the best linear probe .83, the default one .21. A policy trained by PPO on it gained 1.5 ± .5 points
+    of test accuracy, .1 ± .3 on a probe; every sound candidate and no other gains 3.0 ± 1.1. What it promises before it is corrected is
+    more than is kept: a log-likelihood of +.136 against +.095 on the validation split and +.058 on the test split.
 
     An optimiser finds selections that no retraining was like. Retrain those, too, and fit again: learn on the datamodel, correct it,
     learn again.
@@ -149,7 +157,7 @@ def with_retrainings(
 
 def candidate_ranks(bank: FeatureBank) -> np.ndarray:
     """Rank of each candidate in the pool by the log-probability of its label under a probe on the real pictures, 0 to 1.  (n,)"""
-    order = np.argsort(LinearProbeEvaluator(bank, device="cpu").own_log_probability(bank.candidates), kind="stable")
+    order = np.argsort(LinearProbeEvaluator(bank, **RANKING, device="cpu").own_log_probability(bank.candidates), kind="stable")
     ranks = np.empty(len(order))
     ranks[order] = np.linspace(0, 1, len(order))
     return ranks
