@@ -56,6 +56,7 @@ if __name__ == "__main__":
     parser.add_argument("--bank", default="pcam")
     parser.add_argument("--seeds", type=int, default=3, help="at least two")
     parser.add_argument("--classifiers", nargs="+", default=["linear_probe", "resnet34"])
+    parser.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=SELECTORS)
     parser.add_argument("--workers", type=int, default=2, help="processes that judge; they share the cores")
     args = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.workers)
@@ -72,12 +73,12 @@ if __name__ == "__main__":
         print(f"seed {seed}: {cost['seconds']:.0f} s, at most {cost['megabytes']:,.0f} MB", flush=True)
 
     for classifier in args.classifiers:
-        rows: dict[str, list[dict[str, str]]] = {name: [] for name in SELECTORS}
+        rows: dict[str, list[dict[str, str]]] = {name: [] for name in args.selectors}
         with ProcessPoolExecutor(args.workers) as pool:
-            missing = [(n, s) for s, run in enumerate(runs) for n in SELECTORS if not (run / f"judged-{classifier}-{n}.csv").exists()]
+            missing = [(n, s) for s, run in enumerate(runs) for n in args.selectors if not (run / f"judged-{classifier}-{n}.csv").exists()]
             for task in [pool.submit(judge, args.bank, n, classifier, s, runs[s], threads) for n, s in missing]:
                 task.result()
-        for name in SELECTORS:
+        for name in args.selectors:
             for run in runs:
                 rows[name] += csv.DictReader((run / f"judged-{classifier}-{name}.csv").read_text().splitlines())
         print(f"\nTest split by {classifier}, {args.seeds} seeds, mean ± std")
