@@ -352,7 +352,7 @@ if __name__ == "__main__":
         retrain = CachedEvaluator(parallel, "runs/retrained", batch_size=args.workers)
         valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)
         design = draw_design(banks[0], args.design, seed=0)
-        datamodel = DatamodelEvaluator(with_retrainings(banks[0], retrain, design))
+        datamodel = DatamodelEvaluator(with_retrainings(replace(banks[0], retrainings=None), retrain, design))
         left_out = correlation(datamodel.leave_one_out(), datamodel.figures.log_likelihood)
         print(
             f"datamodel: {args.design} retrainings, Spearman of its leave-one-out predictions with their validation {left_out[0]:.3f}",

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import synthselect_env
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv, load_bank
 from synthselect_env.env import OBSERVATION_LIMIT, observations
-from synthselect_env.evaluators import Evaluations, Evaluator
+from synthselect_env.evaluators import DatamodelEvaluator, Evaluations, Evaluator, LinearProbeEvaluator
 from synthselect_env.metrics import METRICS
 from synthselect_env.registration import ENV_IDS
 from synthselect_env.rewards import REWARDS
@@ -68,6 +68,15 @@ def test_pcam_is_eight_batches_of_512() -> None:
     assert env.observation_space.shape == (512, 512) and env.observation_space.dtype == np.float32
     assert np.isfinite(env.observation_space.low).all() and np.isfinite(env.observation_space.high).all()
     assert env.action_space == gym.spaces.MultiBinary(512)
+
+
+def test_rewards_come_from_retrainings_where_the_bank_has_some(toy: FeatureBank) -> None:
+    env = gym.make("SynthSelect-PCam-v0").unwrapped
+    assert isinstance(env.evaluator, DatamodelEvaluator) and len(env.bank.retrainings.selections) >= 48
+    truth, predicted = env.evaluator.figures.log_likelihood, env.evaluator.leave_one_out()
+    assert np.corrcoef(truth, predicted)[0, 1] > 0.8
+    assert isinstance(SyntheticSelectionEnv(toy).evaluator, LinearProbeEvaluator)
+    assert isinstance(gym.make("SynthSelect-PCam-v0", evaluator="linear_probe").unwrapped.evaluator, LinearProbeEvaluator)
 
 
 def test_selection_accumulates_where_the_action_says() -> None:
