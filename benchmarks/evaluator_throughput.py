@@ -74,7 +74,7 @@ def enlarged(bank: FeatureBank, n: int, directory: Path) -> FeatureBank:
     for start in range(0, n, len(own)):
         part = features[start : start + len(own)]
         part[:] = own.features[: len(part)] + 0.1 * scale * rng.standard_normal(part.shape, np.float32)
-    return replace(bank, candidates=Split(features, np.resize(own.labels, n)))
+    return replace(bank, candidates=Split(features, np.resize(own.labels, n)), retrainings=None)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -349,7 +349,7 @@ if __name__ == "__main__":
         bank = resolve_bank(args.bank)
         root, banks, masks = root / f"bank-{Path(args.bank).stem}", [bank], draw_design(bank, args.random, seed=1)
     with ParallelEvaluator(RetrainEvaluator(bank, config=QUICK), args.workers) as parallel:
-        retrain = CachedEvaluator(parallel, "runs/retrained", batch_size=args.workers)
+        retrain = CachedEvaluator(parallel, "runs/retrained")
         valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)
         design = draw_design(banks[0], args.design, seed=0)
         datamodel = DatamodelEvaluator(with_retrainings(replace(banks[0], retrainings=None), retrain, design))

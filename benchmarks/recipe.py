@@ -70,7 +70,7 @@ if __name__ == "__main__":
         bank = FeatureBank(**splits, classes=classes, source="recipe")
         masks = np.stack([np.isin(rest, chosen) for chosen in sets])
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
-            cached = CachedEvaluator(parallel, "runs/retrained", batch_size=args.workers)
+            cached = CachedEvaluator(parallel, "runs/retrained")
             for split, evaluations in zip(("valid", "test"), cached.evaluate_on(masks, seed, bank.valid, bank.test)):
                 for metric in ("accuracy", "auc", "log_likelihood"):
                     figures.setdefault(f"{split} {metric}", []).append(getattr(evaluations, metric))

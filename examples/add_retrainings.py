@@ -1,7 +1,7 @@
 """Retrain a network on a few dozen selections of a bank, so that rewards can come from what retraining said.
 
 python examples/add_retrainings.py --bank mine.h5                  # into the same file; 48 retrainings of a ResNet18 at 32 px
-python examples/add_retrainings.py --bank pcam --out pcam.h5 --architecture resnet34 --size 48 48 --batch-size 64
+python examples/add_retrainings.py --bank pcam --out pcam.h5 --fresh --architecture resnet34 --size 48 48 --batch-size 64
 
 An environment of a bank that has retrainings is rewarded by a datamodel that is fitted to them. Finished retrainings are kept in
 runs/retrained, so that an interrupted run goes on where it stopped.
@@ -26,6 +26,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     parser.add_argument("--bank", required=True, help="a file, or an embedded bank")
     parser.add_argument("--out", type=Path, help="default: the bank's own file")
     parser.add_argument("--n", type=int, default=48, help="retrainings to add")
+    parser.add_argument("--fresh", action="store_true", help="drop the retrainings that the bank has, e.g. for another recipe")
     parser.add_argument("--seed", type=int, default=0, help="of the selections and all retrainings")
     parser.add_argument("--architecture", default=QUICK.architecture)
     parser.add_argument("--size", type=int, nargs=2, default=QUICK.size, metavar=("HEIGHT", "WIDTH"))
@@ -41,12 +42,14 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
         parser.error("an embedded bank is not written to: give --out")
 
     bank = resolve_bank(args.bank)
+    if args.fresh:
+        bank = replace(bank, retrainings=None)
     recipe = ("architecture", "size", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
     config = replace(QUICK, **{name: getattr(args, name) for name in recipe})
     with ExitStack() as stack:
         evaluator = RetrainEvaluator(bank, config=config, device=args.device)
         parallel = stack.enter_context(ParallelEvaluator(evaluator, args.workers))
-        retrain = CachedEvaluator(parallel, "runs/retrained", batch_size=args.workers)
+        retrain = CachedEvaluator(parallel, "runs/retrained")
         report = None
         if importlib.util.find_spec("tqdm"):
             from tqdm import tqdm

@@ -15,6 +15,7 @@ import numpy as np
 
 from synthselect_env.data import EncodedImages
 from synthselect_env.files import atomic_write
+from synthselect_env.metrics import METRICS
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test", "candidates")
@@ -70,13 +71,13 @@ class Retrainings:
     :param selections: bool (m, n)
     :param figures: metric to (m, e), the last e epochs
     :param recipe: JSON-able facts: how the network was trained, with which seed
-    :param valid: digest of the validation pictures that were scored, see :attr:`Split.pictures_digest`
+    :param pictures: the :attr:`FeatureBank.pictures_digest` of what was trained and scored on
     """
 
     selections: np.ndarray
     figures: dict[str, np.ndarray]
     recipe: dict[str, Any]
-    valid: str
+    pictures: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,12 @@ class FeatureBank:
 
         if self.retrainings is not None:
             _check_retrainings(self.retrainings, len(self.candidates), f"{self.source}: retrainings")
+
+    @cached_property
+    def pictures_digest(self) -> str:
+        """A name for what a retraining depends on: pictures and labels of train, valid and candidates, in their order."""
+        splits = (self.train, self.valid, self.candidates)
+        return hashlib.sha256(" ".join(split.pictures_digest for split in splits).encode()).hexdigest()
 
     @property
     def n_features(self) -> int:
@@ -218,7 +225,7 @@ class FeatureBank:
                 group.create_dataset("selections", data=np.packbits(self.retrainings.selections, axis=1), compression="gzip")
                 for metric, values in self.retrainings.figures.items():
                     group.create_dataset(f"figures/{metric}", data=values)
-                group.attrs["recipe"], group.attrs["valid"] = json.dumps(self.retrainings.recipe), self.retrainings.valid
+                group.attrs["recipe"], group.attrs["pictures"] = json.dumps(self.retrainings.recipe), self.retrainings.pictures
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureBank:
@@ -256,7 +263,9 @@ class FeatureBank:
                 raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
             return cls(
                 **splits,
-                retrainings=_read_retrainings(file["retrainings"], len(splits["candidates"])) if "retrainings" in file else None,
+                retrainings=_read_retrainings(file["retrainings"], len(splits["candidates"]), f"{path}: retrainings")
+                if "retrainings" in file
+                else None,
                 classes=[c.decode() if isinstance(c, bytes) else str(c) for c in file.attrs["classes"]],
                 extractor=str(file.attrs.get("extractor", "")),
                 provenance=provenance,
@@ -299,19 +308,26 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
     return replace(split, features=features, labels=labels.astype(np.int64, copy=False), ids=ids, groups=groups, flaw=flaw)
 
 
-def _read_retrainings(group: h5py.Group, n: int) -> Retrainings:
-    figures = {metric: values[()] for metric, values in group["figures"].items()}
-    selections = np.unpackbits(group["selections"][()], axis=1, count=n).astype(bool)
-    return Retrainings(selections, figures, json.loads(group.attrs["recipe"]), str(group.attrs["valid"]))
+def _read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
+    try:
+        packed, figures = group["selections"][()], {metric: values[()] for metric, values in group["figures"].items()}
+        recipe, pictures = json.loads(group.attrs["recipe"]), str(group.attrs["pictures"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{where} is not as FeatureBank.save writes it ({error}); retrain again, or delete the group") from error
+    if packed.ndim != 2 or packed.shape[1] != (n + 7) // 8:
+        raise ValueError(f"{where}/selections is {packed.shape}, not of {n} candidates; retrain again, or delete the group")
+    return Retrainings(np.unpackbits(packed, axis=1, count=n).astype(bool), figures, recipe, pictures)
 
 
 def _check_retrainings(retrainings: Retrainings, n: int, where: str) -> None:
     m = len(retrainings.selections)
     if retrainings.selections.shape != (m, n) or retrainings.selections.dtype != bool:
         raise ValueError(f"{where}/selections is {retrainings.selections.dtype} {retrainings.selections.shape}, expected bool (m, {n})")
+    if missing := [metric for metric in METRICS if metric not in retrainings.figures]:
+        raise ValueError(f"{where}/figures lacks {', '.join(missing)}; a retraining has all metrics")
     wrong = [f"{metric} {values.shape}" for metric, values in retrainings.figures.items() if values.ndim != 2 or len(values) != m]
-    if wrong or not retrainings.figures:
-        raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong) or 'none'}")
+    if wrong:
+        raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong)}")
 
 
 def _write_split(group: h5py.Group, split: Split, half: bool | None) -> None:

@@ -97,7 +97,7 @@ class SelectionEpisodes:
             begins afresh with it. None goes on with both.
         """
         if seed is not None:
-            if seed != self.seed:
+            if seed != self.seed or self._reward.rotation != "none":
                 self._none.clear()
             self.seed, self._tracker = seed, None
             self._views = ValidationViews(self._reward, self.bank.valid, seed)

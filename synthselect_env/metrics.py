@@ -29,7 +29,7 @@ def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor
     specificity = true_negatives / (n - positives)
 
     def over_classes(values: torch.Tensor) -> torch.Tensor:  # (k, c) -> (k,)
-        return values[:, 1] if c == 2 else values.nanmean(1)
+        return values[:, 1] if c == 2 else values.masked_fill(positives == 0, torch.nan).nanmean(1)
 
     scored = (1,) if c == 2 else range(c)
     own = log_p[:, labels, torch.arange(n, device=labels.device)]

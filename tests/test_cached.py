@@ -63,6 +63,15 @@ def test_answers_are_the_evaluators_and_asked_for_once(toy: FeatureBank, tmp_pat
     assert cached.misses == 5, "another seed is another question"
 
 
+def test_a_copy_of_the_validation_split_is_the_validation_split(toy: FeatureBank, tmp_path: Path) -> None:
+    """Keys name content: what is remembered must not depend on which of two equal objects was asked about."""
+    cached = CachedEvaluator(RetrainEvaluator(toy, config=CONFIG, device="cpu"), tmp_path)
+    copy = replace(toy.valid)
+    first = cached.evaluate_on(masks(toy, 1), 0, copy)[0]
+    assert cached.evaluate(masks(toy, 1), 0).epochs["auc"].tolist() == first.epochs["auc"].tolist() and cached.hits == 1
+    assert first.epochs["auc"].shape == (1, 2)
+
+
 def test_everything_that_changes_the_answer_changes_the_key(toy: FeatureBank) -> None:
     dark = replace(toy, train=replace(toy.train, images=toy.train.images // 2))
     network = build_network(CONFIG, 2, seed=0)

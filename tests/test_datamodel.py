@@ -4,6 +4,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -12,7 +13,7 @@ from sklearn.linear_model import Ridge
 from agents.compare import compare
 from synthselect_env import FeatureBank, Split, SyntheticSelectionEnv
 from synthselect_env.embedded import toy_bank
-from synthselect_env.evaluators import DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
+from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
 from synthselect_env.evaluators import datamodel as room
 from synthselect_env.metrics import METRICS
 
@@ -109,6 +110,18 @@ def test_retrainings_are_kept_with_the_bank(datamodel: DatamodelEvaluator, tmp_p
     masks = room.draw_design(datamodel.bank, 5, seed=3)
     assert (DatamodelEvaluator(loaded).evaluate(masks, 0).accuracy == datamodel.evaluate(masks, 0).accuracy).all()
     assert len(with_retrainings(loaded, Pretended(loaded), masks).retrainings.selections) == 45
+    more = with_retrainings(loaded, Pretended(loaded), 5).retrainings.selections  # the draw goes on, nothing comes twice
+    assert len(np.unique(more, axis=0)) == 45 and (more[:40] == datamodel.selections).all()
+    for spoil in ("recipe", "selections"):
+        with h5py.File(tmp_path / "bank.h5", "a") as file:
+            if spoil == "recipe":
+                kept = file["retrainings"].attrs.pop("recipe")
+            else:
+                file["retrainings"].attrs["recipe"] = kept
+                del file["retrainings/selections"]
+                file["retrainings/selections"] = np.zeros((40, 3), np.uint8)
+        with pytest.raises(ValueError, match="retrain again, or delete the group"):
+            FeatureBank.load(tmp_path / "bank.h5")
 
 
 def test_plays_in_the_environment(datamodel: DatamodelEvaluator) -> None:
@@ -131,12 +144,21 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         DatamodelEvaluator(bank)
     with pytest.raises(ValueError, match="4 retrainings, a datamodel with 5 knots needs at least 8"):
         DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 4))
-    with pytest.raises(ValueError, match="scored on other validation pictures"):
+    with pytest.raises(ValueError, match="are of other pictures or labels than the bank's"):
         DatamodelEvaluator(replace(datamodel.bank, valid=bank.test))
+    with pytest.raises(ValueError, match="of other pictures or labels; drop them"):
+        swapped = replace(datamodel.bank, valid=bank.test)
+        with_retrainings(swapped, Pretended(swapped), 4)
+    with pytest.raises(ValueError, match="make one for it"):
+        with_retrainings(bank, Pretended(toy_bank()), 4)
     with pytest.raises(ValueError, match="by another recipe or seed"):
         with_retrainings(datamodel.bank, Pretended(bank), 4, seed=1)
     held = datamodel.bank.retrainings
     with pytest.raises(ValueError, match=r"retrainings/selections is bool \(40, 9\), expected bool \(m, 400\)"):
         replace(bank, retrainings=replace(held, selections=held.selections[:, :9]))
     with pytest.raises(ValueError, match="retrainings/figures must be arrays"):
-        replace(bank, retrainings=replace(held, figures={"auc": np.zeros((3, 1))}))
+        replace(bank, retrainings=replace(held, figures=dict.fromkeys(METRICS, np.zeros((3, 1)))))
+    with pytest.raises(ValueError, match="retrainings/figures lacks accuracy"):
+        replace(bank, retrainings=replace(held, figures={"auc": np.zeros((40, 1))}))
+    with pytest.raises(ValueError, match="cannot score parts"):
+        SyntheticSelectionEnv(bank, evaluator=CachedEvaluator(datamodel, "unused"), reward={"rotation": "folds"})

@@ -195,6 +195,22 @@ class TestContract:
         assert torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
 
 
+def test_fewer_pictures_than_components(toy: FeatureBank) -> None:
+    """Centred, four pictures span three axes; what an arbitrary fourth one says of candidates is noise."""
+    rows = np.array([0, 1, 12, 13])
+    wide = {name: np.pad(getattr(toy, name).features, ((0, 0), (0, 40))) for name in ("train", "valid", "test", "candidates")}
+    rng = np.random.default_rng(0)
+    wide = {name: features + rng.normal(0, 0.1, features.shape).astype(np.float32) for name, features in wide.items()}
+    few = replace(toy, **{name: replace(getattr(toy, name), features=features) for name, features in wide.items()})
+    few = replace(few, train=Split(few.train.features[rows], few.train.labels[rows]))
+    assert LinearProbeEvaluator(few).n_components == 3
+
+
+def test_masks_in_any_memory_layout(toy: FeatureBank) -> None:
+    m, probe = selections(toy, 3), LinearProbeEvaluator(toy, device="cpu")
+    assert probe.evaluate(m[::-1], 0).brier == pytest.approx(probe.evaluate(m, 0).brier[::-1], abs=1e-12)
+
+
 def test_probe_knows_good_candidates_from_bad(toy: FeatureBank) -> None:
     sound = toy.candidates.flaw == 0
     figures = LinearProbeEvaluator(toy).evaluate(np.stack([np.zeros_like(sound), sound, ~sound]), 0)

@@ -58,6 +58,8 @@ class Evaluator(ABC):
 
     looks_at = "features"
     """"features" or "pictures" of the bank: the ones that its figures depend on."""
+    batch_size = 1
+    """Selections that it works on side by side, where each takes long."""
     can_score_any_split = True
     """Whether it trains a classifier, which can be scored on other pictures than the validation split's."""
 
@@ -93,7 +95,7 @@ class Evaluator(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that changes the answers: bank, settings, kind of device, versions.
+        """A digest of everything that changes the answers: bank, settings, versions.
 
         The number of threads is left out. It changes the rounding, and thereby a retraining as another seed would.
         """
@@ -110,9 +112,13 @@ class Evaluator(ABC):
         """A digest of what the figures depend on in a split."""
         return split.features_digest if self.looks_at == "features" else split.pictures_digest
 
+    def is_valid(self, split: Split) -> bool:
+        """Whether a split is the bank's validation split, or a copy of it."""
+        return split is self.bank.valid or self.digest_of(split) == self.digest_of(self.bank.valid)
+
     def checked(self, selections: np.ndarray) -> np.ndarray:
         """The selections, or a ValueError that says what is wrong with them."""
-        selections = np.asarray(selections)
+        selections = np.ascontiguousarray(selections)
         n = len(self.bank.candidates)
         if selections.dtype != bool or selections.ndim != 2 or selections.shape[1] != n or not len(selections):
             raise ValueError(

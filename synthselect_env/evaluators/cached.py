@@ -25,14 +25,15 @@ class CachedEvaluator(Evaluator):
     :param evaluator: what scores the selections that are not known yet
     :param directory: where the answers lie
     :param batch_size: how many unknown selections the evaluator gets at a time; what it has scored is kept if the next are
-        interrupted
+        interrupted. None for as many as a :class:`ParallelEvaluator` has workers, and 1 for another evaluator
     """
 
-    def __init__(self, evaluator: Evaluator, directory: str | Path, batch_size: int = 1) -> None:
+    def __init__(self, evaluator: Evaluator, directory: str | Path, batch_size: int | None = None) -> None:
         super().__init__(evaluator.bank)
-        if batch_size < 1:
+        self.evaluator, self.batch_size = evaluator, evaluator.batch_size if batch_size is None else batch_size
+        if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.evaluator, self.batch_size = evaluator, batch_size
+        self.can_score_any_split = evaluator.can_score_any_split
         self.directory = Path(directory) / evaluator.fingerprint[:16]
         self.hits = self.misses = 0
 
@@ -88,5 +89,5 @@ def _read(row: tuple[Path, ...]) -> list[dict[str, list[float]]] | None:
     """What is known of a selection, on all the splits or not at all."""
     try:
         return [json.loads(file.read_text()) for file in row]
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):  # the second after a power cut: renamed, but never on the disk
         return None

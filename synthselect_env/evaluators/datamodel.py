@@ -18,7 +18,7 @@ from synthselect_env.metrics import METRICS
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
 
-RANKING = {"n_components": 32, "ridge": 1.0}
+RANKING_COMPONENTS, RANKING_RIDGE = 32, 1.0
 """The probe that ranks candidates. Fixed, and not the evaluator's defaults: retrainings are kept by the selections drawn with it."""
 
 RATE, TILT, CLASS_TILT = (-3.0, 1.5), (-2.0, 6.0), 0.5
@@ -32,7 +32,7 @@ class DatamodelEvaluator(Evaluator):
     picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by the
     log-probability of their own label under a linear probe on the real pictures; a training set is described by the shares that
     candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real ones, and by the
-    logarithm of its size. Each metric is a ridge regression on these, with the penalty chosen by leave-one-out error.
+    logarithm of its size. Each metric of the last epoch is a ridge regression on these, with the penalty chosen by leave-one-out error.
 
     Measured (benchmarks/probe_fidelity.py, planted flaws, ResNet18): Spearman .957 with the retrained test log-likelihood of 48 random
     selections, fitted to 48 others; the best linear probe .83, the default one .21. A policy trained by PPO on it gained 1.5 ± .5 points
@@ -62,8 +62,8 @@ class DatamodelEvaluator(Evaluator):
             raise ValueError(
                 f"{bank.source}: {len(self.selections)} retrainings, a datamodel with {n_knots} knots needs at least {n_knots + 3}"
             )
-        if bank.retrainings.valid != bank.valid.pictures_digest:
-            raise ValueError(f"{bank.source}: the retrainings were scored on other validation pictures; retrain with these")
+        if bank.retrainings.pictures != bank.pictures_digest:
+            raise ValueError(f"{bank.source}: the retrainings are of other pictures or labels than the bank's; retrain with these")
         self.figures = Evaluations.from_epochs(bank.retrainings.figures)
         ranks = candidate_ranks(bank)
         self._hats = np.maximum(0, 1 - np.abs(ranks[:, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, n_knots)
@@ -88,7 +88,7 @@ class DatamodelEvaluator(Evaluator):
 
         :raises ValueError: for another split than the bank's validation split, on which nothing was retrained
         """
-        if any(split is not self.bank.valid for split in splits):
+        if not all(self.is_valid(split) for split in splits):
             raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
         described = self._describe(self.checked(selections).astype(float))
         predicted = {m: (b + described @ w)[:, None] for m, (w, b, _) in self._fits.items()}
@@ -134,30 +134,43 @@ def with_retrainings(
     :param bank: the bank
     :param retrain: does the retrainings, best a :class:`CachedEvaluator` of a :class:`RetrainEvaluator`
     :param selections: what to retrain on, bool (k, n), or how many selections to draw for the purpose (:func:`draw_design`)
-    :param seed: of the draw, and of all retrainings (common random numbers)
+    :param seed: of the draw, which goes on where the bank's own stops, and of all retrainings (common random numbers)
     :param on_retraining: called with the number of retrainings done
-    :raises ValueError: when the bank's own retrainings are of another recipe, seed, or validation split
+    :raises ValueError: when the bank's own retrainings are of another recipe, seed, or other pictures, or ``retrain`` is another bank's
     """
+    if retrain.bank.pictures_digest != bank.pictures_digest:
+        raise ValueError(f"the evaluator retrains on the pictures of {retrain.bank.source}, not on those of {bank.source}; make one for it")
     if isinstance(selections, int):
-        selections = draw_design(bank, selections, seed)
+        held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
+        selections = draw_design(bank, held + selections, seed)[held:]
     recipe = json.loads(json.dumps({"seed": seed, **retrain.settings()}))
     before = bank.retrainings
     if before is not None and _comparable(before.recipe) != _comparable(recipe):
-        raise ValueError(f"{bank.source}: its retrainings are by another recipe or seed, {before.recipe}; go on with that, or drop them")
+        raise ValueError(
+            f"{bank.source}: its retrainings are by another recipe or seed, {before.recipe}; go on with that, or drop them: "
+            "dataclasses.replace(bank, retrainings=None)"
+        )
+    if before is not None and before.pictures != bank.pictures_digest:
+        raise ValueError(
+            f"{bank.source}: its retrainings are of other pictures or labels; drop them: dataclasses.replace(bank, retrainings=None)"
+        )
     parts = [] if before is None else [Evaluations.from_epochs(before.figures)]
-    step = getattr(retrain, "batch_size", 1)  # as many as a cached, parallel evaluator takes at once
+    step = retrain.batch_size
     for start in range(0, len(selections), step):
         parts.append(retrain.evaluate(selections[start : start + step], seed))
         if on_retraining:
             on_retraining(min(start + step, len(selections)))
     both = selections if before is None else np.concatenate([before.selections, selections])
     figures = Evaluations.concatenate(parts).epochs
-    return replace(bank, retrainings=Retrainings(both, figures, recipe, bank.valid.pictures_digest))
+    return replace(bank, retrainings=Retrainings(both, figures, recipe, bank.pictures_digest))
 
 
 def candidate_ranks(bank: FeatureBank) -> np.ndarray:
     """Rank of each candidate in the pool by the log-probability of its label under a probe on the real pictures, 0 to 1.  (n,)"""
-    order = np.argsort(LinearProbeEvaluator(bank, **RANKING, device="cpu").own_log_probability(bank.candidates), kind="stable")
+    order = np.argsort(
+        LinearProbeEvaluator(bank, n_components=RANKING_COMPONENTS, ridge=RANKING_RIDGE, device="cpu").own_log_probability(bank.candidates),
+        kind="stable",
+    )
     ranks = np.empty(len(order))
     ranks[order] = np.linspace(0, 1, len(order))
     return ranks

@@ -126,10 +126,11 @@ class RidgeHead(Head):
         changed = masks.any(0).nonzero()[:, 0]
         before = None
         sums = self._real_sums.repeat(len(masks), 1)
-        if self._last is not None and len(self._last[0]) == len(masks):
-            since = (masks ^ self._last[0]).any(0).nonzero()[:, 0]
+        last = self._last
+        if last is not None and len(last[0]) == len(masks):
+            since = (masks ^ last[0]).any(0).nonzero()[:, 0]
             if len(since) < len(changed):
-                changed, (before, sums) = since, (self._last[0], self._last[1].clone())
+                changed, before, sums = since, last[0], last[1].clone()
         for part in changed.split(CHUNK):
             # all of a pool that has a table: no copies of it
             change = (masks if len(part) == masks.shape[1] else masks[:, part]).to(torch.float64)

@@ -42,11 +42,13 @@ class LinearProbeEvaluator(Evaluator):
             raise ValueError(f"unknown head {head!r}; one of {', '.join(HEADS)}")
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")
-        self.n_components, self.ridge, self.device = min(n_components, bank.n_features, len(bank.train)), ridge, pick_device(device)
+        self.n_components, self.ridge, self.device = min(n_components, bank.n_features), ridge, pick_device(device)
         self.head = head
         real = torch.from_numpy(bank.train.features).to(self.device, torch.float64)
         self._mean = real.mean(0)
         _, singular, axes = torch.linalg.svd(real - self._mean, full_matrices=False)
+        rank = int((singular > 1e-7 * singular[0]).sum())  # fewer pictures than components: the other axes are arbitrary
+        self.n_components = min(self.n_components, max(rank, 1))
         scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()
         if scale < 1e-9:
             raise ValueError(f"{bank.source}: train/features are all the same; the extractor saw nothing, extract them again")
@@ -101,10 +103,10 @@ class LinearProbeEvaluator(Evaluator):
         return evaluations
 
     def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
-        """Derivative of the log-likelihood by each candidate's weight in the training set, exact.
+        """Derivative of the log-likelihood by each candidate's weight in the training set.
 
-        Of a kept candidate, what its removal costs, to first order; of another one, what its addition gains. The temperature
-        needs no share of it where it is fitted to the same pictures: the likelihood is stationary in it.
+        Of a kept candidate, what its removal costs, to first order; of another one, what its addition gains. Exact on the validation
+        split, whose likelihood is stationary in the temperature that is fitted to it; on other pictures, at that temperature.
 
         :param selections: bool (k, n), a row a selection
         :param seed: changes nothing
@@ -114,7 +116,7 @@ class LinearProbeEvaluator(Evaluator):
         masks = torch.from_numpy(self.checked(selections)).to(self.device)
         weights = self._head.fit(masks)
         temperature = self._fit_temperature(weights)[:, None, None]
-        x, labels = self._scored(split or self.bank.valid)
+        x, labels = self._scored(self.bank.valid if split is None else split)
         surprise = torch.nn.functional.one_hot(labels, weights.shape[2]).T - (temperature * (weights.mT @ x)).softmax(1)  # (k, c, v)
         gradient = temperature * (x @ surprise.mT) / len(labels)
         return self._head.credit(masks, weights, gradient).cpu().numpy()

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import torch
 
-from synthselect_env.bank import Split
+from synthselect_env.bank import SPLITS, Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 
 _evaluator: Evaluator  # a worker process's own
@@ -51,6 +52,7 @@ class ParallelEvaluator(Evaluator):
         super().__init__(evaluator.bank)
         cores = os.cpu_count() or 1
         self.evaluator, self.workers = evaluator, workers or cores
+        self.batch_size, self.can_score_any_split = self.workers, evaluator.can_score_any_split
         self.threads = threads or max(1, cores // self.workers)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -90,6 +92,13 @@ class ParallelEvaluator(Evaluator):
                 self.workers, multiprocessing.get_context("spawn"), _prepare, (self.evaluator, self.threads)
             )  # spawn: a forked torch may hang
         # a split of the bank travels by name: the worker has it, and its evaluator knows it by identity
-        names = [next((n for n in ("train", "valid", "candidates") if getattr(self.bank, n) is split), split) for split in splits]
-        parts = list(self._pool.map(_work, selections[:, None], [seed] * len(selections), [names] * len(selections)))
+        names = [next((n for n in SPLITS if getattr(self.bank, n) is split), split) for split in splits]
+        try:
+            parts = list(self._pool.map(_work, selections[:, None], [seed] * len(selections), [names] * len(selections)))
+        except BrokenProcessPool as error:
+            self.close()
+            raise RuntimeError(
+                f"one of {self.workers} workers ended abruptly: too little memory for all (take fewer workers), or the main script "
+                'does its work outside `if __name__ == "__main__":`'
+            ) from error
         return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]

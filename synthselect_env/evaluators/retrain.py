@@ -100,7 +100,7 @@ class RetrainEvaluator(Evaluator):
             self._training = self._pixels(bank.train, bank.candidates), self._pixels(bank.valid)
         images, valid = self._training
         labels = np.concatenate([bank.train.labels, bank.candidates.labels])
-        scored = [valid if split is bank.valid else self._pixels(split) for split in splits]
+        scored = [None if self.is_valid(split) else self._pixels(split) for split in splits]
         histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
         for done, mask in enumerate(selections):
             classifier = train_classifier(
@@ -110,5 +110,5 @@ class RetrainEvaluator(Evaluator):
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
             for history, split, pixels in zip(histories, splits, scored):
-                history.append(classifier.history if split is bank.valid else classifier.score(pixels, split.labels))
+                history.append(classifier.history if pixels is None else classifier.score(pixels, split.labels))
         return [Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]) for m in METRICS}) for history in histories]
