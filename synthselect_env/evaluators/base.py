@@ -125,3 +125,28 @@ class Evaluator(ABC):
                 f"selections must be bool (k, {n}), k at least 1, one column a candidate of {self.bank.source}; got {selections.dtype} {selections.shape}"
             )
         return selections
+
+
+class EvaluatorWrapper(Evaluator):
+    """An evaluator that gets its figures from another one, and changes how but not what is answered.
+
+    :param evaluator: the other one
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        super().__init__(evaluator.bank)
+        self.evaluator = evaluator
+        self.batch_size, self.can_score_any_split = evaluator.batch_size, evaluator.can_score_any_split
+
+    def settings(self) -> dict[str, object]:
+        """Those of the evaluator."""
+        return self.evaluator.settings()
+
+    @property
+    def fingerprint(self) -> str:
+        """The evaluator's."""
+        return self.evaluator.fingerprint
+
+    def digest_of(self, split: Split) -> str:
+        """The evaluator's."""
+        return self.evaluator.digest_of(split)

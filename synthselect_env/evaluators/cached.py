@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from synthselect_env.bank import Split
-from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import METRICS
 
 
-class CachedEvaluator(Evaluator):
+class CachedEvaluator(EvaluatorWrapper):
     """Remembers another evaluator's figures on disk, so that no selection is scored twice with one seed.
 
     One small JSON file an answer, named by the selection's bits, the seed, the split and the evaluator's
@@ -29,29 +29,15 @@ class CachedEvaluator(Evaluator):
     """
 
     def __init__(self, evaluator: Evaluator, directory: str | Path, batch_size: int | None = None) -> None:
-        super().__init__(evaluator.bank)
-        self.evaluator, self.batch_size = evaluator, evaluator.batch_size if batch_size is None else batch_size
+        super().__init__(evaluator)
+        self.batch_size = self.batch_size if batch_size is None else batch_size
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.can_score_any_split = evaluator.can_score_any_split
         self.directory = Path(directory) / evaluator.fingerprint[:16]
         self.hits = self.misses = 0
 
     def __str__(self) -> str:
         return f"{type(self.evaluator).__name__} cached in {self.directory}: {self.hits} hits, {self.misses} misses"
-
-    def settings(self) -> dict[str, object]:
-        """Those of the evaluator: a cache changes no answer."""
-        return self.evaluator.settings()
-
-    @property
-    def fingerprint(self) -> str:
-        """The evaluator's."""
-        return self.evaluator.fingerprint
-
-    def digest_of(self, split: Split) -> str:
-        """The evaluator's."""
-        return self.evaluator.digest_of(split)
 
     def _file(self, mask: np.ndarray, seed: int, split: Split) -> Path:
         key = hashlib.sha256(f"{seed} {len(mask)} {self.digest_of(split)} ".encode() + np.packbits(mask).tobytes()).hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import SPLITS, Split
-from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
 
 _evaluator: Evaluator  # a worker process's own
 
@@ -36,7 +36,7 @@ def _work(selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[E
     return _evaluator.evaluate_on(selection, seed, *(getattr(_evaluator.bank, s) if isinstance(s, str) else s for s in splits))
 
 
-class ParallelEvaluator(Evaluator):
+class ParallelEvaluator(EvaluatorWrapper):
     """Scores selections in several processes, one selection each at a time.
 
     Two retrainings side by side with one thread each are done sooner than one after the other with two. The processes start
@@ -49,10 +49,9 @@ class ParallelEvaluator(Evaluator):
     """
 
     def __init__(self, evaluator: Evaluator, workers: int | None = None, threads: int | None = None) -> None:
-        super().__init__(evaluator.bank)
+        super().__init__(evaluator)
         cores = os.cpu_count() or 1
-        self.evaluator, self.workers = evaluator, workers or cores
-        self.batch_size, self.can_score_any_split = self.workers, evaluator.can_score_any_split
+        self.workers = self.batch_size = workers or cores
         self.threads = threads or max(1, cores // self.workers)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -70,19 +69,6 @@ class ParallelEvaluator(Evaluator):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-
-    def settings(self) -> dict[str, object]:
-        """Those of the evaluator: who does the work changes no answer."""
-        return self.evaluator.settings()
-
-    @property
-    def fingerprint(self) -> str:
-        """The evaluator's."""
-        return self.evaluator.fingerprint
-
-    def digest_of(self, split: Split) -> str:
-        """The evaluator's."""
-        return self.evaluator.digest_of(split)
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, as many at a time as there are workers."""
