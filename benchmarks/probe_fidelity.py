@@ -83,8 +83,7 @@ def seen_by(bank: FeatureBank, seed: int, fold: int | None = None) -> FeatureBan
         for n, s in ((n, getattr(bank, n)) for n in ("train", "valid", "test", "candidates"))
     }
     if fold is not None:
-        own = splits["train"]
-        splits["train"] = Split(own.features[~seen], own.labels[~seen], images=own.images[~seen])
+        splits["train"] = splits["train"].subset(~seen)
     return replace(bank, **splits)
 
 

@@ -32,18 +32,13 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
 METRICS = ("accuracy", "auc", "log_likelihood")
 
 
-def part(split: Split, positions: np.ndarray) -> Split:
-    """The pictures of a split at the given positions."""
-    return Split(split.features[positions], split.labels[positions], images=split.images[positions])
-
-
 def fold_of(bank: FeatureBank, fold: int) -> tuple[FeatureBank, Split]:
     """The bank with one half of its validation split, and the other half."""
     order = np.random.default_rng(0).permutation(len(bank.valid))
     order = order[np.argsort(bank.valid.labels[order], kind="stable")]
     # what was retrained was scored on the whole split: both halves' rewards come from the linear probe
-    half = replace(bank, valid=part(bank.valid, np.sort(order[fold::2])), retrainings=None)
-    return half, part(bank.valid, np.sort(order[1 - fold :: 2]))
+    half = replace(bank, valid=bank.valid.subset(np.sort(order[fold::2])), retrainings=None)
+    return half, bank.valid.subset(np.sort(order[1 - fold :: 2]))
 
 
 def judge(bank_name: str, name: str, fold: int, file: Path, threads: int, arguments: list[str]) -> None:
@@ -52,7 +47,7 @@ def judge(bank_name: str, name: str, fold: int, file: Path, threads: int, argume
     bank, held_out = fold_of(resolve_bank(bank_name), fold)
     if name == "half real":
         counts = np.bincount(bank.train.labels) // 2
-        bank, name = replace(bank, train=part(bank.train, draw_per_class(bank.train.labels, counts, seed=0))), "none"
+        bank, name = replace(bank, train=bank.train.subset(draw_per_class(bank.train.labels, counts, seed=0))), "none"
     if name in SELECTORS:
         selection = SELECTORS[name]().select(bank, seed=0)
     else:

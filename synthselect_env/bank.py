@@ -45,6 +45,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, index: np.ndarray) -> Split:
+        """The pictures at ``index`` (positions or a boolean mask), in that order."""
+        positions = np.flatnonzero(index) if index.dtype == bool else index
+        ids, groups = (None if names is None else tuple(names[int(i)] for i in positions) for names in (self.ids, self.groups))
+        images, flaw = (None if values is None else values[positions] for values in (self.images, self.flaw))
+        return Split(self.features[positions], self.labels[positions], ids, images, groups, flaw)  # type: ignore[arg-type]
+
     @cached_property
     def features_digest(self) -> str:
         """A name for features and labels, to key caches by."""

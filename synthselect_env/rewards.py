@@ -45,7 +45,6 @@ class Reward:
             raise ValueError(f"unknown baseline {self.baseline!r}; one of {', '.join(BASELINES)}")
         if self.window < 1 or not 0 <= self.smoothing < 1:
             raise ValueError(f"window must be at least 1 and smoothing in [0, 1), got {self.window} and {self.smoothing}")
-
         if self.rotation not in ROTATIONS:
             raise ValueError(f"unknown rotation {self.rotation!r}; one of {', '.join(ROTATIONS)}")
         if self.n_folds < 2:
@@ -75,16 +74,12 @@ class ValidationViews:
             if fewest < n:
                 raise ValueError(f"a class of the validation split has {fewest} pictures, too few for {n} folds")
             members = [self._rng.permutation(own) for own in self._members]
-            self._folds = [self._part(np.concatenate([own[i::n] for own in members])) for i in range(n)]
+            self._folds = [valid.subset(np.sort(np.concatenate([own[i::n] for own in members]))) for i in range(n)]
         self._episode = 0
-
-    def _part(self, positions: np.ndarray) -> Split:
-        positions, valid = np.sort(positions), self._valid
-        return Split(valid.features[positions], valid.labels[positions], images=None if valid.images is None else valid.images[positions])
 
     def __next__(self) -> Split:
         if not self._folds:
-            return self._part(np.concatenate([self._rng.choice(own, len(own)) for own in self._members]))
+            return self._valid.subset(np.sort(np.concatenate([self._rng.choice(own, len(own)) for own in self._members])))
         self._episode += 1
         return self._folds[(self._episode - 1) % len(self._folds)]
 

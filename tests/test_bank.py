@@ -253,3 +253,16 @@ def test_half_precision_where_it_loses_nothing(toy: FeatureBank, tmp_path: Path)
     with h5py.File(tmp_path / "again.h5") as again, h5py.File(tmp_path / "single.h5") as single:
         assert again["train/features"].dtype == np.float16 and single["train/features"].dtype == np.float32
     assert (FeatureBank.load(tmp_path / "again.h5").train.features == half.train.features).all()
+
+
+def test_subset_keeps_what_is_known_of_each_picture(toy: FeatureBank) -> None:
+    groups = tuple(f"patient-{i % 5}" for i in range(64))
+    split = replace(toy.candidates, groups=groups, images=EncodedImages.encode(toy.candidates.images))
+    mask = np.arange(64) % 3 == 0
+    for index in (mask, np.flatnonzero(mask)[::-1]):
+        part, positions = split.subset(index), np.flatnonzero(mask) if index.dtype == bool else index
+        assert (part.features == split.features[positions]).all() and (part.labels == split.labels[positions]).all()
+        assert part.ids == tuple(split.ids[i] for i in positions) and part.groups == tuple(groups[i] for i in positions)
+        assert part.images.blobs == tuple(split.images.blobs[i] for i in positions) and (part.flaw == split.flaw[positions]).all()
+    bare = Split(split.features, split.labels).subset(mask)
+    assert bare.ids is bare.groups is bare.images is bare.flaw is None and len(bare) == 22

@@ -142,21 +142,26 @@ def _own_pids(bank: FeatureBank, pids: Queue) -> None:
     parallel.evaluate(masks(bank, 1000), 0)
 
 
+def _ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody waits for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 def test_workers_end_with_a_killed_parent(toy: FeatureBank) -> None:
     context = multiprocessing.get_context("spawn")
     pids = context.Queue()
     parent = context.Process(target=_own_pids, args=(toy, pids))
     parent.start()
     (worker,) = pids.get(timeout=120)
+    assert not _ended(worker)
     parent.kill()
     parent.join()
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        if Path(f"/proc/{worker}/stat").exists() and Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return  # ended, and nobody waits for it
+    while not _ended(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
-    pytest.fail("the worker goes on without its parent")
+    assert _ended(worker)

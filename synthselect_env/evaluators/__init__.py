@@ -1,10 +1,8 @@
-"""Train on real + selected, score on validation: by a linear probe in closed form, or by full retraining."""
+"""Train on real + selected, score on validation: in full, by a linear probe, or as a datamodel of retrainings predicts."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.bank import FeatureBank
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.cached import CachedEvaluator
 from synthselect_env.evaluators.datamodel import DatamodelEvaluator, with_retrainings
@@ -17,10 +15,6 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "datamodel": DatamodelEvaluator,
     "resnet34": RetrainEvaluator,
 }
-
-
-def _same(ours: Split, theirs: Split) -> bool:
-    return ours is theirs or (np.array_equal(ours.labels, theirs.labels) and np.array_equal(ours.features, theirs.features))
 
 
 def make_evaluator(evaluator: str | Evaluator | None, bank: FeatureBank, **kwargs: object) -> Evaluator:
@@ -37,7 +31,8 @@ def make_evaluator(evaluator: str | Evaluator | None, bank: FeatureBank, **kwarg
     if isinstance(evaluator, Evaluator):
         if kwargs:
             raise ValueError(f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made")
-        if not all(_same(getattr(evaluator.bank, name), getattr(bank, name)) for name in ("train", "valid", "candidates")):
+        pairs = [(getattr(evaluator.bank, name), getattr(bank, name)) for name in ("train", "valid", "candidates")]
+        if not all(ours is theirs or ours.features_digest == theirs.features_digest for ours, theirs in pairs):
             raise ValueError(
                 f"the evaluator was made for another bank ({evaluator.bank.source}) than {bank.source}; make one for this bank"
             )

@@ -56,8 +56,6 @@ class Evaluator(ABC):
     :param bank: real splits and candidates
     """
 
-    looks_at = "features"
-    """"features" or "pictures" of the bank: the ones that its figures depend on."""
     batch_size = 1
     """Selections that it works on side by side, where each takes long."""
     can_score_any_split = True
@@ -109,8 +107,8 @@ class Evaluator(ABC):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def digest_of(self, split: Split) -> str:
-        """A digest of what the figures depend on in a split."""
-        return split.features_digest if self.looks_at == "features" else split.pictures_digest
+        """A digest of what the figures depend on in a split: features, for an evaluator that does not look at pictures."""
+        return split.features_digest
 
     def is_valid(self, split: Split) -> bool:
         """Whether a split is the bank's validation split, or a copy of it."""

@@ -44,7 +44,7 @@ class DatamodelEvaluator(Evaluator):
 
     :param bank: real splits and candidates; its retrainings are what the datamodel is fitted to. :func:`with_retrainings` makes some
     :param n_knots: ranks between which the influence of a candidate is interpolated linearly
-    :raises ValueError: when the bank has no retrainings, fewer than coefficients, or such of another validation split
+    :raises ValueError: when the bank has no retrainings, too few of them, or such of other pictures
     """
 
     can_score_any_split = False

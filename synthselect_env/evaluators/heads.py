@@ -146,14 +146,17 @@ class RidgeHead(Head):
         return gram
 
     def fit(self, masks: torch.Tensor) -> torch.Tensor:
+        """The classifiers of k selections, one solve each.  bool (k, n) -> W (k, p, c)"""
         sums = self._sums(masks)
         moment = sums[:, len(self.rows) :].view(len(masks), len(self.penalised), -1)
         return torch.linalg.solve(self._hessian(sums), moment)
 
     def solve_hessian(self, masks: torch.Tensor, weights: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """H is the penalised Gram matrix, the same for all classes and whatever W.  -> (k, p, c)"""
         return torch.linalg.solve(self._hessian(self._sums(masks)), right)
 
     def predict(self, scores: torch.Tensor) -> torch.Tensor:
+        """The scores themselves."""
         return scores
 
 
@@ -181,6 +184,7 @@ class LogisticHead(Head):
         return value
 
     def fit(self, masks: torch.Tensor) -> torch.Tensor:
+        """The classifiers of k selections, by Newton's method.  bool (k, n) -> W (k, p, c)"""
         weights = self._start.repeat(len(masks), 1, 1)
         value = self._objective(masks, weights)
         for _ in range(NEWTON_STEPS):
@@ -196,6 +200,7 @@ class LogisticHead(Head):
         return weights
 
     def solve_hessian(self, masks: torch.Tensor, weights: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """H couples the classes: one system of p c unknowns a selection.  -> (k, p, c)"""
         k, p, c = weights.shape
         size, sums = self._size(masks), {(i, j): weights.new_zeros(k, len(self.rows)) for i in range(c) for j in range(i, c)}
         for x, _, s in self._training(masks):
@@ -213,6 +218,7 @@ class LogisticHead(Head):
         return solved.view(k, c, p).transpose(1, 2)
 
     def predict(self, scores: torch.Tensor) -> torch.Tensor:
+        """The probabilities of the classes.  (…, c) -> (…, c)"""
         return scores.softmax(-1)
 
 

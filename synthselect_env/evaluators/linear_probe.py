@@ -42,13 +42,12 @@ class LinearProbeEvaluator(Evaluator):
             raise ValueError(f"unknown head {head!r}; one of {', '.join(HEADS)}")
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")
-        self.n_components, self.ridge, self.device = min(n_components, bank.n_features), ridge, pick_device(device)
-        self.head = head
+        self.head, self.ridge, self.device = head, ridge, pick_device(device)
         real = torch.from_numpy(bank.train.features).to(self.device, torch.float64)
         self._mean = real.mean(0)
         _, singular, axes = torch.linalg.svd(real - self._mean, full_matrices=False)
         rank = int((singular > 1e-7 * singular[0]).sum())  # fewer pictures than components: the other axes are arbitrary
-        self.n_components = min(self.n_components, max(rank, 1))
+        self.n_components = min(n_components, max(rank, 1))
         scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()
         if scale < 1e-9:
             raise ValueError(f"{bank.source}: train/features are all the same; the extractor saw nothing, extract them again")
@@ -59,8 +58,9 @@ class LinearProbeEvaluator(Evaluator):
         self._head = HEADS[head](real_design, pool, ridge)
         self._splits: dict[int, tuple[Split, torch.Tensor, torch.Tensor]] = {}
         none = torch.zeros(1, len(bank.candidates), dtype=torch.bool, device=self.device)
+        self._none = self._head.fit(none)
         self._temperature = 4.0  # where the fits of all temperatures start: at that of no candidates
-        self._temperature = self._fit_temperature(self._head.fit(none)).item()
+        self._temperature = self._fit_temperature(self._none).item()
 
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
@@ -123,8 +123,7 @@ class LinearProbeEvaluator(Evaluator):
 
     def own_log_probability(self, split: Split) -> np.ndarray:
         """Log-probability of each picture's own label under the probe that is fitted to the real pictures alone.  (n,)"""
-        none = torch.zeros(1, len(self.bank.candidates), dtype=torch.bool, device=self.device)
-        log_p = (self._temperature * (self.components(split.features) @ self._head.fit(none)[0])).log_softmax(1)
+        log_p = (self._temperature * (self.components(split.features) @ self._none[0])).log_softmax(1)
         return log_p[torch.arange(len(split)), torch.from_numpy(split.labels)].cpu().numpy()
 
     def _fit_temperature(self, weights: torch.Tensor) -> torch.Tensor:  # (k, p, c) -> (k,)

@@ -43,8 +43,6 @@ class RetrainEvaluator(Evaluator):
     :raises ValueError: when a split has no pictures, or ``initial`` is another network
     """
 
-    looks_at = "pictures"
-
     def __init__(
         self,
         bank: FeatureBank,
@@ -86,6 +84,10 @@ class RetrainEvaluator(Evaluator):
             "bfloat16": has_bfloat16(self.device),
             "procedure": PROCEDURE,
         }
+
+    def digest_of(self, split: Split) -> str:
+        """A digest of the pictures; another extractor changes no retraining."""
+        return split.pictures_digest
 
     def _pixels(self, *splits: Split) -> torch.Tensor:
         """The splits' pictures on the device."""
