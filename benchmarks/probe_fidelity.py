@@ -27,7 +27,7 @@ from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, SelectionVecEnv, Split
 from synthselect_env.classifier import QUICK, train_classifier
 from synthselect_env.data import decode, draw_per_class, read_class_folders
-from synthselect_env.data.flaws import FLAWS, plant_flaws
+from synthselect_env.data.flaws import FLAWS, plan_flaws
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import (
     CachedEvaluator,
@@ -57,12 +57,12 @@ def planted_bank(data: Path, n_real: int, n_candidates: int, seed: int) -> Featu
     drawn = draw_per_class(labels, np.round((n_real + n_candidates) * share).astype(int), seed)
     real = np.sort(drawn[draw_per_class(labels[drawn], np.round(n_real * share).astype(int), seed)])
     pool = np.setdiff1d(drawn, real)
-    planted = plant_flaws(parts["train"].subset(pool).pixels(), labels[pool], len(share), SHARES, seed)
+    plan = plan_flaws(labels[pool], len(share), SHARES, seed)
+    spoilt = plan.spoil(np.arange(len(pool)), parts["train"].subset(pool[plan.source]).pixels())
     pictures = {name: (part.pixels(QUICK.size), part.labels) for name, part in parts.items() if name != "train"}
     pictures["train"] = parts["train"].subset(real).pixels(QUICK.size), labels[real]
     splits = {name: Split(np.zeros((len(y), 1), np.float32), y, images=x) for name, (x, y) in pictures.items()}
-    images = decode(planted.images, QUICK.size)
-    candidates = Split(np.zeros((len(pool), 1), np.float32), planted.labels, images=images, flaw=planted.flaw)
+    candidates = Split(np.zeros((len(pool), 1), np.float32), plan.labels, images=decode(spoilt, QUICK.size), flaw=plan.flaw)
     return FeatureBank(**splits, candidates=candidates, classes=parts["train"].classes, source="planted")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from synthselect_env.classifier import QUICK
+from synthselect_env.data import decode
 from synthselect_env.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
 
@@ -29,7 +30,9 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     parser.add_argument("--fresh", action="store_true", help="drop the retrainings that the bank has, e.g. for another recipe")
     parser.add_argument("--seed", type=int, default=0, help="of the selections and all retrainings")
     parser.add_argument("--architecture", default=QUICK.architecture)
-    parser.add_argument("--size", type=int, nargs=2, default=QUICK.size, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=f"pixels (default: {min(QUICK.size)} on the shorter side)"
+    )
     parser.add_argument("--epochs", type=int, default=QUICK.epochs)
     parser.add_argument("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch)
     parser.add_argument("--batch-size", type=int, default=QUICK.batch_size)
@@ -44,8 +47,12 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     bank = resolve_bank(args.bank)
     if args.fresh:
         bank = replace(bank, retrainings=None)
-    recipe = ("architecture", "size", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
+    recipe = ("architecture", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
     config = replace(QUICK, **{name: getattr(args, name) for name in recipe})
+    if args.size:
+        config = replace(config, size=tuple(args.size))
+    elif bank.train.images is not None:
+        config = config.for_pictures(*decode(bank.train.images[:1]).shape[1:3])
     with ExitStack() as stack:
         evaluator = RetrainEvaluator(bank, config=config, device=args.device)
         parallel = stack.enter_context(ParallelEvaluator(evaluator, args.workers))

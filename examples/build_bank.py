@@ -7,16 +7,16 @@ These two commands made the embedded PCam bank. With --candidates DIR, a folder 
 """
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from synthselect_env import FeatureBank, Split
-from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
+from synthselect_env import FeatureBank
+from synthselect_env.classifier import Classifier
 from synthselect_env.data import EncodedImages, LabelledImages, draw_per_class, read_class_folders
-from synthselect_env.metrics import METRICS
+from synthselect_env.extraction import EXTRACTOR, extract_bank, train_extractor
 from synthselect_env.synthesis import HistoGAN
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,8 +25,9 @@ parser.add_argument("--counts", type=int, nargs="+", help="how many train patche
 parser.add_argument("--gan", type=Path, help="HistoGAN checkpoint to sample the candidates from")
 parser.add_argument("--candidates", type=Path, help="class folders of candidates, instead of --gan")
 parser.add_argument("--per-class", type=int, default=2048, help="candidates a class from the GAN")
-parser.add_argument("--size", type=int, nargs=2, default=(48, 48), help="pixels the extractor sees (height width)")
-parser.add_argument("--epochs", type=int, default=20, help="passes of the extractor over the train split")
+parser.add_argument("--size", type=int, nargs=2, help="pixels the extractor sees, height and width (default: 48 on the shorter side)")
+parser.add_argument("--folds", type=int, default=0, help="cross-fit: see train patches by networks that were trained without them")
+parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="passes of the extractor over the train split")
 parser.add_argument("--extractor", type=Path, help="where the extractor is kept; read from there when it exists")
 parser.add_argument("--origin", default="", help="a line on where the real patches come from, for the provenance")
 parser.add_argument("--seed", type=int, default=0)
@@ -42,38 +43,27 @@ real |= {split: read_class_folders(args.data, split, classes) for split in ("val
 if args.counts:
     real["train"] = real["train"].subset(draw_per_class(real["train"].labels, args.counts, args.seed))
 encoded = {name: EncodedImages.encode(split.pixels(), quality=80) for name, split in tqdm(real.items(), desc="encode")}
-pixels = {name: images.decode(tuple(args.size)) for name, images in encoded.items()}
+pictures = {name: replace(split, images=encoded[name]) for name, split in real.items()}
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 if args.extractor and args.extractor.exists():
     extractor = Classifier.load(args.extractor)
-    if extractor.n_classes != len(classes) or extractor.config.size != tuple(args.size):
+    if extractor.n_classes != len(classes) or (args.size and extractor.config.size != tuple(args.size)):
         parser.error(
             f"{args.extractor} was trained for {extractor.n_classes} classes at {extractor.config.size}; give --size to match, or another file"
         )
 else:
-    config = TrainingConfig(size=tuple(args.size), epochs=args.epochs, steps_per_epoch=None)
+    config = replace(EXTRACTOR, epochs=args.epochs)
+    config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*encoded["train"][:1].decode().shape[1:3])
     with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 
         def report(epoch: int, metrics: dict[str, float]) -> None:
             bar.update()
             bar.set_postfix(valid_accuracy=f"{metrics['accuracy']:.3f}", valid_log_likelihood=f"{metrics['log_likelihood']:.3f}")
 
-        extractor = train_classifier(
-            pixels["train"],
-            real["train"].labels,
-            pixels["valid"],
-            real["valid"].labels,
-            len(classes),
-            args.seed,
-            config,
-            keep="best",
-            on_epoch=report,
-        )
+        extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, on_epoch=report)
     if args.extractor:
         extractor.save(args.extractor)
-best = int(np.argmax(extractor.history["log_likelihood"]))
-validation = {name: round(extractor.history[name][best], 4) for name in METRICS}
 
 # Candidates, by the class they were asked for.
 if args.gan:
@@ -83,29 +73,14 @@ if args.gan:
     labels = np.repeat(np.arange(len(classes)), args.per_class)
     images = EncodedImages.encode(gan.sample(labels, args.seed), quality=90)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
+    pictures["candidates"] = LabelledImages(images, labels, ids, classes)
     made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
 else:
-    folder = read_class_folders(args.candidates, classes=classes)
-    images, labels, ids = folder.images, folder.labels, folder.ids
+    pictures["candidates"] = read_class_folders(args.candidates, classes=classes)
     made_by = {"generator": args.candidates.name}
-encoded["candidates"], pixels["candidates"] = images, images.decode(tuple(args.size))
-agreement = float((extractor.log_probabilities(pixels["candidates"]).argmax(1).cpu().numpy() == labels).mean())
 
-splits = {name: Split(extractor.features(pixels[name]), real[name].labels, real[name].ids, encoded[name]) for name in real}
-splits["candidates"] = Split(extractor.features(pixels["candidates"]), labels, ids, images)
-provenance = {
-    "real": args.origin or args.data.name,
-    "candidates": made_by,
-    "extractor_validation": validation,
-    "candidates_that_the_extractor_assigns_to_their_class": round(agreement, 4),
-    "seed": args.seed,
-}
-size = "×".join(map(str, args.size))
-bank = FeatureBank(
-    **splits,
-    classes=classes,
-    extractor=f"ResNet34 trained on the train split at {size} px, epoch {best + 1} of {extractor.config.epochs} by validation",
-    provenance=provenance,
-)
+provenance = {"real": args.origin or args.data.name, "candidates": made_by, "seed": args.seed}
+with tqdm(total=args.folds * extractor.config.epochs, desc="folds", unit="epoch", disable=not args.folds) as bar:
+    bank = extract_bank(pictures, extractor, provenance, args.folds, args.seed, on_epoch=lambda epoch, metrics: bar.update())
 bank.save(args.out, half=True)
 print(FeatureBank.load(args.out).describe())

@@ -13,7 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from synthselect_env.data import EncodedImages
+from synthselect_env.data import EncodedImages, LazyImages, RenderedImages
+from synthselect_env.data.images import pictures_digest
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import METRICS
 
@@ -30,7 +31,7 @@ class Split:
     :param features: float (n, d); a float32 memory map stays one
     :param labels: int (n,), positions in the bank's ``classes``
     :param ids: a unique name each, e.g. the file's
-    :param images: the pictures, encoded or uint8 (n, h, w, 3); needed for full retraining and for reports
+    :param images: the pictures, encoded, rendered or uint8 (n, h, w, 3); needed for full retraining and for reports
     :param groups: patient or slide of each
     :param flaw: int8 (n,), 0 for a sound candidate; only in known-truth banks, and never shown to an agent
     """
@@ -38,7 +39,7 @@ class Split:
     features: np.ndarray
     labels: np.ndarray
     ids: Sequence[str] | None = None
-    images: EncodedImages | np.ndarray | None = None
+    images: LazyImages | np.ndarray | None = None
     groups: Sequence[str] | None = None
     flaw: np.ndarray | None = None
 
@@ -62,13 +63,7 @@ class Split:
     @cached_property
     def pictures_digest(self) -> str:
         """A name for pictures and labels, which another extractor does not change."""
-        content = hashlib.sha256(self.labels.tobytes())
-        if isinstance(self.images, EncodedImages):
-            for blob in self.images.blobs:
-                content.update(len(blob).to_bytes(8, "little") + blob)
-        elif self.images is not None:
-            content.update(np.ascontiguousarray(self.images).data)
-        return content.hexdigest()
+        return pictures_digest(self.images, self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,8 +296,8 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
         )
     for name in ("ids", "groups", "images", "flaw"):
         value = getattr(split, name)
-        if name == "images" and not isinstance(value, EncodedImages | np.ndarray | None):
-            raise ValueError(f"{where}/images is a {type(value).__name__}, expected EncodedImages or uint8 (n, h, w, 3)")
+        if name == "images" and not isinstance(value, LazyImages | np.ndarray | None):
+            raise ValueError(f"{where}/images is a {type(value).__name__}, expected EncodedImages, RenderedImages or uint8 (n, h, w, 3)")
         if value is not None and (len(value) != len(labels) or (name == "flaw" and np.ndim(value) != 1)):
             raise ValueError(f"{where}/{name} has {len(value)} entries for {len(labels)} labels; store one a picture")
     if split.ids is not None and len(set(split.ids)) < len(labels):
@@ -358,6 +353,10 @@ def _write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
         encoded = group.create_group("images")
         encoded.create_dataset("bytes", data=np.frombuffer(b"".join(split.images.blobs), np.uint8))
         encoded.create_dataset("offsets", data=np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64))
+    elif isinstance(split.images, RenderedImages):
+        recipe = group.create_group("images")
+        recipe.attrs["renderer"], recipe.attrs["arguments"] = split.images.renderer, json.dumps(split.images.arguments)
+        recipe.create_dataset("positions", data=split.images.positions)
     elif split.images is not None:
         group.create_dataset("images", data=split.images, compression="gzip")
 
@@ -372,8 +371,14 @@ def _read_split(group: h5py.Group, where: str) -> Split:
         if not isinstance(group.get(name), h5py.Dataset):
             raise ValueError(f"{where}/{name} is missing; a split has features (n, d) and labels (n,)")
     names = {name: group[name].asstr()[()].tolist() for name in ("ids", "groups") if name in group}
-    images: EncodedImages | np.ndarray | None = None
-    if isinstance(group.get("images"), h5py.Group):
+    images: LazyImages | np.ndarray | None = None
+    if isinstance(group.get("images"), h5py.Group) and "positions" in group["images"]:
+        recipe = group["images"]
+        try:
+            images = RenderedImages(str(recipe.attrs["renderer"]), json.loads(recipe.attrs["arguments"]), recipe["positions"][()])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{where}/images cannot be rendered ({error}); update synthselect, or delete the group") from error
+    elif isinstance(group.get("images"), h5py.Group):
         if missing := [name for name in ("bytes", "offsets") if name not in group["images"]]:
             raise ValueError(f"{where}/images/{missing[0]} is missing; encoded pictures are one byte array with the offsets of their ends")
         blob, offsets = group["images/bytes"][()].tobytes(), group["images/offsets"][()]

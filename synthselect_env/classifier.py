@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,15 @@ class TrainingConfig:
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"unknown augmentation {self.augmentation!r}; one of {', '.join(AUGMENTATIONS)}")
         object.__setattr__(self, "size", tuple(self.size))
+
+    def for_pictures(self, height: int, width: int) -> TrainingConfig:
+        """This configuration at the pictures' proportions: their shorter side becomes the size's shorter side, and is never enlarged.
+
+        :param height: of the pictures, in pixels
+        :param width: of the pictures, in pixels
+        """
+        scale = min(1.0, min(self.size) / min(height, width))
+        return replace(self, size=(round(height * scale), round(width * scale)))
 
 
 QUICK = TrainingConfig(architecture="resnet18", size=(32, 32), batch_size=32, learning_rate=1e-3)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.data import EncodedImages, LabelledImages, RenderedImages, apportion, draw_per_class
+from synthselect_env.data.flaws import FlawPlan, plan_flaws
+from synthselect_env.data.images import RENDERERS
 
 EMBEDDED = ("pcam", "toy")
+
+PLANTED_FLAWS = {"wrong label": 0.3, "blur and noise": 0.07, "wrong stain": 0.07, "near duplicate": 0.06}
+"""Shares of a pool of which half is sound."""
 
 
 def load_bank(name: str) -> FeatureBank:
     """An embedded bank by name.
 
-    :param name: "pcam" (real PCam patches, HistoGAN candidates) or "toy" (generated in memory)
+    :param name: "pcam" (real PCam patches, HistoGAN candidates), "cervical" (a phantom: rendered pictures, not tissue; candidates
+        with planted flaws), "pcam-planted" (real PCam patches as candidates, half of them with planted flaws), or "toy" (generated
+        in memory)
     :raises ValueError: when there is none of that name
     """
     if name == "toy":
@@ -63,3 +73,73 @@ def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float =
         train=draw(12, "train"), valid=draw(64, "valid"), test=draw(256, "test"), candidates=draw(candidates_per_class, "candidate", flawed=0.5),
         classes=("left", "right"), extractor="none: the features are the latent variables", provenance={"data": "generated in memory, not medical"}, source="toy",
     )  # fmt: skip
+
+
+def planted_pcam(
+    n_real: int = 256, n_candidates: int = 2048, flaws: Mapping[str, float] = PLANTED_FLAWS, seed: int = 0
+) -> dict[str, LabelledImages]:
+    """Real patches of the embedded PCam bank as candidates of known truth: some are spoilt, the others are as good as real ones.
+
+    No picture is stored twice: those of validation and test are that bank's, the training patches and the candidates are drawn from
+    its training patches, and flaws are planted when a picture is asked for.
+
+    :param n_real: training patches
+    :param n_candidates: candidates
+    :param flaws: name of a flaw to the share of the candidates that get it
+    :param seed: of the draw and the flaws
+    :return: "train", "valid", "test" and "candidates"
+    :raises ValueError: when more patches are asked for than there are
+    """
+    bank = load_bank("pcam")
+    real, pool, plan = _planted_plan(n_real, n_candidates, tuple(flaws.items()), seed)
+    parts = {}
+    for name in ("train", "valid", "test"):
+        whole: Split = getattr(bank, name)
+        positions = real if name == "train" else np.arange(len(whole))
+        split = whole.subset(positions)
+        images = RenderedImages("embedded pcam", {"split": name, "pictures": whole.pictures_digest[:16]}, positions)
+        parts[name] = LabelledImages(images, split.labels, tuple(split.ids or ()), tuple(bank.classes))
+    recipe = {"n_real": n_real, "n_candidates": n_candidates, "flaws": dict(flaws), "seed": seed}
+    recipe |= {"pictures": bank.train.pictures_digest[:16]}
+    candidates = RenderedImages("embedded pcam, planted flaws", recipe, np.arange(len(pool)))
+    ids = tuple(f"candidate-{i:04d}" for i in range(len(pool)))  # a file name would tell the class
+    parts["candidates"] = LabelledImages(candidates, plan.labels, ids, tuple(bank.classes), flaw=plan.flaw)
+    return parts
+
+
+@lru_cache(maxsize=1)
+def _pcam() -> FeatureBank:
+    return load_bank("pcam")
+
+
+@lru_cache(maxsize=4)
+def _planted_plan(
+    n_real: int, n_candidates: int, flaws: tuple[tuple[str, float], ...], seed: int
+) -> tuple[np.ndarray, np.ndarray, FlawPlan]:
+    """Positions of the training patches and of the candidates among the bank's training patches, and what is planted."""
+    labels = _pcam().train.labels
+    drawn = draw_per_class(labels, apportion(labels, n_real + n_candidates), seed)
+    real = drawn[draw_per_class(labels[drawn], apportion(labels, n_real), seed)]
+    pool = np.random.default_rng(seed).permutation(np.setdiff1d(drawn, real))
+    return real, pool, plan_flaws(labels[pool], int(labels.max()) + 1, dict(flaws), seed)
+
+
+def _pcam_pictures(split: str, pictures: str, positions: np.ndarray) -> np.ndarray:
+    part: Split = getattr(_pcam(), split)
+    if part.pictures_digest[:16] != pictures:
+        raise ValueError(f"these are pictures of another embedded PCam bank than this release's ({split} split); build the bank again")
+    assert isinstance(part.images, EncodedImages)
+    return part.images[positions].decode()
+
+
+def _render_real(positions: np.ndarray, split: str, pictures: str) -> np.ndarray:
+    return _pcam_pictures(split, pictures, positions)
+
+
+def _render_planted(positions: np.ndarray, n_real: int, n_candidates: int, flaws: dict[str, float], seed: int, pictures: str) -> np.ndarray:
+    _, pool, plan = _planted_plan(n_real, n_candidates, tuple(flaws.items()), seed)
+    return plan.spoil(positions, _pcam_pictures("train", pictures, pool[plan.source[positions]]))
+
+
+RENDERERS["embedded pcam"] = _render_real
+RENDERERS["embedded pcam, planted flaws"] = _render_planted

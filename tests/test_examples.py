@@ -133,3 +133,22 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path) -> None:
     folder = FeatureBank.load(tmp_path / "folder.h5")
     assert (folder.train.features == bank.train.features).all()  # the extractor was kept
     assert set(folder.candidates.ids) == set(folder.valid.ids)
+
+
+def test_known_truth_bank(tmp_path: Path) -> None:
+    out = run(
+        "build_known_truth_bank.py",
+        "pcam-planted",
+        "--epochs",
+        1,
+        "--steps-per-epoch",
+        2,
+        "--short-side",
+        16,
+        "--out",
+        tmp_path / "bank.h5",
+    )
+    assert "flaws planted" in out
+    bank = FeatureBank.load(tmp_path / "bank.h5")
+    assert (len(bank.train), len(bank.candidates)) == (256, 2048) and abs((bank.candidates.flaw == 0).sum() - 1024) < 3
+    assert bank.candidates.images[:2].decode().shape == (2, 96, 96, 3)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-FLAWS = ("sound", "wrong label", "blur and noise", "wrong stain", "near duplicate")
+FLAWS = ("sound", "wrong label", "blur and noise", "wrong stain", "near duplicate", "torn")
 """What ``flaw`` numbers in a bank's candidates stand for."""
 
 BLUR_RADIUS = (0.02, 0.04)
@@ -18,24 +19,47 @@ STAIN_SHIFT = 0.45
 """Largest change of an optical density, as a share: haematoxylin fades while eosin deepens, or the other way round."""
 DUPLICATE_SHIFT = 0.04
 """Of the picture's height: how far a near duplicate is moved."""
+TEAR = (0.25, 0.5)
+"""Of the picture's width: how wide the gap of a torn section is, in sum over two tears."""
 
 
-class Planted(NamedTuple):
-    """Candidates of known quality."""
+@dataclass(frozen=True)
+class FlawPlan:
+    """Which flaw each candidate gets; the pictures are spoilt when they are asked for.
 
-    images: np.ndarray  # uint8 (n, h, w, 3)
-    labels: np.ndarray  # int64 (n,), as an agent sees them
-    flaw: np.ndarray  # int8 (n,), positions in FLAWS
+    :param labels: int64 (n,), as an agent sees them
+    :param flaw: int8 (n,), positions in :data:`FLAWS`
+    :param source: int64 (n,), the picture that a candidate is made from: its own, or the one that it duplicates
+    :param seed: of the flaws
+    """
+
+    labels: np.ndarray
+    flaw: np.ndarray
+    source: np.ndarray
+    seed: int
+
+    def spoil(self, positions: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """Some of the candidates.
+
+        :param positions: int (m,), which
+        :param sources: uint8 (m, h, w, 3), the pictures at ``source[positions]``
+        :return: uint8 (m, h, w, 3); a candidate is the same whichever others are asked for
+        """
+        spoilt = sources.copy()
+        for j, i in enumerate(positions):
+            spoiler = SPOILERS.get(FLAWS[self.flaw[i]])
+            if spoiler:
+                spoilt[j] = spoiler(sources[j], _stream(self.seed, len(self.labels), int(i)))
+        return spoilt
 
 
-def plant_flaws(images: np.ndarray, labels: np.ndarray, n_classes: int, shares: dict[str, float], seed: int) -> Planted:
-    """Spoil a share of the pictures in one way each, the rest stays sound.
+def plan_flaws(labels: np.ndarray, n_classes: int, shares: Mapping[str, float], seed: int) -> FlawPlan:
+    """Give a share of the pictures one flaw each; the rest stays sound.
 
     A near duplicate is a sound picture that replaces another one of its class: mirrored, shifted by a few pixels, and slightly
     brighter or darker.
 
-    :param images: uint8 (n, h, w, 3)
-    :param labels: int (n,)
+    :param labels: int (n,), the true ones
     :param n_classes: number of classes
     :param shares: name of a flaw in :data:`FLAWS` to the share of the pictures that get it
     :param seed: of everything that is random; picture i is drawn from a stream of its own
@@ -45,28 +69,27 @@ def plant_flaws(images: np.ndarray, labels: np.ndarray, n_classes: int, shares: 
     if unknown:
         raise ValueError(f"unknown flaw {', '.join(unknown)}; there are {', '.join(FLAWS[1:])}")
     if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
-        raise ValueError(f"shares must not be negative and add up to at most 1, got {shares}")
-    n = len(images)
+        raise ValueError(f"shares must not be negative and add up to at most 1, got {dict(shares)}")
+    n = len(labels)
     order = np.random.default_rng((seed, n)).permutation(n)
-    flaw, planted, new_labels = np.zeros(n, np.int8), images.copy(), np.asarray(labels, np.int64).copy()
+    flaw, planned, source = np.zeros(n, np.int8), np.array(labels, np.int64), np.arange(n)
     start = 0
     for name, share in shares.items():
         stop = start + round(share * n)
         flaw[order[start:stop]] = FLAWS.index(name)
         start = stop
-    sound = [np.flatnonzero((flaw == 0) & (new_labels == label)) for label in range(n_classes)]
+    sound = [np.flatnonzero((flaw == 0) & (planned == label)) for label in range(n_classes)]
     for i in np.flatnonzero(flaw):
-        rng = np.random.default_rng((seed, n, int(i)))
-        match FLAWS[flaw[i]]:
-            case "wrong label":
-                new_labels[i] = (new_labels[i] + rng.integers(1, n_classes)) % n_classes
-            case "blur and noise":
-                planted[i] = _blurred(images[i], rng)
-            case "wrong stain":
-                planted[i] = _restained(images[i], rng)
-            case "near duplicate" if len(sound[new_labels[i]]):
-                planted[i] = _duplicated(images[rng.choice(sound[new_labels[i]])], rng)
-    return Planted(planted, new_labels, flaw)
+        rng = _stream(seed, n, int(i))
+        if FLAWS[flaw[i]] == "wrong label":
+            planned[i] = (planned[i] + rng.integers(1, n_classes)) % n_classes
+        elif FLAWS[flaw[i]] == "near duplicate" and len(sound[planned[i]]):
+            source[i] = rng.choice(sound[planned[i]])
+    return FlawPlan(planned, flaw, source, seed)
+
+
+def _stream(seed: int, n: int, i: int) -> np.random.Generator:
+    return np.random.default_rng((seed, n, i))
 
 
 def _blurred(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -90,3 +113,26 @@ def _duplicated(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     moved = np.pad(image[:, ::-1], ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     top, left = rng.integers(0, 2 * reach + 1, 2)
     return np.clip(moved[top : top + image.shape[0], left : left + image.shape[1]] * rng.uniform(0.95, 1.05), 0, 255).astype(np.uint8)
+
+
+def _torn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two jagged tears through which the slide shows; the tissue beside them is pushed apart."""
+    height, width = image.shape[:2]
+    torn, glass = image.copy(), int(np.percentile(image, 99))
+    for share in rng.dirichlet((4, 4)) * rng.uniform(*TEAR):
+        gap = max(1, round(share * width))
+        edge = rng.uniform(0.2, 0.8) * width + np.cumsum(rng.normal(0, 0.012 * width, height)) + rng.normal(0, 0.3) * np.arange(height)
+        column = np.arange(width)
+        distance = column[None] - edge.clip(0, width - 1)[:, None]  # (h, w)
+        source = np.where(distance > gap, column - gap, column)
+        torn = np.where(((distance > 0) & (distance <= gap))[..., None], glass, torn[np.arange(height)[:, None], source])
+    return torn.astype(np.uint8)
+
+
+SPOILERS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "blur and noise": _blurred,
+    "wrong stain": _restained,
+    "near duplicate": _duplicated,
+    "torn": _torn,
+}
+"""What changes a picture's pixels, by the name of the flaw."""

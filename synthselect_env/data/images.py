@@ -1,16 +1,46 @@
-"""Labelled pictures in memory: decoded to one uint8 tensor, or kept in the encoded form in which they are stored."""
+"""Labelled pictures: decoded to one uint8 tensor, kept in the encoded form in which they are stored, or rendered when asked for."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 
-class EncodedImages:
+class LazyImages(ABC):
+    """A sequence of pictures that become pixels on demand."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> LazyImages: ...
+
+    @abstractmethod
+    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The pictures' pixels.
+
+        :param size: (height, width) to resize to by area averaging (shrinking) or bicubic interpolation (enlarging);
+            None keeps the pictures' own size, which must then be the same for all
+        :return: uint8 (n, h, w, 3)
+        :raises ValueError: when a picture cannot be decoded, or the sizes differ and no size was asked for
+        """
+
+    @abstractmethod
+    def update(self, digest: Any) -> None:
+        """Feed what the pixels depend on to a ``hashlib`` object."""
+
+
+class EncodedImages(LazyImages):
     """A sequence of encoded pictures (WebP, PNG, JPEG, TIFF) that decodes on demand.
 
     Ten thousand 96×96 patches are about 50 MB encoded and 280 MB decoded, which is why banks keep them encoded.
@@ -37,13 +67,7 @@ class EncodedImages:
     __hash__ = None  # type: ignore[assignment]
 
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Decode all pictures to RGB.
-
-        :param size: (height, width) to resize to by area averaging (shrinking) or bicubic interpolation (enlarging);
-            None keeps the pictures' own size, which must then be the same for all
-        :return: uint8 (n, h, w, 3)
-        :raises ValueError: when a picture cannot be decoded, or the sizes differ and no size was asked for
-        """
+        """Decode all pictures to RGB."""
         if not self.blobs:
             return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
         pictures = []
@@ -58,6 +82,11 @@ class EncodedImages:
             raise ValueError(f"pictures differ in size ({sizes[0]} and {sizes[-1]} among others); pass size=(height, width)")
         return np.stack(pictures)
 
+    def update(self, digest: Any) -> None:
+        """Feed the encoded bytes."""
+        for blob in self.blobs:
+            digest.update(len(blob).to_bytes(8, "little") + blob)
+
     @classmethod
     def encode(cls, images: np.ndarray, quality: int = 90) -> EncodedImages:
         """Encode pictures as WebP.
@@ -71,6 +100,56 @@ class EncodedImages:
             Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=6)
             blobs.append(buffer.getvalue())
         return cls(blobs)
+
+
+Renderer = Callable[..., np.ndarray]
+"""Called with positions, int64 (n,), and keyword arguments; answers uint8 (n, h, w, 3), the same for the same picture each time."""
+
+RENDERERS: dict[str, Renderer] = {}
+"""What can render pictures, by the name that banks store."""
+
+RENDERED_AT_ONCE = 256
+"""Pictures that are rendered before they are resized, which bounds memory."""
+
+
+class RenderedImages(LazyImages):
+    """A sequence of pictures that are made again whenever they are asked for: a bank stores the recipe, a few bytes a picture.
+
+    :param renderer: a key of :data:`RENDERERS`
+    :param arguments: its keyword arguments, JSON-able
+    :param positions: which pictures, int (n,)
+    :raises ValueError: when there is no such renderer
+    """
+
+    def __init__(self, renderer: str, arguments: dict[str, Any], positions: np.ndarray) -> None:
+        if renderer not in RENDERERS:
+            raise ValueError(f"no renderer {renderer!r} in this release; there are {', '.join(RENDERERS)}")
+        self.renderer, self.arguments, self.positions = renderer, arguments, np.asarray(positions, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> RenderedImages:
+        return RenderedImages(self.renderer, self.arguments, self.positions[index if isinstance(index, slice) else np.asarray(index)])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RenderedImages):
+            return False
+        return (self.renderer, self.arguments) == (other.renderer, other.arguments) and np.array_equal(self.positions, other.positions)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Render all pictures."""
+        if not len(self):
+            return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
+        render = RENDERERS[self.renderer]
+        starts = range(0, len(self), RENDERED_AT_ONCE)
+        return np.concatenate([decode(render(self.positions[i : i + RENDERED_AT_ONCE], **self.arguments), size) for i in starts])
+
+    def update(self, digest: Any) -> None:
+        """Feed the recipe."""
+        digest.update(json.dumps([self.renderer, self.arguments], sort_keys=True).encode() + self.positions.tobytes())
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -92,16 +171,20 @@ def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
 class LabelledImages:
     """Pictures with their classes, as a reader returns them.
 
-    :param images: encoded pictures, or uint8 (n, h, w, 3)
+    :param images: encoded or rendered pictures, or uint8 (n, h, w, 3)
     :param labels: int64 (n,), positions in ``classes``
     :param ids: one name a picture, unique
     :param classes: class names
+    :param groups: patient or slide of each
+    :param flaw: int8 (n,), what is known to be wrong with each, 0 for nothing
     """
 
-    images: EncodedImages | np.ndarray
+    images: LazyImages | np.ndarray
     labels: np.ndarray
     ids: tuple[str, ...]
     classes: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    flaw: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,16 +201,32 @@ class LabelledImages:
         """The pictures at ``index`` (positions or a boolean mask), in that order."""
         positions = np.flatnonzero(index) if index.dtype == bool else index
         ids = tuple(self.ids[int(i)] for i in positions)
-        return LabelledImages(self.images[positions], self.labels[positions], ids, self.classes)
+        groups = None if self.groups is None else tuple(self.groups[int(i)] for i in positions)
+        flaw = None if self.flaw is None else self.flaw[positions]
+        return LabelledImages(self.images[positions], self.labels[positions], ids, self.classes, groups, flaw)
 
 
-def decode(images: EncodedImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Pictures as uint8 (n, h, w, 3), whether they came encoded or as an array.
+def pictures_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
+    """A name for labelled pictures, to key caches by.
 
-    :param images: encoded pictures, or uint8 (n, h, w, 3)
+    :param images: lazy pictures, uint8 (n, h, w, 3), or None
+    :param labels: int (n,)
+    """
+    content = hashlib.sha256(labels.tobytes())
+    if isinstance(images, LazyImages):
+        images.update(content)
+    elif images is not None:
+        content.update(np.ascontiguousarray(images).data)
+    return content.hexdigest()
+
+
+def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Pictures as uint8 (n, h, w, 3), whether they are lazy or an array.
+
+    :param images: lazy pictures, or uint8 (n, h, w, 3)
     :param size: (height, width), or None for their own
     """
-    if isinstance(images, EncodedImages):
+    if isinstance(images, LazyImages):
         return images.decode(size)
     if size is None or images.shape[1:3] == tuple(size):
         return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,3 +24,45 @@ def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.n
             raise ValueError(f"class {label} has {len(positions)} pictures, {count} were asked for")
         drawn.append(rng.permutation(positions)[:count])
     return np.sort(np.concatenate(drawn))
+
+
+def apportion(labels: np.ndarray, total: int) -> list[int]:
+    """Counts of each class that add up to ``total`` in the proportions of ``labels`` (largest remainders).
+
+    :param labels: int (n,)
+    :param total: how many in all
+    """
+    exact = total * np.bincount(labels) / len(labels)
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return counts.tolist()
+
+
+def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Split so that no group (patient, slide) is in two parts, and each part has about its share of each class.
+
+    Groups are dealt out largest first, each to the part that it brings closest to its share of every class.
+
+    :param groups: group of each picture (n,)
+    :param labels: int (n,)
+    :param shares: name of a part to its share of the pictures; they add up to 1
+    :param seed: of the order of groups of the same size
+    :return: name to positions, int64, increasing
+    :raises ValueError: when the shares do not add up to 1, or there are fewer groups than parts
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"shares must be positive and add up to 1, got {dict(shares)}")
+    if len(names) < len(shares):
+        raise ValueError(f"{len(names)} groups cannot be split into {len(shares)} parts without dividing one")
+    counts = np.zeros((len(names), labels.max() + 1))
+    np.add.at(counts, (index, labels), 1)
+    total = counts.sum(0)
+    wanted = np.array(list(shares.values()))[:, None] * total
+    filled, part = np.zeros_like(wanted), np.zeros(len(names), int)
+    order = np.random.default_rng(seed).permutation(len(names))
+    for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
+        before, after = ((f - wanted) ** 2 / np.maximum(wanted * total, 1) for f in (filled, filled + counts[group]))
+        part[group] = (after - before).sum(1).argmin()
+        filled[part[group]] += counts[group]
+    return {name: np.flatnonzero(part[index] == i) for i, name in enumerate(shares)}

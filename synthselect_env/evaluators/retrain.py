@@ -33,8 +33,8 @@ class RetrainEvaluator(Evaluator):
 
     :param bank: must hold pictures in every split that is used
     :param architecture: name of a torchvision classifier, in the place of the configuration's
-    :param config: how to train, or a dictionary of its parameters; by default 400 steps of 64 at 48×48 pixels, or at the real
-        pictures' own size when smaller
+    :param config: how to train, or a dictionary of its parameters; by default :class:`TrainingConfig`'s,
+        with the pictures' shorter side at 48 pixels, or at their own size when smaller
     :param initial: a trained classifier of the same architecture, or the file of one, to start from; None to train from scratch
     :param device: "auto", or a torch device
     :param compile: run training steps through ``torch.compile``; None for CUDA only. The first retraining pays for the compiling
@@ -59,8 +59,7 @@ class RetrainEvaluator(Evaluator):
                 raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
         if config is None:
             assert bank.train.images is not None
-            height, width = decode(bank.train.images[:1]).shape[1:3]
-            config = TrainingConfig(size=(min(height, TrainingConfig.size[0]), min(width, TrainingConfig.size[1])))
+            config = TrainingConfig().for_pictures(*decode(bank.train.images[:1]).shape[1:3])
         elif isinstance(config, dict):
             config = TrainingConfig(**config)  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)

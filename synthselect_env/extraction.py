@@ -1,0 +1,113 @@
+"""Images → features → bank: train the extractor on the real training split, and see all pictures through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from synthselect_env.bank import SPLITS, FeatureBank, Split
+from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
+from synthselect_env.data import LabelledImages
+from synthselect_env.metrics import METRICS
+
+EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
+"""The paper's ResNet34, by whole passes over the real training split."""
+
+ALIGNMENT = 1e-2
+"""Ridge of the maps between extractors, as a share of the mean variance of a feature."""
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+def train_extractor(
+    train: LabelledImages,
+    valid: LabelledImages,
+    seed: int,
+    config: TrainingConfig = EXTRACTOR,
+    device: str = "auto",
+    on_epoch: OnEpoch | None = None,
+) -> Classifier:
+    """Train a feature extractor; validation chooses its epoch.
+
+    :param train: real training pictures, of all classes
+    :param valid: real validation pictures
+    :param seed: of weights and order
+    :param config: how to train, at which size
+    :param device: "auto", or a torch device
+    :param on_epoch: called with the number of epochs done and the validation metrics
+    """
+    pictures = (train.pixels(config.size), train.labels, valid.pixels(config.size), valid.labels)
+    return train_classifier(*pictures, len(train.classes), seed, config, device, keep="best", on_epoch=on_epoch)
+
+
+def extract_bank(
+    pictures: Mapping[str, LabelledImages],
+    extractor: Classifier,
+    provenance: dict[str, Any] | None = None,
+    n_folds: int = 0,
+    seed: int = 0,
+    on_epoch: OnEpoch | None = None,
+) -> FeatureBank:
+    """A bank of the features that an extractor sees.
+
+    A network sees the pictures that it was trained on cleaner than any others. With ``n_folds``, the training pictures are seen
+    by networks that have not: each is trained on the other folds, and a linear map, fitted on the candidates, brings its features into
+    the extractor's space (cross-fitting).
+
+    :param pictures: "train", "valid", "test" and "candidates"
+    :param extractor: trained on the real training pictures
+    :param provenance: JSON-able facts on where the pictures come from
+    :param n_folds: of the cross-fitting, 2 or more; 0 for the extractor's own view of its training pictures
+    :param seed: of the folds and their networks
+    :param on_epoch: called after each epoch of a fold's network
+    :raises ValueError: when the extractor is for other classes, or ``n_folds`` is 1
+    """
+    classes, config = pictures["train"].classes, extractor.config
+    if extractor.n_classes != len(classes):
+        raise ValueError(f"the extractor was trained for {extractor.n_classes} classes, the pictures have {len(classes)}")
+    if n_folds == 1 or n_folds < 0:
+        raise ValueError(f"n_folds must be 0, or 2 and more, got {n_folds}")
+    pixels = pictures["candidates"].pixels(config.size)  # rendered or decoded once
+    assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
+    features = {name: extractor.features(pixels if name == "candidates" else pictures[name].pixels(config.size)) for name in SPLITS}
+    if n_folds:
+        features["train"] = _cross_fitted(pictures, pixels, features["candidates"], config, n_folds, seed, on_epoch)
+    best = int(np.argmax(extractor.history["log_likelihood"]))
+    size = "×".join(map(str, config.size))
+    splits = {name: Split(features[name], p.labels, p.ids, p.images, p.groups, p.flaw) for name, p in pictures.items()}
+    return FeatureBank(
+        **splits,  # type: ignore[arg-type]
+        classes=classes,
+        extractor=f"{config.architecture} trained on the train split at {size} px, epoch {best + 1} of {config.epochs} by validation"
+        + (f"; the train split seen by {n_folds} others, each trained without a part of it" if n_folds else ""),
+        provenance={
+            **(provenance or {}),
+            "extractor_validation": {name: round(extractor.history[name][best], 4) for name in METRICS},
+            "candidates_that_the_extractor_assigns_to_their_class": round(float((assigned == pictures["candidates"].labels).mean()), 4),
+        },
+    )
+
+
+def _cross_fitted(
+    pictures: Mapping[str, LabelledImages],
+    candidates: np.ndarray,
+    target: np.ndarray,
+    config: TrainingConfig,
+    n_folds: int,
+    seed: int,
+    on_epoch: OnEpoch | None,
+) -> np.ndarray:
+    train, features = pictures["train"], np.zeros((len(pictures["train"]), target.shape[1]), np.float32)
+    fold_of = np.random.default_rng(seed).permutation(len(train)) % n_folds
+    for fold in range(n_folds):
+        network = train_extractor(train.subset(fold_of != fold), pictures["valid"], seed + 1 + fold, config, on_epoch=on_epoch)
+        here = network.features(candidates).astype(np.float64)
+        centre, middle = here.mean(0), target.mean(0)
+        gram = (here - centre).T @ (here - centre)
+        ridge = ALIGNMENT * np.trace(gram) / len(gram)
+        mapping = np.linalg.solve(gram + ridge * np.eye(len(gram)), (here - centre).T @ (target - middle))
+        held_out = fold_of == fold
+        features[held_out] = (network.features(train.subset(held_out).pixels(config.size)) - centre) @ mapping + middle
+    return features

@@ -1,0 +1,66 @@
+"""From pictures to a bank: the extractor, the features, cross-fitting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synthselect_env import load_bank
+from synthselect_env.classifier import Classifier, TrainingConfig
+from synthselect_env.data import LabelledImages
+from synthselect_env.extraction import extract_bank, train_extractor
+
+TINY = TrainingConfig(architecture="resnet18", size=(16, 16), epochs=2, steps_per_epoch=12, batch_size=16, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, LabelledImages]:
+    toy = load_bank("toy")
+    splits = {name: getattr(toy, name).subset(np.arange(len(getattr(toy, name)))) for name in ("train", "valid", "test", "candidates")}
+    return {
+        name: LabelledImages(s.images, s.labels, s.ids, toy.classes, flaw=s.flaw, groups=tuple(f"g{i % 5}" for i in range(len(s))))
+        for name, s in splits.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def extractor(pictures: dict[str, LabelledImages]) -> Classifier:
+    return train_extractor(pictures["train"], pictures["valid"], 0, TINY, "cpu")
+
+
+def test_a_bank_holds_what_the_pictures_had(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
+    bank = extract_bank(pictures, extractor, {"data": "toy"})
+    assert bank.n_features == 512 and bank.provenance["data"] == "toy" and "resnet18" in bank.extractor
+    assert (bank.candidates.flaw == pictures["candidates"].flaw).all() and bank.train.groups == pictures["train"].groups
+    agreement = bank.provenance["candidates_that_the_extractor_assigns_to_their_class"]
+    assigned = extractor.log_probabilities(pictures["candidates"].images).argmax(1).numpy()
+    assert agreement == pytest.approx((assigned == pictures["candidates"].labels).mean(), abs=1e-4)
+    assert (bank.valid.features == extractor.features(pictures["valid"].images)).all()
+
+
+def test_cross_fitting_replaces_the_train_view_alone(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
+    plain, fitted = (extract_bank(pictures, extractor, n_folds=n) for n in (0, 3))
+    assert "each trained without a part of it" in fitted.extractor
+    for name in ("valid", "test", "candidates"):
+        assert (getattr(plain, name).features == getattr(fitted, name).features).all()
+    assert (plain.train.features != fitted.train.features).any(1).all()
+    # The maps bring the folds' features into the extractor's space: each train picture is found again among all by its features
+    a, b = (bank.train.features - bank.train.features.mean(0) for bank in (plain, fitted))
+    cosines = (a @ b.T) / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    own = np.diag(cosines)
+    assert own.mean() > cosines[~np.eye(len(a), dtype=bool)].mean() + 0.15
+
+
+def test_errors(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
+    with pytest.raises(ValueError, match="n_folds must be 0, or 2 and more"):
+        extract_bank(pictures, extractor, n_folds=1)
+    three = {name: replace(p, classes=("a", "b", "c")) for name, p in pictures.items()}
+    with pytest.raises(ValueError, match="trained for 2 classes, the pictures have 3"):
+        extract_bank(three, extractor)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(96, 96, (48, 48)), (256, 128, (96, 48)), (128, 256, (48, 96)), (30, 60, (30, 60))])
+def test_sizes_keep_the_pictures_proportions(height: int, width: int, size: tuple[int, int]) -> None:
+    assert TrainingConfig().for_pictures(height, width).size == size
