@@ -1,5 +1,6 @@
-"""Who selects, and how well: policies, selectors and the protocol that compares them."""
+"""Who selects, and how well: policies, algorithms, selectors and the protocol that compares them."""
 
-from agents.policies import TransformerPolicy
+from agents.policies import GRUAttentionPolicy, GRUPolicy, TransformerPolicy
+from agents.reinforce import REINFORCE
 
-__all__ = ["TransformerPolicy"]
+__all__ = ["REINFORCE", "GRUAttentionPolicy", "GRUPolicy", "TransformerPolicy"]

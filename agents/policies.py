@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agents.controllers import Controller, TransformerController
+from agents.controllers import Controller, GRUAttentionController, GRUController, TransformerController
 
 
 class CandidateRows(BaseFeaturesExtractor):
@@ -107,7 +109,7 @@ class SelectionPolicy(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "initial_rate": self.initial_rate, "controller_kwargs": self.controller_kwargs}
+        return {**super()._get_constructor_parameters(), "initial_rate": self.initial_rate, **self.controller_kwargs}
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = ControllerExtractor(self.controller_class(self.features_dim, **self.controller_kwargs))  # type: ignore[assignment]
@@ -120,6 +122,14 @@ class SelectionPolicy(ActorCriticPolicy):
         nn.init.constant_(decoder.bias, math.log(self.initial_rate / (1 - self.initial_rate)))
         self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """The distribution over actions.  (b, n, d) -> n Bernoulli each
+
+        TRPO differentiates it twice, which fused attention and cuDNN's recurrence cannot; PPO and A2C do not train through here.
+        """
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            return super().get_distribution(obs)
 
     @torch.no_grad()
     def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:
@@ -160,7 +170,41 @@ class TransformerPolicy(SelectionPolicy):
             **kwargs,
         )
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        parameters = super()._get_constructor_parameters()
-        controller = parameters.pop("controller_kwargs")
-        return {**parameters, **controller}
+
+class GRUPolicy(SelectionPolicy):
+    """The paper's ablation with a gated recurrent unit, for ``PPO(GRUPolicy, env)``.
+
+    :param observation_space: ``Box(n, d)``
+    :param action_space: ``MultiBinary(n)``
+    :param lr_schedule: learning rate schedule
+    :param width: of the states
+    :param n_layers: recurrent layers
+    :param bidirectional: read the candidates in both directions
+    :param kwargs: see :class:`SelectionPolicy`
+    """
+
+    controller_class = GRUController
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.MultiBinary,
+        lr_schedule: Schedule,
+        width: int = 64,
+        n_layers: int = 1,
+        bidirectional: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            controller_kwargs={"width": width, "n_layers": n_layers, "bidirectional": bidirectional},
+            **kwargs,
+        )
+
+
+class GRUAttentionPolicy(GRUPolicy):
+    """The paper's ablation with a gated recurrent unit and attention; parameters as :class:`GRUPolicy`'s."""
+
+    controller_class = GRUAttentionController

@@ -90,6 +90,13 @@ class SelectionEpisodes:
         """Keep (1) or discard (0) a candidate each; bits of padding rows are ignored."""
         return gym.spaces.MultiBinary(self.batch_size)
 
+    def action_masks(self) -> np.ndarray:
+        """Which answers count, discard and keep for each row in turn: a padding row cannot be kept.  bool (2 * batch_size,)"""
+        masks = np.ones((self.batch_size, 2), bool)
+        if not self.finished:
+            masks[len(self.batches[self.step_index]) :, 1] = False
+        return masks.ravel()
+
     def restart(self, seed: int | None = None) -> None:
         """Begin n new episodes.
 
@@ -211,6 +218,10 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     def selection(self) -> np.ndarray:
         """What this episode has kept so far.  bool (n,)"""
         return self._episodes.masks[0].copy()
+
+    def action_masks(self) -> np.ndarray:
+        """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
+        return self._episodes.action_masks()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode.  Without a seed, evaluations keep the seed of the episode before (common random numbers)."""

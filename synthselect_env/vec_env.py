@@ -59,6 +59,10 @@ class SelectionVecEnv(VecEnv):
         """What each episode has kept so far.  bool (n_envs, n)"""
         return self._episodes.masks.copy()
 
+    def action_masks(self) -> np.ndarray:
+        """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
+        return self._episodes.action_masks()
+
     def reset(self) -> VecEnvObs:
         """Begin n episodes; ``seed`` before it sets the evaluations' seed."""
         seed: int | None = None

@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import TransformerPolicy
+from agents import REINFORCE, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.callbacks import SelectionMetrics, run_logger
-from agents.controllers import TransformerController
+from agents.controllers import GRUAttentionController, GRUController, TransformerController
 from agents.controllers.transformer import sinusoidal_positions
 from agents.policies import distinct
 from agents.selectors import SELECTORS, PolicySelector
@@ -22,9 +22,12 @@ from synthselect_env.embedded import toy_bank
 TINY = {"width": 8, "n_layers": 1}
 
 
-def tiny_model(bank: FeatureBank, algorithm=PPO, **kwargs):
+POLICIES = [TransformerPolicy, GRUPolicy, GRUAttentionPolicy]
+
+
+def tiny_model(bank: FeatureBank, algorithm=PPO, policy=TransformerPolicy, **kwargs):
     kwargs = {"n_steps": 8, "policy_kwargs": TINY, "seed": 0, "device": "cpu"} | ({"batch_size": 16} if algorithm is PPO else {}) | kwargs
-    return algorithm(TransformerPolicy, SelectionVecEnv(bank, n_envs=4), **kwargs)
+    return algorithm(policy, SelectionVecEnv(bank, n_envs=4), **kwargs)
 
 
 def test_attention_by_hand() -> None:
@@ -61,6 +64,47 @@ def test_rank_is_all_that_breaks_equivariance() -> None:
     assert torch.allclose(a[:, order], b, atol=1e-5)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gated_recurrence_by_hand(bidirectional: bool) -> None:
+    """The controllers against the equations of Cho et al. (2014) and Luong et al. (2015) written out."""
+    plain, attentive = (c(5, width=6, bidirectional=bidirectional).double() for c in (GRUController, GRUAttentionController))
+    attentive.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)).double()
+    inputs = plain.project(x)
+
+    def unroll(inputs: torch.Tensor, suffix: str) -> torch.Tensor:
+        w_in, w_h, b_in, b_h = (
+            getattr(plain.recurrence, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        h, states = torch.zeros(2, w_h.shape[1], dtype=torch.float64), []
+        for t in range(7):
+            (r_i, z_i, n_i), (r_h, z_h, n_h) = (inputs[:, t] @ w_in.T + b_in).chunk(3, 1), (h @ w_h.T + b_h).chunk(3, 1)
+            r, z = (r_i + r_h).sigmoid(), (z_i + z_h).sigmoid()
+            h = (1 - z) * (n_i + r * n_h).tanh() + z * h
+            states.append(h)
+        return torch.stack(states, dim=1)
+
+    expected = unroll(inputs, "")
+    if bidirectional:
+        expected = torch.cat([expected, unroll(inputs.flip(1), "_reverse").flip(1)], dim=2)
+    states, pooled = plain(x)
+    assert torch.allclose(states, expected) and torch.allclose(pooled, expected.mean(1))
+    weights = torch.softmax(torch.einsum("bih,gh,bjg->bij", expected, attentive.score.weight, expected) / 6**0.5, dim=2)
+    attended = torch.tanh(attentive.combine(torch.cat([expected, weights @ expected], dim=2)))
+    assert torch.allclose(attentive(x)[0], attended)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_distributions_can_be_differentiated_twice(toy: FeatureBank, policy: type) -> None:
+    """Which TRPO needs."""
+    policy = tiny_model(toy, policy=policy).policy
+    distribution = policy.get_distribution(torch.from_numpy(toy_env_observation(toy))[None])
+    parameters = [p for name, p in policy.named_parameters() if "value_net" not in name]
+    first = torch.autograd.grad(distribution.entropy().sum(), parameters, create_graph=True, allow_unused=True)
+    sum(g.pow(2).sum() for g in first if g is not None).backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
+
+
 def test_distinct_observations() -> None:
     base = torch.randn(3, 4, 9, generator=torch.Generator().manual_seed(0))
     mixed = base[[2, 0, 0, 1, 2]]
@@ -94,9 +138,10 @@ def test_initial_selection_rate(toy: FeatureBank, rate: float) -> None:
     assert model.policy.keep_probabilities(torch.zeros(1, 8, 13)).mean().item() == pytest.approx(rate, abs=0.05)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, A2C])
-def test_learn_save_load_predict(toy: FeatureBank, tmp_path: Path, algorithm: type) -> None:
-    model = tiny_model(toy, algorithm).learn(64)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("algorithm", [PPO, A2C, REINFORCE])
+def test_learn_save_load_predict(toy: FeatureBank, tmp_path: Path, algorithm: type, policy: type) -> None:
+    model = tiny_model(toy, algorithm, policy).learn(64)
     model.save(tmp_path / "model.zip")
     read = algorithm.load(tmp_path / "model.zip", env=SelectionVecEnv(toy, n_envs=4), device="cpu")
     observation = toy_env_observation(toy)
@@ -115,9 +160,10 @@ def test_same_seed_same_policy(toy: FeatureBank) -> None:
     assert (first == again).all()
 
 
-def test_first_ratio_is_one(toy: FeatureBank) -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_first_ratio_is_one(toy: FeatureBank, policy: type) -> None:
     """What PPO's clipping rests on: log-probabilities do not change between collection and update."""
-    model = tiny_model(toy)
+    model = tiny_model(toy, policy=policy)
     model.learn(32)
     buffer = model.rollout_buffer
     old = next(buffer.get(32))
@@ -150,8 +196,9 @@ def test_ppo_finds_the_sound_candidates() -> None:
     assert after > 0.8 and after > before + 0.1
 
 
-def test_reads_batches_of_another_size(toy: FeatureBank, small: FeatureBank) -> None:
-    selection = PolicySelector(tiny_model(toy)).select(small, 0)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_reads_batches_of_another_size(toy: FeatureBank, small: FeatureBank, policy: type) -> None:
+    selection = PolicySelector(tiny_model(toy, policy=policy)).select(small, 0)
     assert len(selection) == 26 and ((selection.scores > 0) & (selection.scores < 1)).all()
 
 
@@ -171,6 +218,8 @@ def test_policy_errors(toy: FeatureBank) -> None:
         PPO(TransformerPolicy, "CartPole-v1", device="cpu")
     with pytest.raises(TypeError, match="controller_kwargs"):
         tiny_model(toy, policy_kwargs={"controller_kwargs": {"width": 8}})
+    with pytest.raises(ValueError, match="two directions need an even one"):
+        tiny_model(toy, policy=GRUPolicy, policy_kwargs={"width": 7, "bidirectional": True})
     with pytest.raises(ValueError, match="initial_rate must lie"):
         tiny_model(toy, policy_kwargs={"initial_rate": 1.0})
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -51,3 +54,20 @@ class PolicySelector(Selector):
         labels = bank.candidates.labels
         expected = np.bincount(labels, weights=probabilities, minlength=len(bank.classes))
         return Selection.of(bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name)
+
+
+def mask_of_episode(model: BaseAlgorithm, env: gym.Env[Any, Any], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """What any trained algorithm keeps in one episode of the environment that it plays, by its most probable actions.
+
+    :param model: a trained SB3 algorithm, of whatever policy
+    :param env: a selection environment, wrapped as the algorithm needs it
+    :param seed: of the episode
+    :return: bool (n,), and the last step's info with its validation metrics
+    """
+    observation, info = env.reset(seed=seed)
+    state, start, finished = None, np.ones(1, bool), False
+    while not finished:
+        action, state = model.predict(observation, state=state, episode_start=start, deterministic=True)
+        observation, _, terminated, truncated, info = env.step(action)
+        start, finished = np.zeros(1, bool), terminated or truncated
+    return env.unwrapped.selection, info  # type: ignore[attr-defined]

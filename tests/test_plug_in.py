@@ -1,0 +1,85 @@
+"""Every algorithm that is said to plug in does: learn, save, load, predict."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from synthselect_env import FeatureBank, Selection, SyntheticSelectionEnv, load_bank
+from synthselect_env.wrappers import BoxThresholdWrapper, PerCandidateWrapper
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "plug_in_any_algorithm.py"
+ALGORITHMS = ["PPO", "A2C", "REINFORCE", "TRPO", "MaskablePPO", "RecurrentPPO", "SAC", "TD3", "TQC", "CrossQ", "DQN", "QRDQN"]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_learn_save_load_predict(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = 300 if algo in ("DQN", "QRDQN") else 32
+    arguments = ["--algo", algo, "--env", "SynthSelect-Toy-v0", "--timesteps", steps, "--device", "cpu", "--run", tmp_path]
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
+    namespace = runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert list(namespace["ALGORITHMS"]) == ALGORITHMS
+    assert namespace["model"].num_timesteps >= steps and "validation log-likelihood" in capsys.readouterr().out
+    selection = Selection.load(tmp_path / f"{algo}.csv")
+    again, _ = namespace["mask_of_episode"](namespace["model"], namespace["env"], 0)
+    assert (
+        selection.ids == load_bank("toy").candidates.ids and (selection.mask == again).all()
+    )  # what was saved predicts as what was trained
+
+
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
+@pytest.mark.parametrize("wrapper", [BoxThresholdWrapper, PerCandidateWrapper])
+def test_wrapped_environments_pass_gymnasiums_checks(wrapper: type[gym.Wrapper], small: FeatureBank) -> None:
+    check_env(wrapper(SyntheticSelectionEnv(small)), skip_render_check=True)
+
+
+@pytest.mark.parametrize("wrapper", [BoxThresholdWrapper, PerCandidateWrapper])
+def test_wrappers_change_the_question_and_not_the_answer(wrapper: type[gym.Wrapper], small: FeatureBank) -> None:
+    """The same decisions give the same selection and the same rewards; 26 candidates do not fill 8 batches evenly."""
+    plain, wrapped, rng = SyntheticSelectionEnv(small), wrapper(SyntheticSelectionEnv(small)), np.random.default_rng(0)
+    observation, _ = plain.reset(seed=3)
+    first, _ = wrapped.reset(seed=3)
+    finished = False
+    while not finished:
+        bits = rng.integers(0, 2, plain.action_space.n)
+        rows = int(observation.any(1).sum())
+        if wrapper is PerCandidateWrapper:
+            paid = []
+            for i in range(rows):
+                assert (first[:-2] == observation[i]).all() and first[-2] == pytest.approx(i / rows)
+                assert first[-1] == pytest.approx(bits[:i].mean() if i else 0)
+                first, reward, over, _, info = wrapped.step(int(bits[i]))
+                paid.append(reward)
+            assert not any(paid[:-1])
+        else:
+            first, reward, over, _, info = wrapped.step(np.where(bits, 0.3, -0.7).astype(np.float32))
+        observation, expected, finished, _, told = plain.step(bits)
+        assert reward == pytest.approx(expected) and over == finished and info == told
+    assert (plain.selection == wrapped.unwrapped.selection).all()
+    if wrapper is PerCandidateWrapper:
+        with pytest.raises(gym.error.ResetNeeded):
+            wrapped.step(0)
+
+
+@pytest.mark.parametrize("wrapper", [BoxThresholdWrapper, PerCandidateWrapper])
+def test_only_selection_environments_are_wrapped(wrapper: type[gym.Wrapper]) -> None:
+    with pytest.raises(ValueError, match="a selection environment has"):
+        wrapper(gym.make("CartPole-v1"))
+
+
+def test_padding_cannot_be_kept(small: FeatureBank) -> None:
+    env = SyntheticSelectionEnv(small)
+    observation, _ = env.reset(seed=0)
+    finished, padded = False, 0
+    while not finished:
+        masks = env.action_masks().reshape(-1, 2)
+        assert masks[:, 0].all() and (masks[:, 1] == observation.any(1)).all()
+        padded += int((~masks[:, 1]).sum())
+        observation, _, finished, _, _ = env.step(np.ones(env.action_space.n, np.int8))
+    assert padded > 0
