@@ -123,6 +123,11 @@ class SelectionPolicy(ActorCriticPolicy):
         self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
+    def decide(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-odds of keeping each candidate, and the value of the batch.  (b, n, d) -> (b, n), (b, 1)"""
+        states, pooled = self.mlp_extractor(candidates)
+        return self.action_net(states), self.value_net(pooled)
+
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """The distribution over actions.  (b, n, d) -> n Bernoulli each
 

@@ -74,6 +74,7 @@ class SelectionEpisodes:
         self._views: ValidationViews | None = None
         self._none: dict[Split, list[Evaluations]] = {}  # without candidates there is one classifier, not n
         self._tracker: RewardTracker | None = None
+        self._decided: tuple[np.ndarray, np.ndarray, Split] | None = None  # what the last step scored, and the batch it decided
 
     @property
     def batch_size(self) -> int:
@@ -151,9 +152,27 @@ class SelectionEpisodes:
         batch = self.batches[self.step_index]
         self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
+        self._decided = self.masks.copy(), batch, self._view
         rewarded, evaluations = self._evaluate(self.masks)
         assert self._tracker is not None
         return self._tracker(rewarded), evaluations
+
+    def credit(self) -> np.ndarray:
+        """What each candidate of the batch of the last step was worth, also after a restart.
+
+        The derivative of the episode's validation log-likelihood by the candidate's weight in the training set, times the reward's
+        scale: in the unit of ``log_likelihood_gain``.
+
+        :return: float64 (n, batch_size), zero in padding rows
+        :raises NotImplementedError: when the evaluator has no credit
+        :raises gymnasium.error.ResetNeeded: before the first step
+        """
+        if self._decided is None:
+            raise gym.error.ResetNeeded("nothing has been decided yet: call step() before credit()")
+        masks, batch, view = self._decided
+        padded = np.zeros((self.n, self.batch_size))
+        padded[:, : len(batch)] = self._reward.scale * self.evaluator.credit(masks, self.seed, view)[:, batch]
+        return padded
 
     def infos(self, evaluations: Evaluations | None = None) -> list[dict[str, Any]]:
         """The same small scalars for each episode at each step: step, number and share kept, validation metrics."""
@@ -222,6 +241,10 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     def action_masks(self) -> np.ndarray:
         """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
         return self._episodes.action_masks()
+
+    def credit(self) -> np.ndarray:
+        """What each candidate of the last step's batch was worth; see :meth:`SelectionEpisodes.credit`.  float64 (batch,)"""
+        return self._episodes.credit()[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode.  Without a seed, evaluations keep the seed of the episode before (common random numbers)."""

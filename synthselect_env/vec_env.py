@@ -63,6 +63,10 @@ class SelectionVecEnv(VecEnv):
         """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
         return self._episodes.action_masks()
 
+    def credit(self) -> np.ndarray:
+        """What each candidate of the last step's batch was worth; see :meth:`SelectionEpisodes.credit`.  float64 (n_envs, batch)"""
+        return self._episodes.credit()
+
     def reset(self) -> VecEnvObs:
         """Begin n episodes; ``seed`` before it sets the evaluations' seed."""
         seed: int | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import REINFORCE, TransformerPolicy
@@ -81,7 +82,7 @@ def test_one_step_along_the_gradient(baseline: str) -> None:
             logits = model.policy.action_net(model.policy.mlp_extractor.forward_actor(observation))[0]
             total = total + weight[t, env] * torch.distributions.Bernoulli(logits=logits).log_prob(action).sum()
     gradients = torch.autograd.grad(-total / 8, list(model.policy.parameters()), allow_unused=True)
-    model._logger = __import__("stable_baselines3").common.logger.configure(None, [])
+    model._logger = configure(None, [])
     model.train()
     for old, new, gradient in zip(before, model.policy.parameters(), gradients):
         assert torch.allclose(new, old - 0.1 * (0 if gradient is None else gradient), atol=1e-5)

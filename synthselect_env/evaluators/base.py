@@ -60,6 +60,8 @@ class Evaluator(ABC):
     """Selections that it works on side by side, where each takes long."""
     can_score_any_split = True
     """Whether it trains a classifier, which can be scored on other pictures than the validation split's."""
+    has_credit = False
+    """Whether it can say what each candidate is worth."""
 
     def __init__(self, bank: FeatureBank) -> None:
         self.bank = bank
@@ -83,6 +85,17 @@ class Evaluator(ABC):
         :return: evaluations of the k selections, a split each
         :raises ValueError: when the selections have another shape or type
         """
+
+    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+        """Derivative of the log-likelihood by each candidate's weight in the training set.
+
+        :param selections: bool (k, n), a row a selection
+        :param seed: of whatever is random in training
+        :param split: pictures whose log-likelihood is meant; None for the validation split
+        :return: float64 (k, n)
+        :raises NotImplementedError: where an evaluator has none; ``has_credit`` says so
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot say what each candidate is worth; the linear probe and the datamodel can")
 
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank, the selection and the seed, JSON-able.
@@ -135,6 +148,11 @@ class EvaluatorWrapper(Evaluator):
         super().__init__(evaluator.bank)
         self.evaluator = evaluator
         self.batch_size, self.can_score_any_split = evaluator.batch_size, evaluator.can_score_any_split
+        self.has_credit = evaluator.has_credit
+
+    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+        """The evaluator's."""
+        return self.evaluator.credit(selections, seed, split)
 
     def settings(self) -> dict[str, object]:
         """Those of the evaluator."""

@@ -48,6 +48,7 @@ class DatamodelEvaluator(Evaluator):
     """
 
     can_score_any_split = False
+    has_credit = True
 
     def __init__(self, bank: FeatureBank, n_knots: int = 5) -> None:
         super().__init__(bank)
@@ -94,13 +95,17 @@ class DatamodelEvaluator(Evaluator):
         predicted = {m: (b + described @ w)[:, None] for m, (w, b, _) in self._fits.items()}
         return [Evaluations.from_epochs(predicted) for _ in splits]
 
-    def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
+    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
         """Derivative of the predicted log-likelihood by each candidate's weight in the training set.
 
         :param selections: bool (k, n), a row a selection
         :param seed: changes nothing
+        :param split: None, or the validation split
         :return: float64 (k, n)
+        :raises ValueError: for another split
         """
+        if split is not None and not self.is_valid(split):
+            raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
         weights = self.checked(selections).astype(float)
         size, class_shares = self._shares(weights)
         w = self._fits["log_likelihood"][0]

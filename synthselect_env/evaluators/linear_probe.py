@@ -36,6 +36,8 @@ class LinearProbeEvaluator(Evaluator):
     :raises ValueError: when a parameter is out of range, or the real features are all the same
     """
 
+    has_credit = True
+
     def __init__(self, bank: FeatureBank, head: str = "ridge", n_components: int = 32, ridge: float = 10.0, device: str = "auto") -> None:
         super().__init__(bank)
         if head not in HEADS:
