@@ -1,0 +1,80 @@
+"""Selectors that ask an evaluator, on cases with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from agents.selectors import SELECTORS, BanzhafSelector, CreditSelector, RandomSearchSelector, SearchSelector
+from synthselect_env import FeatureBank, Split
+from synthselect_env.embedded import toy_bank
+from synthselect_env.evaluators import Evaluations, Evaluator
+from synthselect_env.metrics import METRICS
+
+SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
+
+
+class Additive(Evaluator):
+    """Each candidate is worth a number of its own; counts what it is asked."""
+
+    has_credit = True
+
+    def __init__(self, bank: FeatureBank) -> None:
+        super().__init__(bank)
+        self.worth = np.random.default_rng(5).normal(size=len(bank.candidates))
+        self.asked = 0
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        self.asked += len(selections)
+        return [Evaluations.from_epochs({m: (selections @ self.worth)[:, None] for m in METRICS}) for _ in splits]
+
+    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+        self.asked += len(selections)
+        return np.tile(self.worth, (len(selections), 1))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_finds_what_is_worth_something_within_its_evaluations(name: str, toy: FeatureBank) -> None:
+    evaluator = Additive(toy)
+    selection = SELECTORS[name](evaluator, evaluations=1024).select(toy, 0)
+    assert evaluator.asked <= 1024
+    assert evaluator.worth[selection.mask].sum() > 0.25 * evaluator.worth[evaluator.worth > 0].sum()
+    assert (selection.mask == (selection.scores > 0)).all()
+    assert (SELECTORS[name](Additive(toy), evaluations=1024).select(toy, 0).scores == selection.scores).all()
+
+
+def test_banzhaf_values_by_enumeration() -> None:
+    """The exact value of a small game with interactions: the mean over all sets of what joining adds."""
+    bank = toy_bank(candidates_per_class=3)
+
+    class Game(Additive):
+        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+            figure = selections @ self.worth + 2.0 * selections[:, 0] * selections[:, 1] - selections[:, 2] * selections[:, 5]
+            return [Evaluations.from_epochs({m: figure[:, None] for m in METRICS}) for _ in splits]
+
+    game = Game(bank)
+    sets = np.array(list(np.ndindex(*[2] * 6)), bool)
+    figures = game.evaluate(sets, 0).log_likelihood
+    exact = [figures[sets[:, i]].mean() - figures[~sets[:, i]].mean() for i in range(6)]
+    estimated = BanzhafSelector(game, evaluations=32_768).select(bank, 0).scores
+    assert estimated == pytest.approx(exact, abs=0.1)
+
+
+def test_credit_ascent_needs_credit(toy: FeatureBank) -> None:
+    class Silent(Additive):
+        credit = Evaluator.credit
+
+    with pytest.raises(NotImplementedError, match="cannot say what each candidate is worth"):
+        CreditSelector(Silent(toy)).select(toy, 0)
+
+
+def test_credit_ascent_finds_the_sound_candidates() -> None:
+    bank = toy_bank(candidates_per_class=64, noise=0.6)
+    scores = CreditSelector("linear_probe", evaluations=256).select(bank, 0).scores
+    assert roc_auc_score(bank.candidates.flaw == 0, scores) > 0.8
+
+
+def test_too_few_evaluations() -> None:
+    with pytest.raises(ValueError, match="evaluations must be at least 2"):
+        RandomSearchSelector(evaluations=1)
