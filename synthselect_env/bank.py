@@ -20,6 +20,8 @@ from synthselect_env.metrics import METRICS
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test", "candidates")
+FEW = 10
+"""Pictures of a class in a split, below which the bank warns."""
 N_BATCHES = 8
 """The paper cuts its pool of 4,096 candidates into 8 batches of 512."""
 
@@ -189,8 +191,28 @@ class FeatureBank:
                 part.append(piece)
         return [np.concatenate(part) for part in parts]
 
+    def warnings(self) -> list[str]:
+        """What makes figures on this bank doubtful: classes that are nearly empty, pictures or patients in two splits at once.
+
+        Pictures are the same when their features are, to half precision.
+        """
+        found = []
+        for name in SPLITS[:3]:
+            for label, count in zip(self.classes, np.bincount(getattr(self, name).labels, minlength=len(self.classes))):
+                if count < FEW:
+                    found.append(f"{name} has {count} pictures of class {label}; figures of that class mean little below {FEW}")
+        with np.errstate(over="ignore"):
+            rows = {name: {row.tobytes() for row in getattr(self, name).features.astype(np.float16)} for name in SPLITS}
+        for name, other in (("train", "valid"), ("train", "test"), ("valid", "test"), ("candidates", "valid"), ("candidates", "test")):
+            if shared := len(rows[name] & rows[other]):
+                found.append(f"{name} and {other} share {shared} pictures; scores on {other} are too good")
+            groups = set(getattr(self, name).groups or ()) & set(getattr(self, other).groups or ())
+            if groups:
+                found.append(f"{name} and {other} share {len(groups)} patients or slides, e.g. {min(groups)}; split by group")
+        return found
+
     def describe(self) -> str:
-        """A few lines on what is inside."""
+        """A few lines on what is inside, and on what looks wrong."""
         lines = [f"{self.source}: {len(self.candidates):,} candidates, {self.n_features} features, classes {', '.join(self.classes)}"]
         for name in SPLITS:
             split = getattr(self, name)
@@ -207,7 +229,7 @@ class FeatureBank:
         for key, value in self.provenance.items():
             facts = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             lines.append(f"  {key.replace('_', ' ')}: {facts}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings())])
 
     def save(self, path: str | Path, half: bool | None = None) -> None:
         """Write the bank to one HDF5 file; an existing file is replaced only by a complete one.

@@ -76,7 +76,7 @@ def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float =
 
 
 def planted_pcam(
-    n_real: int = 256, n_candidates: int = 2048, flaws: Mapping[str, float] = PLANTED_FLAWS, seed: int = 0
+    n_real: int = 128, n_candidates: int = 2048, flaws: Mapping[str, float] = PLANTED_FLAWS, seed: int = 0
 ) -> dict[str, LabelledImages]:
     """Real patches of the embedded PCam bank as candidates of known truth: some are spoilt, the others are as good as real ones.
 

@@ -15,7 +15,7 @@ from agents.callbacks import SelectionMetrics, run_logger
 from agents.controllers import GRUAttentionController, GRUController, TransformerController
 from agents.controllers.transformer import sinusoidal_positions
 from agents.policies import distinct
-from agents.selectors import SELECTORS, PolicySelector
+from agents.selectors import SELECTORS, PolicySelector, TrainingSelector
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.embedded import toy_bank
 
@@ -263,6 +263,20 @@ def test_selectors(toy: FeatureBank, name: str, seed: int) -> None:
         for label in (0, 1):
             kept, left = (selection.scores[(labels == label) & (selection.mask == k)] for k in (True, False))
             assert kept.min() >= left.max()
+
+
+def test_oracle(toy: FeatureBank) -> None:
+    assert (SELECTORS["oracle"]().select(toy, 0).mask == (toy.candidates.flaw == 0)).all()
+    with pytest.raises(ValueError, match="candidates/flaw is missing"):
+        SELECTORS["oracle"]().select(replace(toy, candidates=replace(toy.candidates, flaw=None)), 0)
+
+
+def test_training_selector(toy: FeatureBank) -> None:
+    settings = {"n_steps": 8, "batch_size": 16, "policy_kwargs": TINY, "device": "cpu"}
+    selector = TrainingSelector(PPO, evaluations=64, n_envs=4, name="ours", **settings)
+    first, again, other = (selector.select(toy, seed) for seed in (3, 3, 4))
+    assert (first.scores == again.scores).all() and (first.scores != other.scores).any() and first.source == "ours"
+    assert selector.train(toy, 0).num_timesteps == 64
 
 
 def test_random_selector_is_random(toy: FeatureBank) -> None:

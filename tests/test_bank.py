@@ -266,3 +266,16 @@ def test_subset_keeps_what_is_known_of_each_picture(toy: FeatureBank) -> None:
         assert part.images.blobs == tuple(split.images.blobs[i] for i in positions) and (part.flaw == split.flaw[positions]).all()
     bare = Split(split.features, split.labels).subset(mask)
     assert bare.ids is bare.groups is bare.images is bare.flaw is None and len(bare) == 22
+
+
+def test_warnings(toy: FeatureBank) -> None:
+    assert not toy.warnings() and "warning" not in toy.describe()
+    few = replace(toy, train=toy.train.subset(np.arange(15)))
+    assert few.warnings() == ["train has 3 pictures of class right; figures of that class mean little below 10"]
+    leak = np.concatenate([toy.candidates.features[:-2], toy.test.features[:2]])
+    leaking = replace(toy, candidates=replace(toy.candidates, features=leak))
+    assert leaking.warnings() == ["candidates and test share 2 pictures; scores on test are too good"]
+    patients = {name: tuple(f"{name if i else 'both'}-{i}" for i in range(len(getattr(toy, name)))) for name in ("train", "test")}
+    shared = replace(toy, **{name: replace(getattr(toy, name), groups=groups) for name, groups in patients.items()})
+    assert shared.warnings() == ["train and test share 1 patients or slides, e.g. both-0; split by group"]
+    assert "warning: train and test share" in shared.describe()

@@ -150,5 +150,5 @@ def test_known_truth_bank(tmp_path: Path) -> None:
     )
     assert "flaws planted" in out
     bank = FeatureBank.load(tmp_path / "bank.h5")
-    assert (len(bank.train), len(bank.candidates)) == (256, 2048) and abs((bank.candidates.flaw == 0).sum() - 1024) < 3
+    assert (len(bank.train), len(bank.candidates)) == (128, 2048) and abs((bank.candidates.flaw == 0).sum() - 1024) < 3
     assert bank.candidates.images[:2].decode().shape == (2, 96, 96, 3)

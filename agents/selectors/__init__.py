@@ -1,8 +1,8 @@
 """Who selects: one ``select(bank, seed) -> Selection`` for all."""
 
 from agents.selectors.base import RatioSelector, Selector
-from agents.selectors.baselines import AllSelector, CentroidSelector, NoneSelector, RandomSelector
-from agents.selectors.policy import PolicySelector, mask_of_episode
+from agents.selectors.baselines import AllSelector, CentroidSelector, NoneSelector, OracleSelector, RandomSelector
+from agents.selectors.policy import PolicySelector, TrainingSelector, mask_of_episode
 from agents.selectors.search import (
     BanzhafSelector,
     CreditSelector,
@@ -19,6 +19,7 @@ SELECTORS: dict[str, type[Selector]] = {
         AllSelector,
         RandomSelector,
         CentroidSelector,
+        OracleSelector,
         RandomSearchSelector,
         CrossEntropySelector,
         BanzhafSelector,
@@ -26,7 +27,7 @@ SELECTORS: dict[str, type[Selector]] = {
         DVRLSelector,
     )
 }
-"""Selectors by name; a trained policy is a :class:`PolicySelector`."""
+"""Selectors by name; a trained policy is a :class:`PolicySelector`, an agent to be trained a :class:`TrainingSelector`."""
 
 __all__ = [
     "SELECTORS",
@@ -37,11 +38,13 @@ __all__ = [
     "CrossEntropySelector",
     "DVRLSelector",
     "NoneSelector",
+    "OracleSelector",
     "PolicySelector",
     "RandomSearchSelector",
     "RandomSelector",
     "RatioSelector",
     "SearchSelector",
     "Selector",
+    "TrainingSelector",
     "mask_of_episode",
 ]

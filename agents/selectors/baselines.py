@@ -30,6 +30,24 @@ class AllSelector(Selector):
         return Selection.of(bank, np.ones(n, bool), np.ones(n), self.name)
 
 
+class OracleSelector(Selector):
+    """Adds every sound candidate and no other: what is to be reached on a bank of known truth, and no method."""
+
+    name = "oracle"
+
+    def select(self, bank: FeatureBank, seed: int) -> Selection:
+        """Keep what is known to be sound.
+
+        :raises ValueError: when the bank does not know the truth
+        """
+        if bank.candidates.flaw is None:
+            raise ValueError(
+                f"{bank.source}: candidates/flaw is missing; the oracle needs a bank of known truth, e.g. load_bank('pcam-planted')"
+            )
+        sound = bank.candidates.flaw == 0
+        return Selection.of(bank, sound, sound.astype(float), self.name)
+
+
 class RandomSelector(RatioSelector):
     """Adds a random share of each class."""
 

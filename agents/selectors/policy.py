@@ -8,11 +8,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.policies import SelectionPolicy
+from agents.policies import SelectionPolicy, TransformerPolicy
 from agents.selectors.base import Selector, best_of_each_class
-from synthselect_env import FeatureBank, Selection
+from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.env import observations
+from synthselect_env.evaluators import Evaluator
+from synthselect_env.rewards import DEFAULT_REWARD, Reward
 
 
 class PolicySelector(Selector):
@@ -54,6 +57,49 @@ class PolicySelector(Selector):
         labels = bank.candidates.labels
         expected = np.bincount(labels, weights=probabilities, minlength=len(bank.classes))
         return Selection.of(bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name)
+
+
+class TrainingSelector(Selector):
+    """Trains an agent on the bank, and keeps what it keeps.
+
+    :param algorithm: an SB3 on-policy algorithm: PPO, A2C, REINFORCE, CreditPPO, …
+    :param policy: a policy over a controller
+    :param evaluations: environment steps, each of which scores a selection
+    :param n_envs: selections that are scored at once
+    :param evaluator: what rewards; None for the default
+    :param reward: a name, a :class:`~synthselect_env.rewards.Reward`, or a dictionary of its parameters
+    :param name: name in tables; the algorithm's by default
+    :param kwargs: passed to the algorithm
+    """
+
+    def __init__(
+        self,
+        algorithm: type[OnPolicyAlgorithm],
+        policy: type[SelectionPolicy] = TransformerPolicy,
+        evaluations: int = 1024,
+        n_envs: int = 16,
+        evaluator: str | Evaluator | None = None,
+        reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.algorithm, self.policy, self.kwargs = algorithm, policy, kwargs
+        self.evaluations, self.n_envs, self.evaluator, self.reward = evaluations, n_envs, evaluator, reward
+        self.name = name or algorithm.__name__
+
+    def train(self, bank: FeatureBank, seed: int) -> OnPolicyAlgorithm:
+        """The trained agent.
+
+        :param bank: the bank
+        :param seed: of the evaluations and of the agent
+        """
+        env = SelectionVecEnv(bank, self.n_envs, self.evaluator, self.reward)
+        env.seed(seed)
+        return self.algorithm(self.policy, env, seed=seed, **self.kwargs).learn(self.evaluations)  # type: ignore[call-arg]
+
+    def select(self, bank: FeatureBank, seed: int) -> Selection:
+        """Train, and select as :class:`PolicySelector` does."""
+        return PolicySelector(self.train(bank, seed), name=self.name).select(bank, seed)
 
 
 def mask_of_episode(model: BaseAlgorithm, env: gym.Env[Any, Any], seed: int) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,0 +1,177 @@
+"""Who finds the sound candidates, with how many evaluations, and is it worth anything when it is retrained?
+
+    python benchmarks/learning.py
+
+The bank is of known truth: candidates are real PCam patches, of which half are spoilt. Every arm gets the same number of evaluations of
+the same evaluator, the environment's default. "promised": the gain in validation log-likelihood as that evaluator sees it; "AUC": of
+the arm's scores against the truth; "sound": share of what it keeps. Then the first seeds' selections are retrained in full, and compared
+with the oracle, all sound candidates and no other. Finished work is kept in runs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+from machine import add_worker_arguments, describe_machine, digest
+from scipy.stats import t as student
+from sklearn.metrics import roc_auc_score
+from stable_baselines3 import PPO
+
+from agents import REINFORCE, CreditPPO, GRUPolicy
+from agents.report import save_figure
+from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
+from synthselect_env import FeatureBank, Selection
+from synthselect_env.classifier import QUICK, TrainingConfig
+from synthselect_env.embedded import resolve_bank
+from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator, make_evaluator
+from synthselect_env.files import atomic_write
+
+DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
+PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
+CREDIT_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
+AGENTS = {
+    "PPO, paper's reward": (PPO, {**PPO_SETTINGS, "gamma": 0.99}, {"reward": "paper"}),
+    "PPO": (PPO, PPO_SETTINGS, {}),
+    "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
+    "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
+    "CreditPPO": (CreditPPO, CREDIT_SETTINGS, {}),
+    "CreditPPO, control variate": (CreditPPO, {**CREDIT_SETTINGS, "credit": "control_variate"}, {}),
+    "CreditPPO, no credit": (CreditPPO, {**CREDIT_SETTINGS, "credit": "none"}, {}),
+    "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
+    "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
+}
+SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
+ARMS = ["centroid", *SEARCHES, *AGENTS]
+
+
+def arm(name: str, evaluations: int) -> Selector:
+    """The selector of that name, with so many evaluations to spend."""
+    if name in AGENTS:
+        algorithm, settings, more = AGENTS[name]
+        n_envs = min(16, evaluations // 16)  # at least two updates
+        if "batch_size" in settings:
+            settings = {**settings, "batch_size": min(settings["batch_size"], n_envs * settings["n_steps"])}
+        return TrainingSelector(algorithm, evaluations=evaluations, n_envs=n_envs, name=name, **settings, **more)
+    return SELECTORS[name](evaluations=evaluations) if name in SEARCHES else SELECTORS[name]()  # type: ignore[call-arg]
+
+
+def selected(bank: FeatureBank, name: str, evaluations: int, seed: int, root: Path) -> tuple[Selection, float]:
+    """What an arm selects, and the seconds that it took; from disk where it is known."""
+    settings = repr(AGENTS[name]) if name in AGENTS else ""
+    key = hashlib.sha256(f"{name} {evaluations} {seed} {settings}".encode()).hexdigest()[:16]
+    file = root / f"{key}.csv"
+    clock = file.with_suffix(".txt")
+    if not clock.exists():
+        start = time.perf_counter()
+        selection = arm(name, evaluations).select(bank, seed)
+        seconds = time.perf_counter() - start
+        selection.save(file)
+        with atomic_write(clock) as path:
+            path.write_text(f"{seconds:.2f}")
+    return Selection.load(file), float(clock.read_text())
+
+
+def interval(values: np.ndarray, form: str = ".3f") -> str:
+    """Mean and 95 % confidence interval."""
+    if len(values) < 2:
+        return format(values.mean(), form)
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{format(values.mean(), form)} ± {format(half, form.replace('+', ''))}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bank", default="pcam-planted", help="a bank of known truth")
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--retrained", type=int, default=3, help="seeds whose selections are retrained, with the seed of their arm")
+    parser.add_argument(
+        "--classifier", choices=("quick", "resnet34"), default="quick", help="what is retrained: ResNet18 at 32 px, or the default"
+    )
+    parser.add_argument("--figure", type=Path, help="where to write the curves")
+    add_worker_arguments(parser)
+    args = parser.parse_args()
+    bank = resolve_bank(args.bank)
+    truth, evaluator = bank.candidates.flaw == 0, make_evaluator(None, bank)
+    root = Path("runs") / f"learning-{digest(bank)}"
+    root.mkdir(parents=True, exist_ok=True)
+    most = max(args.evaluations)
+    print(f"{describe_machine()}\n{bank.describe()}\nevaluator {type(evaluator).__name__}, {args.seeds} seeds", flush=True)
+
+    nothing = np.zeros_like(truth)
+    reference = evaluator.evaluate(np.stack([nothing, truth]), 0).log_likelihood
+    print(f"\noracle: {truth.sum():,} sound candidates, promised {reference[1] - reference[0]:+.4f}\n")
+    print(
+        "mean ± 95 % interval over seeds\n| arm | evaluations | promised | AUC | selected | sound | seconds |\n|---|---|---|---|---|---|---|"
+    )
+    curves: dict[str, list[tuple[int, np.ndarray]]] = {}
+    finals: dict[str, list[np.ndarray]] = {}
+    for name in args.arms:
+        for evaluations in args.evaluations if name != "centroid" else [most]:
+            runs = [selected(bank, name, evaluations, seed, root) for seed in range(args.seeds)]
+            masks, seconds = np.stack([s.mask for s, _ in runs]), np.array([s for _, s in runs])
+            promised = evaluator.evaluate(masks, 0).log_likelihood - reference[0]
+            auc = np.array([roc_auc_score(truth, s.scores) for s, _ in runs])
+            sound = np.array([truth[m].mean() if m.any() else 0.0 for m in masks])
+            curves.setdefault(name, []).append((evaluations, auc))
+            finals[f"{name}, {evaluations:,}"] = list(masks[: args.retrained])
+            cells = [
+                interval(promised, "+.4f"),
+                interval(auc),
+                f"{masks.sum(1).mean():,.0f}",
+                f"{sound.mean():.0%}",
+                interval(seconds, ".1f"),
+            ]
+            print(f"| {name} | {evaluations:,} | " + " | ".join(cells) + " |", flush=True)
+
+    if args.retrained:
+        config = QUICK if args.classifier == "quick" else TrainingConfig()
+        kept = {"none": [nothing] * args.retrained, "oracle": [truth] * args.retrained, "all": [~nothing] * args.retrained}
+        kept |= {n: m for n, m in finals.items() if n.endswith(f", {most:,}") or n == "CreditPPO, 64"}
+        with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
+            cached = CachedEvaluator(parallel, "runs/retrained")
+            per_seed = [
+                cached.evaluate_on(np.stack([m[s] for m in kept.values()]), s, bank.valid, bank.test) for s in range(args.retrained)
+            ]
+        valid, test = (
+            {m: np.stack([getattr(parts[i], m) for parts in per_seed]) for m in ("accuracy", "log_likelihood")} for i in (0, 1)
+        )  # (seeds, arms)
+        gain = {m: test[m] - test[m][:, :1] for m in test}
+        oracle = {m: gain[m][:, 1].mean() for m in gain}
+        print(
+            f"\nretrained ({config.architecture}, {config.size[0]} px, {config.epochs * (config.steps_per_epoch or 0)} steps of {config.batch_size})"
+        )
+        print(f"mean ± standard deviation over {args.retrained} seeds; gains over none, shares of the oracle's gain in brackets")
+        print("| arm | test accuracy | gain in points | gain in log-likelihood | validation − test accuracy |\n|---|---|---|---|---|")
+        for i, name in enumerate(kept):
+            points, nats = 100 * gain["accuracy"][:, i], gain["log_likelihood"][:, i]
+            gap = 100 * (valid["accuracy"] - test["accuracy"])[:, i]
+            shares = [f" ({v.mean() / o:.0%})" for v, o in ((points, 100 * oracle["accuracy"]), (nats, oracle["log_likelihood"]))]
+            print(
+                f"| {name} | {test['accuracy'][:, i].mean():.4f} ± {test['accuracy'][:, i].std(ddof=1):.4f} | "
+                f"{points.mean():+.1f} ± {points.std(ddof=1):.1f}{shares[0]} | {nats.mean():+.3f} ± {nats.std(ddof=1):.3f}{shares[1]} | "
+                f"{gap.mean():+.1f} ± {gap.std(ddof=1):.1f} |",
+                flush=True,
+            )
+
+    if args.figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for i, (name, points) in enumerate(curves.items()):
+            x, y = [p[0] for p in points], np.array([p[1].mean() for p in points])
+            spread = np.array([1.96 * p[1].std(ddof=1) / np.sqrt(len(p[1])) for p in points])
+            style = {"color": f"C{i % 10}", "linestyle": "-" if name in AGENTS else "--", "marker": "o" if name in AGENTS else "s"}
+            axes.errorbar(x, y, spread, label=name, capsize=2, markersize=4, **style)
+        axes.axhline(0.5, color="#999999", linewidth=0.8)
+        axes.set(xscale="log", xlabel="evaluations", ylabel="area under the curve of score against truth")
+        axes.set_xticks(args.evaluations, [f"{n:,}" for n in args.evaluations])
+        axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
+        axes.spines[["top", "right"]].set_visible(False)
+        save_figure(figure, args.figure)
