@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from synthselect_env import FeatureBank
+from synthselect_env.compute import default_workers
 
 
 def describe_machine() -> str:
@@ -39,5 +40,4 @@ def digest(bank: FeatureBank, *arguments: object) -> str:
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """Let the user say how many processes retrain side by side; by default one a core, or one where there is a GPU."""
-    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=workers, help="processes that retrain side by side; they share the cores")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that retrain side by side; they share the cores")

@@ -9,15 +9,14 @@ runs/retrained, so that an interrupted run goes on where it stopped.
 
 import argparse
 import importlib.util
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from synthselect_env.classifier import QUICK
+from synthselect_env.compute import default_workers
 from synthselect_env.data import decode
 from synthselect_env.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
@@ -38,8 +37,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     parser.add_argument("--batch-size", type=int, default=QUICK.batch_size)
     parser.add_argument("--learning-rate", type=float, default=QUICK.learning_rate)
     parser.add_argument("--device", default="auto")
-    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=workers, help="processes that retrain side by side")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that retrain side by side")
     args = parser.parse_args()
     if args.bank in EMBEDDED and args.out is None:
         parser.error("an embedded bank is not written to: give --out")

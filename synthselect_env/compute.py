@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,3 +50,8 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def default_workers() -> int:
+    """Processes that train side by side: one a core, or one alone where there is a GPU, which they would share."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from multiprocessing.queues import Queue
@@ -16,7 +18,15 @@ import torch
 
 from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import Classifier, TrainingConfig, build_network
-from synthselect_env.evaluators import CachedEvaluator, Evaluations, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    Evaluations,
+    Evaluator,
+    LinearProbeEvaluator,
+    ParallelEvaluator,
+    RayEvaluator,
+    RetrainEvaluator,
+)
 from synthselect_env.metrics import METRICS
 
 CONFIG = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=1, batch_size=16)
@@ -157,7 +167,7 @@ def test_workers_end_with_a_killed_parent(toy: FeatureBank) -> None:
     pids = context.Queue()
     parent = context.Process(target=_own_pids, args=(toy, pids))
     parent.start()
-    (worker,) = pids.get(timeout=120)
+    (worker,) = pids.get(timeout=300)
     assert not _ended(worker)
     parent.kill()
     parent.join()
@@ -165,3 +175,29 @@ def test_workers_end_with_a_killed_parent(toy: FeatureBank) -> None:
     while not _ended(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert _ended(worker)
+
+
+def test_ray_is_the_evaluator(toy: FeatureBank) -> None:
+    pytest.importorskip("ray")
+    code = (  # in a process of its own: Ray leaves sockets and daemons behind, which this suite takes for errors
+        "import numpy as np\n"
+        "from synthselect_env import load_bank\n"
+        "from synthselect_env.evaluators import LinearProbeEvaluator, RayEvaluator\n"
+        "bank = load_bank('toy')\n"
+        "masks = np.random.default_rng(0).random((3, 64)) < 0.5\n"
+        "probe = LinearProbeEvaluator(bank)\n"
+        "with RayEvaluator(probe, workers=2) as ray:\n"
+        "    answers = ray.evaluate_on(masks, 0, bank.valid, bank.test)\n"
+        "    assert ray.credit(masks, 0).shape == (3, 64) and ray.fingerprint == probe.fingerprint\n"
+        "for ours, theirs in zip(answers, probe.evaluate_on(masks, 0, bank.valid, bank.test)):\n"
+        "    assert np.allclose(ours.log_likelihood, theirs.log_likelihood) and (ours.accuracy == theirs.accuracy).all()\n"
+        "print('same')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip().endswith("same"), done.stderr
+
+
+def test_ray_says_what_to_install(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match="synthselect.ray"):
+        RayEvaluator(LinearProbeEvaluator(toy))

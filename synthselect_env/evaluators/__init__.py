@@ -8,6 +8,7 @@ from synthselect_env.evaluators.cached import CachedEvaluator
 from synthselect_env.evaluators.datamodel import DatamodelEvaluator, with_retrainings
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.parallel import ParallelEvaluator
+from synthselect_env.evaluators.ray_actors import RayEvaluator
 from synthselect_env.evaluators.retrain import RetrainEvaluator
 
 EVALUATORS: dict[str, type[Evaluator]] = {
@@ -50,6 +51,7 @@ __all__ = [
     "Evaluator",
     "LinearProbeEvaluator",
     "ParallelEvaluator",
+    "RayEvaluator",
     "RetrainEvaluator",
     "make_evaluator",
     "with_retrainings",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import torch
 
-from synthselect_env.bank import SPLITS, Split
+from synthselect_env.bank import SPLITS, FeatureBank, Split
+from synthselect_env.compute import default_workers
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
 
 _evaluator: Evaluator  # a worker process's own
@@ -32,8 +34,18 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def splits_by_name(bank: FeatureBank, splits: Sequence[Split]) -> list[str | Split]:
+    """The bank's own splits as names, in which form they travel: a worker has them, and its evaluator knows them by identity."""
+    return [next((n for n in SPLITS if getattr(bank, n) is split), split) for split in splits]
+
+
+def splits_of(bank: FeatureBank, splits: Sequence[str | Split]) -> list[Split]:
+    """What :func:`splits_by_name` named."""
+    return [getattr(bank, split) if isinstance(split, str) else split for split in splits]
+
+
 def _work(selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[Evaluations]:
-    return _evaluator.evaluate_on(selection, seed, *(getattr(_evaluator.bank, s) if isinstance(s, str) else s for s in splits))
+    return _evaluator.evaluate_on(selection, seed, *splits_of(_evaluator.bank, splits))
 
 
 class ParallelEvaluator(EvaluatorWrapper):
@@ -44,14 +56,14 @@ class ParallelEvaluator(EvaluatorWrapper):
     multiprocessing, it must do its work under ``if __name__ == "__main__":``.
 
     :param evaluator: what scores; each process gets a copy
-    :param workers: processes; None for one a core
+    :param workers: processes; None for one a core, or one alone where there is a GPU
     :param threads: torch threads a process; None to share the cores out
     """
 
     def __init__(self, evaluator: Evaluator, workers: int | None = None, threads: int | None = None) -> None:
         super().__init__(evaluator)
         cores = os.cpu_count() or 1
-        self.workers = self.batch_size = workers or cores
+        self.workers = self.batch_size = workers or default_workers()
         self.threads = threads or max(1, cores // self.workers)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -77,8 +89,7 @@ class ParallelEvaluator(EvaluatorWrapper):
             self._pool = ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("spawn"), _prepare, (self.evaluator, self.threads)
             )  # spawn: a forked torch may hang
-        # a split of the bank travels by name: the worker has it, and its evaluator knows it by identity
-        names = [next((n for n in SPLITS if getattr(self.bank, n) is split), split) for split in splits]
+        names = splits_by_name(self.bank, splits)
         try:
             parts = list(self._pool.map(_work, selections[:, None], [seed] * len(selections), [names] * len(selections)))
         except BrokenProcessPool as error:

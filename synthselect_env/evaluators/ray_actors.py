@@ -1,0 +1,85 @@
+"""An evaluator's work spread over the machines of a Ray cluster.  Needs ray: ``pip install "synthselect[ray]"``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthselect_env.bank import Split
+from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
+from synthselect_env.evaluators.parallel import splits_by_name, splits_of
+
+
+class _Worker:
+    """What an actor is: an evaluator of its own."""
+
+    def __init__(self, evaluator: Evaluator, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.evaluator = evaluator
+
+    def work(self, selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[Evaluations]:
+        return self.evaluator.evaluate_on(selection, seed, *splits_of(self.evaluator.bank, splits))
+
+
+class RayEvaluator(EvaluatorWrapper):
+    """Scores selections by Ray actors, one selection each at a time: a cluster's :class:`ParallelEvaluator`.
+
+    Ray core and not RLlib, which has no multi-binary actions. The actors start with the first call and end with :meth:`close`, or
+    when used as a context manager. Ray itself is started where it is not running yet, and left running.
+
+    :param evaluator: what scores; each actor gets a copy
+    :param workers: actors; None for as many as the cluster's processors, or graphics cards when each needs one, allow
+    :param num_cpus: processors an actor, and torch threads
+    :param num_gpus: graphics cards an actor, may be a fraction
+    :param address: of the cluster; None for this machine, or the cluster that is connected already
+    :raises ImportError: without ray
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, workers: int | None = None, num_cpus: int = 1, num_gpus: float = 0.0, address: str | None = None
+    ) -> None:
+        super().__init__(evaluator)
+        try:
+            import ray
+        except ImportError as error:
+            raise ImportError('RayEvaluator needs ray: pip install "synthselect[ray]"') from error
+        if not ray.is_initialized():
+            ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        resources = ray.cluster_resources()
+        room = resources.get("GPU", 0) / num_gpus if num_gpus else resources.get("CPU", 1) / num_cpus
+        self.workers = self.batch_size = workers or max(1, int(room))
+        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        self._actors: list[Any] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_actors": []}
+
+    def __enter__(self) -> RayEvaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors; a later call starts new ones."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        """Score k selections, as many at a time as there are actors."""
+        import ray
+        from ray.util import ActorPool
+
+        selections = self.checked(selections)
+        if not self._actors:
+            remote = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus)(_Worker)
+            shared = ray.put(self.evaluator)  # sent to each machine once
+            self._actors = [remote.remote(shared, self.num_cpus) for _ in range(self.workers)]
+        names = splits_by_name(self.bank, splits)
+        parts = list(ActorPool(self._actors).map(lambda actor, row: actor.work.remote(row, seed, names), list(selections[:, None])))  # type: ignore[arg-type]
+        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
