@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from agents.compare import Comparison, Outcome, compare
 from agents.report import centroid_histogram, comparison_table, kept_and_discarded, save_figure, verdict
@@ -62,7 +63,19 @@ def test_csv(toy: FeatureBank, tmp_path: Path) -> None:
 def outcome(bank: FeatureBank, name: str, test: float, valid: float = 0.8) -> Outcome:
     n = len(bank.candidates)
     figures = [dict.fromkeys(METRICS, value) for value in (valid, test)]
-    return Outcome(name, 0, Selection.of(bank, np.ones(n, bool), np.ones(n), name), *figures)
+    return Outcome(name, 0, Selection.of(bank, np.ones(n, bool), np.ones(n), name), *figures, seconds=0.0)
+
+
+def test_gains_are_paired_by_round(toy: FeatureBank) -> None:
+    """Against scipy's paired t-test; one round has no interval."""
+    figures = {"none": [0.70, 0.74, 0.71], "ours": [0.73, 0.76, 0.75]}
+    outcomes = [replace(outcome(toy, name, value), round=r) for name, values in figures.items() for r, value in enumerate(values)]
+    comparison = Comparison("linear_probe", tuple(outcomes))
+    expected = ttest_rel(figures["ours"], figures["none"]).confidence_interval(0.95)
+    assert comparison.gain("ours") == pytest.approx((0.03, expected.low, expected.high))
+    assert "+3.0 [+0.5, +5.5]" in comparison_table(comparison)
+    mean, low, high = Comparison("linear_probe", (outcomes[0], outcomes[3])).gain("ours")
+    assert mean == pytest.approx(0.03) and np.isnan([low, high]).all()
 
 
 @pytest.mark.parametrize(("ours", "words"), [(0.75, "PPO won: 2.0 points"), (0.70, "PPO lost: 3.0 points"), (0.73, "PPO tied")])

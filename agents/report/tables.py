@@ -19,12 +19,19 @@ def _cell(values: np.ndarray, form: str) -> str:
 def comparison_table(comparison: Comparison) -> str:
     """The test split's figures, a line a selector; the classifier that gave them stands above.
 
-    :param comparison: what to show; mean ± standard deviation where it has several rounds
+    :param comparison: what to show; with several rounds mean ± standard deviation, and the gain in accuracy over "none" in points, paired
+        by round, with its 95 % interval
     """
-    rows = [["selection", "selected", *COLUMNS]]
+    rounds, has_none = len(comparison.of(comparison.selectors[0])), "none" in comparison.selectors
+    paired = rounds > 1 and has_none
+    rows = [["selection", "selected", *COLUMNS, *(["gain over none"] if paired else [])]]
     for name in comparison.selectors:
         counts = np.array([float(outcome.selection.count) for outcome in comparison.of(name)])
-        rows.append([name, _cell(counts, ",.0f"), *(_cell(comparison.test_figures(name, m), ".4f") for m in COLUMNS)])
+        row = [name, _cell(counts, ",.0f"), *(_cell(comparison.test_figures(name, m), ".4f") for m in COLUMNS)]
+        if paired:
+            mean, low, high = (100 * value for value in comparison.gain(name))
+            row.append("" if name == "none" else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
     classifier = CLASSIFIERS.get(comparison.classifier, comparison.classifier)
