@@ -53,6 +53,8 @@ def arm(name: str, evaluations: int) -> Selector:
     if name in AGENTS:
         algorithm, settings, more = AGENTS[name]
         n_envs = min(16, evaluations // 16)  # at least two updates
+        if evaluations < 256 and "n_epochs" in settings:
+            settings = {**settings, "n_epochs": 10}  # fewer rollouts, used more often
         if "batch_size" in settings:
             settings = {**settings, "batch_size": min(settings["batch_size"], n_envs * settings["n_steps"])}
         return TrainingSelector(algorithm, evaluations=evaluations, n_envs=n_envs, name=name, **settings, **more)

@@ -1,6 +1,6 @@
 """Train the transformer policy with PPO, select candidates, and say on the test split whether it was worth it.
 
-python examples/train_ppo.py                              # embedded PCam bank, linear probe; a few minutes on two cores
+python examples/train_ppo.py                              # embedded PCam bank; a minute or two on two cores
 python examples/train_ppo.py --evaluate linear_probe resnet34   # the final table by full retraining, too
 python examples/train_ppo.py --bank mine.h5 --reward paper
 """
@@ -36,7 +36,7 @@ JUDGES = [name for name, evaluator in EVALUATORS.items() if evaluator.can_score_
 
 @dataclass
 class Args:
-    bank: str = field(default="pcam", metadata={"help": "an embedded bank (pcam, toy) or a file"})
+    bank: str = field(default="pcam", metadata={"help": "an embedded bank (pcam, cervical, pcam-planted, toy) or a file"})
     reward: str = field(default=DEFAULT_REWARD, metadata={"help": f"one of {', '.join(REWARDS)}"})
     evaluator: str = field(
         default="",

@@ -1,6 +1,7 @@
 """An environment for choosing which synthetic medical images are worth adding to a training set.
 
-Importing the package registers ``SynthSelect-PCam-v0`` and ``SynthSelect-Toy-v0`` with Gymnasium.
+Importing the package registers ``SynthSelect-PCam-v0``, ``SynthSelect-Cervical-v0``, ``SynthSelect-PCamPlanted-v0`` and
+``SynthSelect-Toy-v0`` with Gymnasium.
 """
 
 from synthselect_env.bank import FeatureBank, Retrainings, Split

@@ -14,7 +14,7 @@ from synthselect_env.data import EncodedImages, LabelledImages, RenderedImages, 
 from synthselect_env.data.flaws import FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
 
-EMBEDDED = ("pcam", "toy")
+EMBEDDED = ("pcam", "cervical", "pcam-planted", "toy")
 
 PLANTED_FLAWS = {"wrong label": 0.3, "blur and noise": 0.07, "wrong stain": 0.07, "near duplicate": 0.06}
 """Shares of a pool of which half is sound."""

@@ -278,20 +278,24 @@ def framed(bank: FeatureBank, batch: np.ndarray, kept: np.ndarray | None, side: 
     :param bank: the bank; without pictures, the frames are filled with a lighter shade
     :param batch: candidate positions (m,)
     :param kept: bool (m,), or None
-    :param side: pixels of a tile, frame included
+    :param side: width of a tile in pixels, frame included
     :param columns: tiles a row
     :return: uint8 (h, w, 3)
     """
     frame = 2
+    height = side  # of a tile; pictures keep their proportions
+    if bank.candidates.images is not None and len(batch):
+        tall, wide = decode(bank.candidates.images[batch[:1]]).shape[1:3]
+        height = round((side - 2 * frame) * tall / wide) + 2 * frame
     colours = (
         np.full((len(batch), 3), 128, np.uint8) if kept is None else np.where(kept[:, None], (40, 160, 60), (200, 50, 40)).astype(np.uint8)
     )
-    tiles = np.repeat(np.repeat(colours[:, None, None, :], side, 1), side, 2)
-    inner = slice(frame, side - frame)
+    tiles = np.repeat(np.repeat(colours[:, None, None, :], height, 1), side, 2)
+    rows, inner = slice(frame, height - frame), slice(frame, side - frame)
     if bank.candidates.images is None:
-        tiles[:, inner, inner] = 255 - (255 - colours[:, None, None, :]) // 3
+        tiles[:, rows, inner] = 255 - (255 - colours[:, None, None, :]) // 3
     else:
-        tiles[:, inner, inner] = decode(bank.candidates.images[batch], (side - 2 * frame, side - 2 * frame))
+        tiles[:, rows, inner] = decode(bank.candidates.images[batch], (height - 2 * frame, side - 2 * frame))
     padding = -len(tiles) % columns
-    tiles = np.concatenate([tiles, np.full((padding, side, side, 3), 255, np.uint8)])
-    return tiles.reshape(-1, columns, side, side, 3).swapaxes(1, 2).reshape(-1, columns * side, 3)
+    tiles = np.concatenate([tiles, np.full((padding, height, side, 3), 255, np.uint8)])
+    return tiles.reshape(-1, columns, height, side, 3).swapaxes(1, 2).reshape(-1, columns * side, 3)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import gymnasium as gym
 
 ENTRY_POINT = "synthselect_env.env:SyntheticSelectionEnv"
-ENV_IDS: dict[str, str] = {"SynthSelect-PCam-v0": "pcam", "SynthSelect-Toy-v0": "toy"}
+ENV_IDS: dict[str, str] = {
+    "SynthSelect-PCam-v0": "pcam",
+    "SynthSelect-Cervical-v0": "cervical",
+    "SynthSelect-PCamPlanted-v0": "pcam-planted",
+    "SynthSelect-Toy-v0": "toy",
+}
 """Environment id to the embedded bank that it plays when none is given."""
 
 

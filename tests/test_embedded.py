@@ -1,0 +1,62 @@
+"""The embedded banks: what they are said to hold, they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from synthselect_env import load_bank
+from synthselect_env.data.flaws import FLAWS
+from synthselect_env.embedded import EMBEDDED, planted_pcam
+from synthselect_env.evaluators import DatamodelEvaluator
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_nothing_looks_wrong_and_provenance_is_told(name: str) -> None:
+    bank = load_bank(name)
+    assert not bank.warnings() and bank.provenance and bank.extractor
+    for split in (bank.train, bank.valid, bank.candidates):
+        few = split.images[np.array([0, len(split) - 1])]
+        assert (few if isinstance(few, np.ndarray) else few.decode()).shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ["pcam", "cervical", "pcam-planted"])
+def test_retrainings_are_of_these_pictures(name: str) -> None:
+    datamodel = DatamodelEvaluator(load_bank(name))  # refuses retrainings of other pictures
+    truth, predicted = datamodel.figures.log_likelihood, datamodel.leave_one_out()
+    assert len(truth) >= 32 and np.corrcoef(truth, predicted)[0, 1] > 0.5
+
+
+def test_cervical_says_that_it_is_a_phantom() -> None:
+    bank = load_bank("cervical")
+    assert "not tissue" in bank.describe() and bank.classes == ("Normal", "CIN1", "CIN2", "CIN3")
+    assert [len(batch) for batch in bank.batches] == [512] * 8
+    assert 0.45 < (bank.candidates.flaw == 0).mean() < 0.55
+    assert not set(bank.train.groups) & set(bank.valid.groups)
+
+
+def test_planted_candidates_are_other_patches_of_the_pcam_bank() -> None:
+    """Sound ones to the byte, flawed ones changed as their flaw says; none of them is a training, validation or test patch."""
+    pcam, parts = load_bank("pcam"), planted_pcam(n_real=20, n_candidates=60, seed=4)
+    pool, real = parts["candidates"], parts["train"]
+    position = {picture.tobytes(): i for i, picture in enumerate(pcam.train.images.decode())}
+    used = {position[picture.tobytes()] for picture in real.images.decode()}
+    assert len(used) == 20
+    for picture, label, flaw in zip(pool.images.decode(), pool.labels, pool.flaw):
+        found = position.get(picture.tobytes())
+        if FLAWS[flaw] in ("sound", "wrong label"):
+            assert found not in used and (pcam.train.labels[found] == label) == (flaw == 0)
+        else:
+            assert found is None
+    for name in ("valid", "test"):
+        theirs = getattr(pcam, name)
+        assert (parts[name].images[[0, 7]].decode() == theirs.images[[0, 7]].decode()).all() and (parts[name].labels == theirs.labels).all()
+    with pytest.raises(ValueError, match="were asked for"):
+        planted_pcam(n_real=3000, n_candidates=2048)
+
+
+def test_pictures_of_another_pcam_bank_are_refused() -> None:
+    images = planted_pcam(20, 20)["train"].images
+    images.arguments["pictures"] = "0" * 16
+    with pytest.raises(ValueError, match="pictures of another embedded PCam bank"):
+        images.decode()
