@@ -76,7 +76,10 @@ class Comparison:
         :param over: over whom
         :param metric: which figure
         :return: mean, lower and upper end; the ends are NaN where there is one round
+        :raises ValueError: when one of the two was not compared
         """
+        if missing := [name for name in (selector, over) if name not in self.selectors]:
+            raise ValueError(f"{', '.join(missing)} was not compared; there are {', '.join(self.selectors)}")
         gains = self.test_figures(selector, metric) - self.test_figures(over, metric)
         if len(gains) < 2:
             return float(gains.mean()), float("nan"), float("nan")

@@ -123,9 +123,14 @@ class SelectionPolicy(ActorCriticPolicy):
         self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
+    def _rows(self, candidates: torch.Tensor) -> torch.Tensor:
+        """What the controller reads, as SB3's own paths hand it over."""
+        rows = self.extract_features(candidates)
+        return rows[0] if isinstance(rows, tuple) else rows  # a pair where actor and critic have extractors of their own
+
     def decide(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-odds of keeping each candidate, and the value of the batch.  (b, n, d) -> (b, n), (b, 1)"""
-        states, pooled = self.mlp_extractor(candidates)
+        states, pooled = self.mlp_extractor(self._rows(candidates))
         return self.action_net(states), self.value_net(pooled)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
@@ -140,7 +145,7 @@ class SelectionPolicy(ActorCriticPolicy):
     def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:
         """Probability of keeping each candidate of batches of any size.  (b, n, d) -> (b, n)"""
         self.set_training_mode(False)
-        return self.action_net(self.mlp_extractor.forward_actor(candidates.to(self.device))).sigmoid()
+        return self.action_net(self.mlp_extractor.forward_actor(self._rows(candidates.to(self.device)))).sigmoid()
 
 
 class TransformerPolicy(SelectionPolicy):

@@ -5,7 +5,8 @@
 The bank is of known truth: candidates are real PCam patches, of which half are spoilt. Every arm gets the same number of evaluations of
 the same evaluator, the environment's default. "promised": the gain in validation log-likelihood as that evaluator sees it; "AUC": of
 the arm's scores against the truth; "sound": share of what it keeps. Then the first seeds' selections are retrained in full, and compared
-with the oracle, all sound candidates and no other. Finished work is kept in runs/.
+with the oracle, all sound candidates and no other. Finished work is kept in runs/; delete
+runs/learning-* after a change to an arm.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from agents.report import save_figure
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.classifier import QUICK, TrainingConfig
+from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.files import atomic_write
@@ -81,8 +83,12 @@ def interval(values: np.ndarray, form: str = ".3f") -> str:
     """Mean and 95 % confidence interval."""
     if len(values) < 2:
         return format(values.mean(), form)
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{format(values.mean(), form)} ± {format(half, form.replace('+', ''))}"
+    return f"{format(values.mean(), form)} ± {format(half_interval(values), form.replace('+', ''))}"
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half the width of the 95 % confidence interval of the mean, by Student's t."""
+    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 if __name__ == "__main__":
@@ -98,6 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("--figure", type=Path, help="where to write the curves")
     add_worker_arguments(parser)
     args = parser.parse_args()
+    args.retrained = min(args.retrained, args.seeds)
     bank = resolve_bank(args.bank)
     truth, evaluator = bank.candidates.flaw == 0, make_evaluator(None, bank)
     root = Path("runs") / f"learning-{digest(bank)}"
@@ -132,7 +139,7 @@ if __name__ == "__main__":
             print(f"| {name} | {evaluations:,} | " + " | ".join(cells) + " |", flush=True)
 
     if args.retrained:
-        config = QUICK if args.classifier == "quick" else TrainingConfig()
+        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_pictures(*decode(bank.train.images[:1]).shape[1:3])
         kept = {"none": [nothing] * args.retrained, "oracle": [truth] * args.retrained, "all": [~nothing] * args.retrained}
         kept |= {n: m for n, m in finals.items() if n.endswith(f", {most:,}") or n == "CreditPPO, 64"}
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
@@ -162,17 +169,27 @@ if __name__ == "__main__":
             )
 
     if args.figure:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7.5, 4.5), layout="constrained")
         axes = figure.subplots()
         for i, (name, points) in enumerate(curves.items()):
-            x, y = [p[0] for p in points], np.array([p[1].mean() for p in points])
-            spread = np.array([1.96 * p[1].std(ddof=1) / np.sqrt(len(p[1])) for p in points])
-            style = {"color": f"C{i % 10}", "linestyle": "-" if name in AGENTS else "--", "marker": "o" if name in AGENTS else "s"}
+            if len(points) == 1:
+                axes.axhline(points[0][1].mean(), label=name, color="black", linestyle=":", linewidth=1)
+                continue
+            x = np.array([p[0] for p in points]) * (1 + 0.012 * (i - len(curves) / 2))  # beside each other, so that all bars are seen
+            y = np.array([p[1].mean() for p in points])
+            spread = np.array([half_interval(p[1]) for p in points])
+            style = {
+                "color": colormaps["tab20"](i % 20),
+                "linestyle": "-" if name in AGENTS else "--",
+                "marker": "o" if name in AGENTS else "s",
+            }
             axes.errorbar(x, y, spread, label=name, capsize=2, markersize=4, **style)
         axes.axhline(0.5, color="#999999", linewidth=0.8)
         axes.set(xscale="log", xlabel="evaluations", ylabel="area under the curve of score against truth")
+        axes.minorticks_off()
         axes.set_xticks(args.evaluations, [f"{n:,}" for n in args.evaluations])
         axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.data import EncodedImages, LabelledImages, RenderedImages, apportion, draw_per_class
-from synthselect_env.data.flaws import FlawPlan, plan_flaws
+from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
 
 EMBEDDED = ("pcam", "cervical", "pcam-planted", "toy")
@@ -99,7 +100,8 @@ def planted_pcam(
         split = whole.subset(positions)
         images = RenderedImages("embedded pcam", {"split": name, "pictures": whole.pictures_digest[:16]}, positions)
         parts[name] = LabelledImages(images, split.labels, tuple(split.ids or ()), tuple(bank.classes))
-    recipe = {"n_real": n_real, "n_candidates": n_candidates, "flaws": dict(flaws), "seed": seed}
+    pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
+    recipe = {"n_real": n_real, "n_candidates": n_candidates, "flaws": pairs, "seed": seed, "version": FLAWS_VERSION}
     recipe |= {"pictures": bank.train.pictures_digest[:16]}
     candidates = RenderedImages("embedded pcam, planted flaws", recipe, np.arange(len(pool)))
     ids = tuple(f"candidate-{i:04d}" for i in range(len(pool)))  # a file name would tell the class
@@ -136,8 +138,12 @@ def _render_real(positions: np.ndarray, split: str, pictures: str) -> np.ndarray
     return _pcam_pictures(split, pictures, positions)
 
 
-def _render_planted(positions: np.ndarray, n_real: int, n_candidates: int, flaws: dict[str, float], seed: int, pictures: str) -> np.ndarray:
-    _, pool, plan = _planted_plan(n_real, n_candidates, tuple(flaws.items()), seed)
+def _render_planted(
+    positions: np.ndarray, n_real: int, n_candidates: int, flaws: list[list[Any]], seed: int, version: int, pictures: str
+) -> np.ndarray:
+    if version != FLAWS_VERSION:
+        raise ValueError(f"these flaws are of version {version}, this release plants {FLAWS_VERSION}; build the bank again")
+    _, pool, plan = _planted_plan(n_real, n_candidates, tuple((name, share) for name, share in flaws), seed)
     return plan.spoil(positions, _pcam_pictures("train", pictures, pool[plan.source[positions]]))
 
 

@@ -157,6 +157,11 @@ class SelectionEpisodes:
         assert self._tracker is not None
         return self._tracker(rewarded), evaluations
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether the reward has a derivative that the evaluator knows: a log-likelihood, not smoothed."""
+        return self.evaluator.has_credit and self._reward.metric == "log_likelihood" and not self._reward.smoothing
+
     def credit(self) -> np.ndarray:
         """What each candidate of the batch of the last step was worth, also after a restart.
 
@@ -241,6 +246,11 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     def action_masks(self) -> np.ndarray:
         """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
         return self._episodes.action_masks()
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether :meth:`credit` is the derivative of what is rewarded."""
+        return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:
         """What each candidate of the last step's batch was worth; see :meth:`SelectionEpisodes.credit`.  float64 (batch,)"""

@@ -100,7 +100,9 @@ def _cross_fitted(
     on_epoch: OnEpoch | None,
 ) -> np.ndarray:
     train, features = pictures["train"], np.zeros((len(pictures["train"]), target.shape[1]), np.float32)
-    fold_of = np.random.default_rng(seed).permutation(len(train)) % n_folds
+    # whole patients or slides, where there are any: a network that saw others of a patient's pictures knows the patient
+    groups = np.arange(len(train)) if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
+    fold_of = (np.random.default_rng(seed).permutation(groups.max() + 1) % n_folds)[groups]
     for fold in range(n_folds):
         network = train_extractor(train.subset(fold_of != fold), pictures["valid"], seed + 1 + fold, config, on_epoch=on_epoch)
         here = network.features(candidates).astype(np.float64)

@@ -63,6 +63,11 @@ class SelectionVecEnv(VecEnv):
         """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
         return self._episodes.action_masks()
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether :meth:`credit` is the derivative of what is rewarded."""
+        return self._episodes.has_credit
+
     def credit(self) -> np.ndarray:
         """What each candidate of the last step's batch was worth; see :meth:`SelectionEpisodes.credit`.  float64 (n_envs, batch)"""
         return self._episodes.credit()

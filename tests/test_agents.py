@@ -277,6 +277,9 @@ def test_training_selector(toy: FeatureBank) -> None:
     first, again, other = (selector.select(toy, seed) for seed in (3, 3, 4))
     assert (first.scores == again.scores).all() and (first.scores != other.scores).any() and first.source == "ours"
     assert selector.train(toy, 0).num_timesteps == 64
+    assert TrainingSelector(PPO, evaluations=70, n_envs=32, **settings).train(toy, 0).num_timesteps == 64  # not more than was allowed
+    with pytest.raises(ValueError, match="less than a rollout"):
+        TrainingSelector(PPO, evaluations=4)
 
 
 def test_random_selector_is_random(toy: FeatureBank) -> None:

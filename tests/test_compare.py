@@ -76,6 +76,8 @@ def test_gains_are_paired_by_round(toy: FeatureBank) -> None:
     assert "+3.0 [+0.5, +5.5]" in comparison_table(comparison)
     mean, low, high = Comparison("linear_probe", (outcomes[0], outcomes[3])).gain("ours")
     assert mean == pytest.approx(0.03) and np.isnan([low, high]).all()
+    with pytest.raises(ValueError, match="all was not compared; there are none, ours"):
+        comparison.gain("ours", over="all")
 
 
 @pytest.mark.parametrize(("ours", "words"), [(0.75, "PPO won: 2.0 points"), (0.70, "PPO lost: 3.0 points"), (0.73, "PPO tied")])

@@ -162,6 +162,23 @@ def test_finds_the_sound_candidates(credit: str, secret: bool) -> None:
     assert after > 0.75 and after > before + 0.1
 
 
+def test_a_reward_without_a_derivative_is_left_to_the_critic(toy: FeatureBank) -> None:
+    """The derivative of the likelihood says nothing of another metric."""
+    weights = []
+    for reward in ("log_likelihood_gain", "paper", {"metric": "sensitivity", "scale": 100.0}):
+        model = CreditPPO(TransformerPolicy, SelectionVecEnv(toy, n_envs=8, reward=reward), policy_kwargs=TINY, seed=0, device="cpu").learn(
+            128
+        )
+        assert (model._critic is None) == (reward == "log_likelihood_gain")
+        weights.append(PolicySelector(model).select(toy, 0).scores)
+    assert all((a != b).any() for a, b in zip(weights, weights[1:]))
+
+
+def test_one_selection_has_no_group(toy: FeatureBank) -> None:
+    with pytest.raises(ValueError, match="two environments or more"):
+        tiny_model(toy, n_envs=1).learn(8)
+
+
 def test_critic_finds_a_linear_reward() -> None:
     rng = np.random.default_rng(0)
     w, critic = rng.normal(size=6), RidgeCritic()
@@ -178,6 +195,7 @@ def test_critic_finds_a_linear_reward() -> None:
         ({"ratio": "geometric"}, "unknown ratio 'geometric'"),
         ({"budget": 50}, "budget must lie between 0 and 1"),
         ({"target_entropy": 1.0}, "target_entropy must lie between"),
+        ({"target_kl": 0.01}, "CreditPPO has no target_kl"),
     ],
 )
 def test_errors(toy: FeatureBank, kwargs: dict[str, object], message: str) -> None:

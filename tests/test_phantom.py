@@ -50,9 +50,9 @@ def test_atypia_reaches_higher_with_the_grade() -> None:
 def test_candidates_of_known_truth() -> None:
     pool = phantom_candidates(16, {"wrong label": 0.25, "torn": 0.25}, seed=3)
     assert np.bincount(pool.flaw, minlength=len(FLAWS)).tolist() == [32, 16, 0, 0, 0, 16]
-    truth = np.repeat(np.arange(4), 16)
-    assert ((pool.labels != truth) == (pool.flaw == 1)).all()
     clean = phantom_candidates(16, {}, seed=3)
+    assert ((pool.labels != clean.labels) == (pool.flaw == 1)).all() and np.bincount(clean.labels).tolist() == [16] * 4
+    assert (np.diff(clean.labels) != 0).mean() > 0.5  # a position does not tell the grade
     changed = (pool.images.decode() != clean.images.decode()).any((1, 2, 3))
     assert (changed == (pool.flaw == FLAWS.index("torn"))).all()
     assert len(phantom_candidates().labels) == 4096
@@ -87,6 +87,11 @@ def test_recipes_that_this_release_cannot_render(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version 0 of the phantom"):
         old.decode()
     assert json.dumps(old.arguments)
+    one, two = (
+        phantom_candidates(8, dict(flaws), seed=3).images
+        for flaws in ([("torn", 0.2), ("wrong stain", 0.2)], [("wrong stain", 0.2), ("torn", 0.2)])
+    )
+    assert one != two and (one.decode() != two.decode()).any()  # what renders differently has another recipe
 
 
 def test_apportion() -> None:
@@ -105,5 +110,7 @@ def test_split_by_group() -> None:
     assert np.abs(np.bincount(labels[parts["a"]]) / np.bincount(labels) - 0.6).max() < 0.05
     with pytest.raises(ValueError, match="add up to 1"):
         split_by_group(groups, labels, {"a": 0.6, "b": 0.6}, seed=0)
+    with pytest.raises(ValueError, match="no group was left for b"):
+        split_by_group(["x"] * 8 + ["y", "z"], np.zeros(10, int), {"a": 0.15, "b": 0.05, "c": 0.8}, seed=0)
     with pytest.raises(ValueError, match="2 groups cannot be split into 3"):
         split_by_group(["x", "y"], np.array([0, 1]), {"a": 0.5, "b": 0.25, "c": 0.25}, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from agents.selectors import SELECTORS, BanzhafSelector, CreditSelector, RandomSearchSelector, SearchSelector
@@ -16,13 +17,13 @@ SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector,
 
 
 class Additive(Evaluator):
-    """Each candidate is worth a number of its own; counts what it is asked."""
+    """Each candidate is worth a number, which its features tell; counts what it is asked."""
 
     has_credit = True
 
     def __init__(self, bank: FeatureBank) -> None:
         super().__init__(bank)
-        self.worth = np.random.default_rng(5).normal(size=len(bank.candidates))
+        self.worth = bank.candidates.features @ np.random.default_rng(5).normal(size=bank.n_features)
         self.asked = 0
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
@@ -41,7 +42,9 @@ def test_finds_what_is_worth_something_within_its_evaluations(name: str, toy: Fe
     assert evaluator.asked <= 1024
     assert evaluator.worth[selection.mask].sum() > 0.25 * evaluator.worth[evaluator.worth > 0].sum()
     assert (selection.mask == (selection.scores > 0)).all()
+    state = torch.random.get_rng_state()
     assert (SELECTORS[name](Additive(toy), evaluations=1024).select(toy, 0).scores == selection.scores).all()
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_banzhaf_values_by_enumeration() -> None:

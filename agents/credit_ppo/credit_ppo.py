@@ -57,7 +57,9 @@ class CreditPPO(PPO):
       earlier rollouts, so that neither depends on the action: the gradient keeps its expectation and loses variance.
     * "none": the reward alone.
 
-    Where the evaluator has no credit (full retraining), a :class:`RidgeCritic` on (selection, reward) pairs estimates it.
+    Where there is no such derivative (full retraining, a reward that is not a log-likelihood or is smoothed), a :class:`RidgeCritic` on
+    (selection, reward) pairs estimates it. The credit is that of the step's own reward, whatever ``gamma`` is; the expectation is kept
+    exactly at the first update of a rollout, after which the ratio is clipped as in PPO.
 
     The ratio of new to old policy is that of the whole action ("joint", as in PPO), its geometric mean over decisions ("mean"), or
     one for each decision, clipped each by itself ("per_candidate"). Advantages are compared within the group of selections that were
@@ -80,8 +82,9 @@ class CreditPPO(PPO):
     :param budget: share of the candidates that should be kept on average; the squared deviation is added to the loss, times
         ``budget_weight``; None for no budget
     :param budget_weight: see ``budget``
-    :param kwargs: as PPO's
-    :raises ValueError: when an argument is unknown or out of range, or the policy is another kind
+    :param kwargs: as PPO's, without target_kl, clip_range_vf and normalize_advantage
+    :raises ValueError: when an argument is unknown or out of range, the policy is another kind, or there is one environment alone and
+        a group or a critic needs several
     """
 
     def __init__(
@@ -111,6 +114,10 @@ class CreditPPO(PPO):
             raise ValueError(f"budget must lie between 0 and 1, got {budget}")
         if not 0 <= target_entropy <= np.log(2):
             raise ValueError(f"target_entropy must lie between 0 and ln 2 = .693 nats a decision, got {target_entropy}")
+        if unused := sorted({"target_kl", "clip_range_vf", "normalize_advantage"} & set(kwargs)):
+            raise ValueError(f"CreditPPO has no {', '.join(unused)}; PPO has")
+        if group_baseline:
+            kwargs["gae_lambda"] = 1.0  # the return itself, which no value stands in for
         super().__init__(
             policy, env, learning_rate, n_steps, n_steps if n_steps > 1 else 2, n_epochs, gamma, clip_range=clip_range,
             rollout_buffer_class=CreditRolloutBuffer, _init_setup_model=False, **kwargs,
@@ -136,11 +143,16 @@ class CreditPPO(PPO):
         """Let the buffer ask the environment for credit, or make a critic where there is none to ask for."""
         assert self.env is not None and isinstance(self.rollout_buffer, CreditRolloutBuffer)
         base = self.env.unwrapped
-        exact = self.credit != "none" and base.get_attr("evaluator")[0].has_credit
+        exact = self.credit != "none" and base.get_attr("has_credit")[0]
         self.rollout_buffer.env = base if exact else None
-        self._critic = None
-        if self.credit != "none" and not exact:
+        if self.credit == "none" or exact:
+            self._critic = None
+        elif self._critic is None:
             self._critic = RidgeCritic()
+        if self.n_envs < 2 and (self.group_baseline or self._critic is not None):
+            raise ValueError(
+                "one selection has no group to be compared with: take two environments or more, e.g. SelectionVecEnv(bank, 16)"
+            )
 
     def learn(
         self: Self,
@@ -243,8 +255,9 @@ class CreditPPO(PPO):
         assert isinstance(buffer, CreditRolloutBuffer)
         if self._critic is not None:
             rows = self._by_class(buffer.observations[:, 0])  # the environments show the same batch
+            earlier = self._critic.credit(rows)[:, None]  # knows nothing of this rollout, as a control variate must
             self._critic.update(rows, buffer.actions, buffer.returns)
-            estimated = self._critic.credit(rows)[:, None]
+            estimated = earlier if self.credit == "control_variate" else self._critic.credit(rows)[:, None]
             return np.broadcast_to(estimated, buffer.credits.shape).astype(np.float32)
         return buffer.credits if self.credit != "none" else None
 

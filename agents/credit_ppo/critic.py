@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 PENALTY = 1e-3
-"""Of the ridge regression, as a share of the mean square of a column."""
+"""Of the ridge regression, as a share of the trace of its Gram matrix."""
 
 
 class RidgeCritic:

@@ -13,6 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from agents.policies import SelectionPolicy, TransformerPolicy
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
+from synthselect_env.bank import N_BATCHES
 from synthselect_env.env import observations
 from synthselect_env.evaluators import Evaluator
 from synthselect_env.rewards import DEFAULT_REWARD, Reward
@@ -64,12 +65,13 @@ class TrainingSelector(Selector):
 
     :param algorithm: an SB3 on-policy algorithm: PPO, A2C, REINFORCE, CreditPPO, …
     :param policy: a policy over a controller
-    :param evaluations: environment steps, each of which scores a selection
-    :param n_envs: selections that are scored at once
+    :param evaluations: environment steps, each of which scores a selection; a rollout that no longer fits is not begun
+    :param n_envs: selections that are scored at once; fewer where a rollout would not fit
     :param evaluator: what rewards; None for the default
     :param reward: a name, a :class:`~synthselect_env.rewards.Reward`, or a dictionary of its parameters
     :param name: name in tables; the algorithm's by default
-    :param kwargs: passed to the algorithm
+    :param kwargs: passed to the algorithm; ``n_steps`` is one episode by default
+    :raises ValueError: when not even one rollout of one environment fits
     """
 
     def __init__(
@@ -83,7 +85,12 @@ class TrainingSelector(Selector):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.algorithm, self.policy, self.kwargs = algorithm, policy, kwargs
+        self.algorithm, self.policy, self.kwargs = algorithm, policy, {"n_steps": N_BATCHES, **kwargs}
+        n_steps = self.kwargs["n_steps"]
+        if evaluations < n_steps:
+            raise ValueError(f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}")
+        n_envs = min(n_envs, evaluations // n_steps)
+        evaluations -= evaluations % (n_steps * n_envs)
         self.evaluations, self.n_envs, self.evaluator, self.reward = evaluations, n_envs, evaluator, reward
         self.name = name or algorithm.__name__
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from agents.selectors.base import Selector
 from synthselect_env import FeatureBank, Selection
+from synthselect_env.compute import seeded
 from synthselect_env.env import observations
 from synthselect_env.evaluators import Evaluator, make_evaluator
 
@@ -158,7 +159,7 @@ class DVRLSelector(SearchSelector):
     name = "DVRL"
 
     def __init__(
-        self, evaluator: str | Evaluator | None = None, evaluations: int = 1024, width: int = 64, learning_rate: float = 1e-3
+        self, evaluator: str | Evaluator | None = None, evaluations: int = 1024, width: int = 64, learning_rate: float = 3e-3
     ) -> None:
         super().__init__(evaluator, evaluations)
         self.width, self.learning_rate = width, learning_rate
@@ -167,13 +168,10 @@ class DVRLSelector(SearchSelector):
         """The final log-odds."""
         generator = torch.Generator().manual_seed(seed)
         rows = torch.from_numpy(observations(bank, [np.arange(len(bank.candidates))], context=True)[0])
-        network = nn.Sequential(
-            nn.Linear(rows.shape[1], self.width), nn.ReLU(), nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, 1)
-        )
-        for layer in network:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
-                nn.init.zeros_(layer.bias)
+        with seeded(seed):
+            network = nn.Sequential(
+                nn.Linear(rows.shape[1], self.width), nn.ReLU(), nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, 1)
+            )
         optimizer, average = torch.optim.Adam(network.parameters(), lr=self.learning_rate), None
         for k in self.rounds():
             log_odds = network(rows)[:, 0]

@@ -11,6 +11,9 @@ from PIL import Image, ImageFilter
 FLAWS = ("sound", "wrong label", "blur and noise", "wrong stain", "near duplicate", "torn")
 """What ``flaw`` numbers in a bank's candidates stand for."""
 
+FLAWS_VERSION = 1
+"""Raised whenever the same arguments spoil differently, so that a stored recipe is not taken for another picture's."""
+
 BLUR_RADIUS = (0.02, 0.04)
 """Of the picture's height: nuclei lose their edges, the tissue's layout stays."""
 NOISE = 20.0
@@ -61,7 +64,7 @@ def plan_flaws(labels: np.ndarray, n_classes: int, shares: Mapping[str, float], 
 
     :param labels: int (n,), the true ones
     :param n_classes: number of classes
-    :param shares: name of a flaw in :data:`FLAWS` to the share of the pictures that get it
+    :param shares: name of a flaw in :data:`FLAWS` to the share of the pictures that get it; their order counts, too
     :param seed: of everything that is random; picture i is drawn from a stream of its own
     :raises ValueError: when a name is unknown, or the shares do not lie between 0 and 1 in sum
     """

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from synthselect_env.data.flaws import FlawPlan, plan_flaws
+from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS, LabelledImages, RenderedImages
 from synthselect_env.data.subsets import split_by_group
 
@@ -246,26 +247,28 @@ def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDI
     :param flaws: name of a flaw to the share of the candidates that get it
     :param seed: of everything; not that of the real pictures
     """
-    cast, plan = _candidate_plan(per_class, tuple(flaws.items()), seed)
-    recipe = {"per_class": per_class, "flaws": dict(flaws), "seed": seed, "version": VERSION}
-    images = RenderedImages("cervical phantom candidates", recipe, np.arange(len(cast.grades)))
-    ids = tuple(f"candidate-{i:04d}" for i in range(len(cast.grades)))
-    return LabelledImages(images, plan.labels, ids, GRADES, flaw=plan.flaw)
+    _, plan = _candidate_plan(per_class, tuple(flaws.items()), seed)
+    pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
+    recipe = {"per_class": per_class, "flaws": pairs, "seed": seed, "version": [VERSION, FLAWS_VERSION]}
+    order = np.random.default_rng((seed, per_class)).permutation(len(plan.labels))  # a position must not tell the grade
+    images = RenderedImages("cervical phantom candidates", recipe, order)
+    ids = tuple(f"candidate-{i:04d}" for i in range(len(order)))
+    return LabelledImages(images, plan.labels[order], ids, GRADES, flaw=plan.flaw[order])
 
 
-def _check_version(version: int) -> None:
-    if version != VERSION:
-        raise ValueError(f"these pictures are of version {version} of the phantom, this release renders {VERSION}; build the bank again")
+def _check_version(version: object, ours: object) -> None:
+    if version != ours:
+        raise ValueError(f"these pictures are of version {version} of the phantom, this release renders {ours}; build the bank again")
 
 
 def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
-    _check_version(version)
+    _check_version(version, VERSION)
     return _cast(COUNTS, seed).render(positions)
 
 
-def _render_candidates(positions: np.ndarray, per_class: int, flaws: dict[str, float], seed: int, version: int) -> np.ndarray:
-    _check_version(version)
-    cast, plan = _candidate_plan(per_class, tuple(flaws.items()), seed)
+def _render_candidates(positions: np.ndarray, per_class: int, flaws: list[list[Any]], seed: int, version: list[int]) -> np.ndarray:
+    _check_version(version, [VERSION, FLAWS_VERSION])
+    cast, plan = _candidate_plan(per_class, tuple((name, share) for name, share in flaws), seed)
     return plan.spoil(positions, cast.render(plan.source[positions]))
 
 

@@ -48,7 +48,7 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
     :param shares: name of a part to its share of the pictures; they add up to 1
     :param seed: of the order of groups of the same size
     :return: name to positions, int64, increasing
-    :raises ValueError: when the shares do not add up to 1, or there are fewer groups than parts
+    :raises ValueError: when the shares do not add up to 1, or the groups are so few or so large that a part stays empty
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
@@ -65,4 +65,9 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
         before, after = ((f - wanted) ** 2 / np.maximum(wanted * total, 1) for f in (filled, filled + counts[group]))
         part[group] = (after - before).sum(1).argmin()
         filled[part[group]] += counts[group]
-    return {name: np.flatnonzero(part[index] == i) for i, name in enumerate(shares)}
+    parts = {name: np.flatnonzero(part[index] == i) for i, name in enumerate(shares)}
+    if empty := [name for name, positions in parts.items() if not len(positions)]:
+        raise ValueError(
+            f"no group was left for {', '.join(empty)}: {len(names)} groups are too few or too large for these shares; split by hand"
+        )
+    return parts

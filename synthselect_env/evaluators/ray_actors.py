@@ -35,6 +35,7 @@ class RayEvaluator(EvaluatorWrapper):
     :param num_gpus: graphics cards an actor, may be a fraction
     :param address: of the cluster; None for this machine, or the cluster that is connected already
     :raises ImportError: without ray
+    :raises ValueError: when the cluster has less than the actors need, or an evaluator on a GPU is to run without one
     """
 
     def __init__(
@@ -50,6 +51,12 @@ class RayEvaluator(EvaluatorWrapper):
         resources = ray.cluster_resources()
         room = resources.get("GPU", 0) / num_gpus if num_gpus else resources.get("CPU", 1) / num_cpus
         self.workers = self.batch_size = workers or max(1, int(room))
+        if self.workers > room:
+            raise ValueError(
+                f"{self.workers} actors of {num_cpus} processors and {num_gpus:g} GPUs do not fit into {resources}, and would wait for ever; take fewer"
+            )
+        if getattr(getattr(evaluator, "device", None), "type", "cpu") == "cuda" and not num_gpus:
+            raise ValueError("the evaluator computes on a GPU: say with num_gpus which share of one each actor gets")
         self.num_cpus, self.num_gpus = num_cpus, num_gpus
         self._actors: list[Any] = []
 
@@ -81,5 +88,9 @@ class RayEvaluator(EvaluatorWrapper):
             shared = ray.put(self.evaluator)  # sent to each machine once
             self._actors = [remote.remote(shared, self.num_cpus) for _ in range(self.workers)]
         names = splits_by_name(self.bank, splits)
-        parts = list(ActorPool(self._actors).map(lambda actor, row: actor.work.remote(row, seed, names), list(selections[:, None])))  # type: ignore[arg-type]
+        try:
+            parts = list(ActorPool(self._actors).map(lambda actor, row: actor.work.remote(row, seed, names), list(selections[:, None])))  # type: ignore[arg-type]
+        except ray.exceptions.RayActorError as error:
+            self.close()
+            raise RuntimeError(f"one of {self.workers} actors ended abruptly: too little memory for all? Take fewer workers") from error
         return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
