@@ -25,7 +25,7 @@ def run(script: str, *arguments: object, code: int = 0, cwd: Path | None = None)
 
 
 def test_every_example_is_tested() -> None:
-    source = Path(__file__).read_text(encoding="utf-8")
+    source = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("test_*.py"))
     assert all(f'"{p.name}"' in source for p in EXAMPLES.glob("*.py"))
 
 
