@@ -42,7 +42,8 @@ def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, c
         raise ValueError(f"{bank.source}: candidates/images is missing; there is nothing to picture")
     rng = np.random.default_rng(seed)
     rows = [(name, i, kept) for i, name in enumerate(bank.classes) for kept in (True, False)]
-    figure = _figure(0.72 * columns, 0.98 * len(rows))
+    tall, wide = decode(bank.candidates.images[:1]).shape[1:3]
+    figure = _figure(0.72 * columns, (0.72 * tall / wide + 0.26) * len(rows))  # a strip of pictures, and its title
     strips = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (name, label, kept) in zip(strips, rows):
         members = np.flatnonzero((bank.candidates.labels == label) & (selection.mask == kept))
@@ -78,6 +79,9 @@ def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -
             kept = members & selection.mask
             axes.hist(shown[kept], edges, histtype="step", linewidth=1.6, color=colour, label=f"{title} ({kept.sum():,})")
         axes.set(title=name, xscale="log", xlabel="cosine distance to the class centroid", ylabel="candidates" if label == 0 else None)
+        ticks = np.geomspace(edges[0], edges[-1], 4)  # the axis's own would overlap where it spans less than a decade or two
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [f"{tick:.1g}" for tick in ticks])
         axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
         axes.spines[["top", "right"]].set_visible(False)
