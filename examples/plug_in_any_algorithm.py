@@ -32,7 +32,7 @@ ALGORITHMS = {  # where it is, what adapts the environment to it, its arguments
     "PPO": ("stable_baselines3:PPO", None, {**OURS, "batch_size": 8}),
     "A2C": ("stable_baselines3:A2C", None, OURS),
     "REINFORCE": ("agents:REINFORCE", None, {**OURS, "baseline": "moving_average"}),
-    "TRPO": ("sb3_contrib:TRPO", None, {**OURS, "batch_size": 8}),
+    "TRPO": ("sb3_contrib:TRPO", None, {**OURS, "n_steps": 128, "cg_max_steps": 5, "n_critic_updates": 2}),  # an update takes long
     "MaskablePPO": ("sb3_contrib:MaskablePPO", None, THEIRS),
     "RecurrentPPO": ("sb3_contrib:RecurrentPPO", None, {**THEIRS, "policy": "agents.recurrent:RecurrentBinaryPolicy"}),
     "SAC": ("stable_baselines3:SAC", BoxThresholdWrapper, REPLAY),
