@@ -18,6 +18,14 @@ from synthselect_env.files import atomic_write
 from synthselect_env.metrics import METRICS
 
 
+def half_interval(values: np.ndarray) -> float:
+    """Half the width of the 95 % confidence interval of the mean, by Student's t.
+
+    :param values: two or more (n,)
+    """
+    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One selector in one round.
@@ -83,7 +91,7 @@ class Comparison:
         gains = self.test_figures(selector, metric) - self.test_figures(over, metric)
         if len(gains) < 2:
             return float(gains.mean()), float("nan"), float("nan")
-        half = float(student.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains)))
+        half = half_interval(gains)
         return float(gains.mean()), float(gains.mean()) - half, float(gains.mean()) + half
 
     def save(self, path: str | Path) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from machine import add_worker_arguments, describe_machine, digest
-from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUPolicy
+from agents.compare import half_interval
 from agents.report import save_figure
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
@@ -34,17 +34,16 @@ from synthselect_env.files import atomic_write
 
 DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
-CREDIT_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
 AGENTS = {
     "PPO, paper's reward": (PPO, {**PPO_SETTINGS, "gamma": 0.99}, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
     "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
-    "CreditPPO": (CreditPPO, CREDIT_SETTINGS, {}),
-    "CreditPPO, control variate": (CreditPPO, {**CREDIT_SETTINGS, "credit": "control_variate"}, {}),
-    "CreditPPO, no credit": (CreditPPO, {**CREDIT_SETTINGS, "credit": "none"}, {}),
-    "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
-    "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
+    "CreditPPO": (CreditPPO, PPO_SETTINGS, {}),
+    "CreditPPO, control variate": (CreditPPO, {**PPO_SETTINGS, "credit": "control_variate"}, {}),
+    "CreditPPO, no credit": (CreditPPO, {**PPO_SETTINGS, "credit": "none"}, {}),
+    "CreditPPO, joint ratio": (CreditPPO, {**PPO_SETTINGS, "ratio": "joint"}, {}),
+    "CreditPPO, mean ratio": (CreditPPO, {**PPO_SETTINGS, "ratio": "mean"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
 ARMS = ["centroid", *SEARCHES, *AGENTS]
@@ -84,11 +83,6 @@ def interval(values: np.ndarray, form: str = ".3f") -> str:
     if len(values) < 2:
         return format(values.mean(), form)
     return f"{format(values.mean(), form)} ± {format(half_interval(values), form.replace('+', ''))}"
-
-
-def half_interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % confidence interval of the mean, by Student's t."""
-    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np
     row = ((rows + rng.random(rows.shape)) * GRID).ravel()
     column = ((columns + rng.random(columns.shape)) * GRID).ravel()
     at = depth[row.astype(int), column.astype(int)]
-    atypia = severity / (1 + np.exp(np.clip((at - reach) / softness, -30, 30))) * (reach > 0.03)
-    basal = 1 / (1 + np.exp(np.clip((at - patient.basal) / 0.03, -30, 30)))
+    atypia = severity / _falling((at - reach) / softness) * (reach > 0.03)
+    basal = 1 / _falling((at - patient.basal) / 0.03)
     maturity = np.clip(at, 0, 1)
     density = np.where(at > 0, np.maximum(0.8 * np.maximum(basal, atypia), 0.42 - 0.22 * maturity), 0.12 + 0.75 * patient.inflammation)
     kept = (rng.random(len(at)) < density) & (at < 0.98)
@@ -147,11 +147,16 @@ def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np
     plasm = 0.30 + 0.16 * up + 0.10 * cells - 0.1 * _noise(rng, 24, 24) * up
     matrix = 0.48 + 0.22 * fibres
     eosin = np.where(epithelium, plasm, matrix) * ~lumen
-    haze = np.where(epithelium, 0.10 + 0.10 * severity / (1 + np.exp(np.clip((up - reach) / softness, -30, 30))), 0.05) * ~lumen
+    haze = np.where(epithelium, 0.10 + 0.10 * severity / _falling((up - reach) / softness), 0.05) * ~lumen
     amounts = np.stack([haematoxylin * ~lumen + haze, eosin], axis=-1) * patient.gains * np.exp(rng.normal(0, 0.06, 2))
     picture = 255 * np.exp(-np.clip(amounts, 0, None) @ patient.stains) * rng.uniform(0.94, 1.0)
     smooth = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(patient.blur))
     return np.clip(np.asarray(smooth) + rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8)
+
+
+def _falling(x: np.ndarray) -> np.ndarray:
+    """What to divide by for a smooth step from one down to zero at zero.  (…,) -> (…,)"""
+    return 1 + np.exp(np.clip(x, -30, 30))
 
 
 def _wave(x: np.ndarray, rng: np.random.Generator, amplitude: float) -> np.ndarray:
