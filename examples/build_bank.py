@@ -25,6 +25,7 @@ parser.add_argument("--counts", type=int, nargs="+", help="how many train patche
 parser.add_argument("--gan", type=Path, help="HistoGAN checkpoint to sample the candidates from")
 parser.add_argument("--candidates", type=Path, help="class folders of candidates, instead of --gan")
 parser.add_argument("--per-class", type=int, default=2048, help="candidates a class from the GAN")
+parser.add_argument("--truncation", type=float, help="of the GAN's latents: less diverse and more typical candidates, e.g. 1.0")
 parser.add_argument("--size", type=int, nargs=2, help="pixels the extractor sees, height and width (default: 48 on the shorter side)")
 parser.add_argument("--folds", type=int, default=0, help="cross-fit: see train patches by networks that were trained without them")
 parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="passes of the extractor over the train split")
@@ -35,6 +36,8 @@ parser.add_argument("--out", type=Path, required=True)
 args = parser.parse_args()
 if bool(args.gan) == bool(args.candidates):
     parser.error("give either --gan or --candidates")
+if args.truncation is not None and not args.gan:
+    parser.error("--truncation is of --gan; a folder of candidates is taken as it is")
 
 # Real patches, kept at their own resolution; quality 80 saves a third of the space and is invisible at the extractor's size.
 real: dict[str, LabelledImages] = {"train": read_class_folders(args.data, "train")}
@@ -71,10 +74,11 @@ if args.gan:
     if gan.classes != classes:
         parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
     labels = np.repeat(np.arange(len(classes)), args.per_class)
-    images = EncodedImages.encode(gan.sample(labels, args.seed), quality=90)
+    images = EncodedImages.encode(gan.sample(labels, args.seed, truncation=args.truncation), quality=90)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
     pictures["candidates"] = LabelledImages(images, labels, ids, classes)
     made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
+    made_by |= {"truncation": args.truncation} if args.truncation is not None else {}
 else:
     pictures["candidates"] = read_class_folders(args.candidates, classes=classes)
     made_by = {"generator": args.candidates.name}

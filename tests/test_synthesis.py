@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import csv
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 import torch
+from PIL import Image
 
-from synthselect_env.synthesis import HistoGAN, HistoGANConfig, tile
+from synthselect_env.data import read_class_folders
+from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig, frechet_distance, nearest_distances, share_closer, tile
 from synthselect_env.synthesis.augment import augment
+from synthselect_env.synthesis.histogan import truncate
+from synthselect_env.synthesis.networks import Discriminator, Generator
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 CONFIG = HistoGANConfig(steps=4, batch_size=4, width=4, latent=8)
 
@@ -22,6 +34,21 @@ def patches() -> tuple[np.ndarray, np.ndarray]:
 
 def gan(config: HistoGANConfig = CONFIG) -> HistoGAN:
     return HistoGAN((16, 32), ("dark", "bright"), config, device="cpu")
+
+
+def brightness(images: np.ndarray) -> np.ndarray:
+    """Two features: mean and spread of the pixels."""
+    return np.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], axis=1)
+
+
+class Scripted:
+    """Feature vectors at a distance from the real ones that is told beforehand, check by check."""
+
+    def __init__(self, distances: Sequence[float]) -> None:
+        self.shifts = iter([0.0, *np.sqrt(distances)])  # the first call is for the real pictures
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return np.arange(len(images))[:, None] + next(self.shifts)
 
 
 def test_sampling_is_seeded_and_does_not_depend_on_the_batch() -> None:
@@ -50,6 +77,220 @@ def test_run_directory(patches: tuple, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["histogan.pt", "losses.csv", "samples-000002.png", "samples-000004.png"]
     assert len((tmp_path / "losses.csv").read_text().splitlines()) == 3
     assert list(HistoGAN.load(tmp_path / "histogan.pt").fit(*patches)) == []  # done
+
+
+def test_frechet_curve_and_best_checkpoint(patches: tuple, tmp_path: Path) -> None:
+    rows = list(gan().fit(*patches, directory=tmp_path, save_every=1, features=Scripted([9.0, 2.0, 5.0, 4.0])))
+    assert [row["frechet"] for row in rows] == pytest.approx([9, 2, 5, 4])
+    log = list(csv.DictReader((tmp_path / "losses.csv").read_text().splitlines()))
+    assert [float(row["frechet"]) for row in log] == pytest.approx([9, 2, 5, 4])
+    best, last = (HistoGAN.load(tmp_path / name) for name in ("best.pt", "histogan.pt"))
+    assert (best.step, last.step) == (2, 4) and last.history == rows and best.history == rows[:2]
+
+
+def test_reference_pictures_are_matched_in_number_and_class(patches: tuple) -> None:
+    asked: list[int] = []
+    few = patches[0][:5, :8, :8], patches[1][:5]
+    list(gan().fit(*patches, save_every=4, features=lambda x: asked.append(len(x)) or brightness(x), reference=few))
+    assert asked == [5, 5]
+
+
+def test_a_killed_run_resumes_exactly(patches: tuple, tmp_path: Path) -> None:
+    """Killed after a step past the last checkpoint, with a line too many in the log."""
+    arguments = {"save_every": 2, "features": brightness}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = replace(CONFIG, steps=8)
+    rows = list(gan(config).fit(*patches, directory=whole, **arguments))
+    run = gan(config).fit(*patches, directory=killed, **arguments)
+    for _ in range(5):
+        next(run)
+    with (killed / "losses.csv").open("a") as log:
+        log.write("6,0,0,0,0,0\n")
+    resumed = HistoGAN.load(killed / "histogan.pt", device="cpu")
+    assert resumed.step == 4
+    rest = resumed.fit(*patches, directory=killed, **arguments)
+    assert next(rest) == rows[4] and len((killed / "losses.csv").read_text().splitlines()) == 3  # before the next check
+    assert list(rest) == rows[5:]
+    assert (killed / "losses.csv").read_text() == (whole / "losses.csv").read_text()
+    for name in ("best.pt", "histogan.pt"):
+        a, b = (HistoGAN.load(folder / name, device="cpu") for folder in (whole, killed))
+        assert a.step == b.step and a.history == b.history
+        assert all(torch.equal(x, y) for x, y in zip(a.generator.state_dict().values(), b.generator.state_dict().values()))
+
+
+def test_collapse_stops_and_keeps_the_best(patches: tuple, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=50)
+    script = [8.0, 1.0, 4.0, 4.0, 2.0, *[3.5] * 5, 1.0]  # four times the best, but back within five checks; then for good
+    run = gan(config).fit(*patches, directory=tmp_path, save_every=1, features=Scripted(script))
+    with pytest.raises(CollapseError, match="collapsed by step 10: .* 3.5 and more, the best 1 at step 2; take best.pt"):
+        list(run)
+    assert HistoGAN.load(tmp_path / "best.pt").step == 2 and HistoGAN.load(tmp_path / "histogan.pt").step == 10
+
+
+def test_checkpoints_of_before(patches: tuple, tmp_path: Path) -> None:
+    """Without attention, history and device in them; the log of the first steps is kept."""
+    list(gan(replace(CONFIG, steps=2)).fit(*patches, directory=tmp_path, save_every=1))
+    state = torch.load(tmp_path / "histogan.pt", weights_only=True)
+    del state["config"]["attention"], state["history"], state["device"]
+    state["config"]["steps"] = 3
+    torch.save(state, tmp_path / "old.pt")
+    old = HistoGAN.load(tmp_path / "old.pt", device="cpu")
+    assert old.step == 2 and not old.config.attention
+    list(old.fit(*patches, directory=tmp_path))
+    steps = [row["step"] for row in csv.DictReader((tmp_path / "losses.csv").read_text().splitlines())]
+    assert steps == ["1", "2", "3"]
+
+
+def test_a_checkpoint_from_another_device_samples_and_resumes(patches: tuple, tmp_path: Path) -> None:
+    one = gan()
+    next(one.fit(*patches))
+    one.save(tmp_path / "cpu.pt")
+    state = torch.load(tmp_path / "cpu.pt", weights_only=True)
+    torch.save(state | {"rng": torch.zeros(16, dtype=torch.uint8), "device": "cuda"}, tmp_path / "cuda.pt")
+    moved = HistoGAN.load(tmp_path / "cuda.pt", device="cpu")
+    assert (moved.sample(np.array([0, 1]), 0) == one.sample(np.array([0, 1]), 0)).all()
+    assert len(list(moved.fit(*patches))) == 3
+
+
+@pytest.mark.parametrize("size", [(16, 32), (48, 16)])
+def test_attention(size: tuple[int, int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, *size, 3), dtype=np.uint8), np.arange(8) % 2
+    attending = HistoGAN(size, ("a", "b"), replace(CONFIG, attention=True, generator_lr=1e-2), device="cpu")
+    list(attending.fit(images, labels, tmp_path))
+    strengths = [network.attention.strength for network in (attending.generator, attending.discriminator)]
+    assert all(s.item() != 0 for s in strengths)  # it is used, and learned
+    again = HistoGAN.load(tmp_path / "histogan.pt", device="cpu")
+    assert again.config.attention and (again.sample(labels, 0) == attending.sample(labels, 0)).all()
+
+
+def test_attention_starts_as_nothing_and_relates_distant_places() -> None:
+    torch.manual_seed(0)
+    for network, arguments in (
+        (Generator((32, 32), 2, 4, 8, attention=True), lambda n: torch.randn(2, n.latent_length)),
+        (Discriminator(2, 4, attention=True), lambda n: torch.randn(2, 3, 32, 32)),
+    ):
+        network.eval()
+        x, labels = arguments(network), torch.tensor([0, 1])
+        with torch.no_grad():
+            before = network(x, labels)
+            attention, network.attention = network.attention, torch.nn.Identity()
+            assert torch.equal(before, network(x, labels))
+        attention.strength.data.fill_(1.0)
+        grid = torch.randn(1, attention.out.out_channels, 8, 8, requires_grad=True)
+        attention(grid)[0, :, 0, 0].sum().backward()
+        assert (grid.grad[0, :, 7, 7].abs() > 0).any()
+
+
+def test_truncation() -> None:
+    z = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    cut = truncate(z, 0.8)
+    assert cut.abs().max() <= 0.8 and (cut.sort().indices == z.sort().indices).all()
+    expected = scipy.stats.truncnorm(-0.8, 0.8)
+    assert scipy.stats.kstest(cut.numpy(), expected.cdf).pvalue > 0.01
+    assert torch.allclose(truncate(z, 10.0), z, atol=1e-5)
+
+    labels = np.repeat([0, 1], 20)
+    whole, cut_images = gan().sample(labels, 0), gan().sample(labels, 0, truncation=0.3)
+    assert not (whole == cut_images).all() and (cut_images == gan().sample(labels, 0, truncation=0.3)).all()
+    with pytest.raises(ValueError, match="truncation must be positive, got 0"):
+        gan().sample(labels, 0, truncation=0)
+
+
+def test_latents_are_one_stream_in_units() -> None:
+    """Of all at once, as the embedded pool's were drawn; more pictures do not change the first ones."""
+    for n, length in ((300, 97), (5, 41)):
+        rng = torch.Generator().manual_seed(1)
+        units = torch.cat([torch.randn(len(part), length, generator=rng) for part in torch.arange(n).split(128)])
+        assert torch.equal(units, torch.randn(n, length, generator=torch.Generator().manual_seed(1)))
+    labels = np.arange(140) % 2
+    assert np.abs(gan().sample(labels, 0, batch_size=50).astype(int) - gan().sample(labels, 0)).max() <= 1
+    assert np.abs(gan().sample(labels[:130], 0).astype(int) - gan().sample(labels, 0)[:130]).max() <= 1
+
+
+def test_sample_to_folders(tmp_path: Path) -> None:
+    batches: list[int] = []
+    gan().sample_to_folders(tmp_path, 5, seed=3, truncation=1.0, on_batch=batches.append)
+    assert sum(batches) == 10 and sorted(p.name for p in (tmp_path / "dark").iterdir()) == [f"000{i}.png" for i in range(5)]
+    read = read_class_folders(tmp_path, classes=("dark", "bright"))
+    expected = gan().sample(np.repeat([0, 1], 5), seed=3, truncation=1.0)
+    assert (read.pixels()[read.labels.argsort(kind="stable")] == expected).all()
+    gan().sample_to_folders(tmp_path, 5, seed=4)  # overwrites
+    with pytest.raises(ValueError, match="holds 0003.png"):
+        gan().sample_to_folders(tmp_path, 3, seed=4)
+    for name in ("a/b", ".."):
+        with pytest.raises(ValueError, match="cannot name a folder"):
+            HistoGAN((16, 16), ("c", name), CONFIG, device="cpu").sample_to_folders(tmp_path / "other", 1, seed=0)
+
+
+def test_sample_and_train_examples(patches: tuple, tmp_path: Path) -> None:
+    def run(script: str, *arguments: object, code: int = 0) -> str:
+        done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    for split in ("train", "valid"):
+        for i, (image, label) in enumerate(zip(*patches)):
+            (tmp_path / "data" / split / "ab"[label]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / "data" / split / "ab"[label] / f"{i}.png")
+    training = ("--data", "data", "--split", "train", "--size", 16, 32, "--batch-size", 4, "--width", 4, "--run", "run", "--attention")
+    run("train_histogan.py", *training, "--steps", 2, "--save-every", 1, "--against", "valid")
+    extractor = (tmp_path / "run" / "extractor.pt").read_bytes()
+    run("train_histogan.py", *training, "--steps", 3, "--save-every", 1, "--against", "valid")
+    assert (tmp_path / "run" / "extractor.pt").read_bytes() == extractor
+    rows = list(csv.DictReader((tmp_path / "run" / "losses.csv").read_text().splitlines()))
+    assert len(rows) == 3 and all(float(row["frechet"]) > 0 for row in rows)
+    sampling = ("--gan", "run/best.pt", "--per-class", 3, "--truncation", 0.7)
+    run("sample_histogan.py", *sampling, "--out", "one")
+    run("sample_histogan.py", *sampling, "--out", "two")
+    one, two = (read_class_folders(tmp_path / name) for name in ("one", "two"))
+    assert one.classes == ("a", "b") and len(one) == 6 and (one.pixels() == two.pixels()).all()
+
+
+def test_frechet_distance_closed_forms() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 2, (50, 1)), rng.normal(-1, 3, (80, 1))
+    assert frechet_distance(a, b) == pytest.approx((a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2)
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], float)  # uncorrelated: the dimensions add up
+    s = np.sqrt(4 / 3)
+    assert frechet_distance(corners * [2, 5], corners * [3, 1] + [7, 0]) == pytest.approx(49 + s**2 * (1 + 16))
+
+
+@pytest.mark.parametrize("n, m, d", [(60, 40, 6), (40, 60, 39), (12, 9, 20)])
+def test_frechet_distance_against_a_matrix_root(n: int, m: int, d: int) -> None:
+    rng = np.random.default_rng(d)
+    a, b = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)), 1 + rng.normal(size=(m, d)) @ rng.normal(size=(d, d))
+    # a hair of ridge, since a root of the singular product (few pictures) is beyond sqrtm
+    product = (np.cov(a.T) + 1e-9 * np.eye(d)) @ (np.cov(b.T) + 1e-9 * np.eye(d))
+    root = np.trace(scipy.linalg.sqrtm(product)).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T)) + np.trace(np.cov(b.T)) - 2 * root
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-4) == frechet_distance(b, a)
+    assert frechet_distance(a.astype(np.float32), a.astype(np.float32)) < 1e-9
+
+
+def test_frechet_distance_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"two or more feature vectors of one length, got shapes \(3, 2\) and \(3, 4\)"):
+        frechet_distance(np.zeros((3, 2)), np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="not finite"):
+        frechet_distance(np.full((3, 2), np.nan), np.zeros((3, 2)))
+
+
+def test_nearest_distances() -> None:
+    rng = np.random.default_rng(0)
+    queries, references = rng.normal(size=(1100, 4)), rng.normal(size=(37, 4))
+    table = np.linalg.norm(queries[:, None] - references[None], axis=2)
+    distances, nearest = nearest_distances(queries, references)
+    assert np.allclose(distances, table.min(1)) and (nearest == table.argmin(1)).all()
+    assert (nearest_distances(references.astype(np.float32), references.astype(np.float32))[0] == 0).all()  # copies, exactly
+    others = np.linalg.norm(references[:, None] - references[None], axis=2) + np.diag(np.full(37, np.inf))
+    assert np.allclose(nearest_distances(references, references, skip_own=True)[0], others.min(1))
+    with pytest.raises(ValueError, match="no reference picture"):
+        nearest_distances(references[:1], references[:1], skip_own=True)
+
+
+def test_share_closer() -> None:
+    real = np.arange(1.0, 102.0)  # the 1st percentile is 2
+    assert share_closer(np.array([0.0, 1.9, 2.0, 50.0]), real) == 0.5 and share_closer(real, real) == pytest.approx(1 / 101)
 
 
 def test_training_moves_the_average_towards_the_data(patches: tuple) -> None:
@@ -84,6 +325,25 @@ def test_errors(patches: tuple) -> None:
         broken.generator.to_rgb.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="diverged at step 1"):
         next(broken.fit(images, labels))
+
+
+def test_broken_weights_do_not_reach_the_checkpoint(patches: tuple, tmp_path: Path) -> None:
+    """A loss is of before the step: one that broke the weights looks sound."""
+    trained = gan()
+    run = trained.fit(*patches, directory=tmp_path, save_every=1)
+    next(run)
+    descend = trained._descend
+
+    def breaking(network: str, loss: torch.Tensor) -> None:
+        descend(network, loss)
+        if network == "generator":
+            with torch.no_grad():
+                trained.generator.to_rgb.bias.fill_(float("inf"))
+
+    trained._descend = breaking  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match="diverged at step 2"):
+        next(run)
+    assert HistoGAN.load(tmp_path / "histogan.pt").step == 1
 
 
 def test_tile() -> None:

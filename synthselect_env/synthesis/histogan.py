@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,24 @@ from synthselect_env.data.augment import dihedral
 from synthselect_env.files import atomic_write
 from synthselect_env.synthesis.augment import augment
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
+from synthselect_env.synthesis.quality import frechet_distance
+
+Features = Callable[[np.ndarray], np.ndarray]
+"""Pictures to feature vectors: uint8 (n, h, w, 3) -> (n, d), the same for the same pictures."""
+
+COLLAPSE_RATIO, COLLAPSE_CHECKS = 3.0, 5
+"""Training stops when this many Fréchet distances in succession are more than this many times the best one. The distance of a sound
+training wanders by tens of per cent from check to check; a collapsed one does not come back."""
+
+LATENTS_AT_ONCE = 128
+"""Latents drawn together, and the most pictures generated together. Drawn in these units, they do not depend on the batch size; a multiple
+of 16, for which torch's stream is that of a single draw of all: the embedded PCam pool was drawn so."""
+
+LOG = "losses.csv"
+
+
+class CollapseError(RuntimeError):
+    """The Fréchet distance rose far above its best, and stayed there."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,7 @@ class HistoGANConfig:
     :param discriminator_lr: the same for the discriminator, larger (two time scales, Heusel et al. 2017)
     :param ema: decay of the generator average that is sampled from
     :param seed: of weights, latents, batches and augmentation
+    :param attention: self-attention in both networks
     """
 
     steps: int = 3500
@@ -44,14 +63,17 @@ class HistoGANConfig:
     discriminator_lr: float = 4e-4
     ema: float = 0.998
     seed: int = 0
+    attention: bool = False
 
 
 class HistoGAN:
     """A class-conditional GAN for small histology sets, with the hinge loss and differentiable augmentation.
 
-    The first step of the method: the pool of candidates comes from a GAN that was trained on the real training images. The
-    paper describes its HistoGAN in a supplement that is not public; everything here is our choice (see
-    :mod:`synthselect_env.synthesis.networks`).
+    The first step of the method: the pool of candidates comes from a GAN that was trained on the real training images. That it is
+    conditioned on the class is the paper's. The paper describes its HistoGAN in a supplement that is not public: architecture, losses,
+    augmentation, averaging, truncation and the choice of a checkpoint are ours (see :mod:`synthselect_env.synthesis.networks`).
+
+    :attr:`history` has one row a check, as in ``losses.csv``.
 
     :param size: (height, width) of the pictures, multiples of 16
     :param classes: class names, in label order
@@ -72,8 +94,8 @@ class HistoGAN:
         )
         c = self.config
         with seeded(c.seed):
-            self.generator = Generator(self.size, len(classes), c.width, c.latent)
-            self.discriminator = Discriminator(len(classes), c.width)
+            self.generator = Generator(self.size, len(classes), c.width, c.latent, c.attention)
+            self.discriminator = Discriminator(len(classes), c.width, c.attention)
         for network in (self.generator, self.discriminator):
             network.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
@@ -83,21 +105,36 @@ class HistoGAN:
         }
         self.rng = torch.Generator(self.device).manual_seed(c.seed)
         self.step = 0
+        self.history: list[dict[str, float]] = []
 
     def fit(
-        self, images: np.ndarray, labels: np.ndarray, directory: str | Path | None = None, save_every: int = 500
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        directory: str | Path | None = None,
+        save_every: int = 500,
+        features: Features | None = None,
+        reference: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Iterator[dict[str, float]]:
-        """Train, one step at each ``next``; a checkpoint, a sample grid and ``losses.csv`` go to ``directory``.
+        """Train, one step at each ``next``; checkpoints, sample grids and ``losses.csv`` go to ``directory``.
 
-        A loaded checkpoint goes on where it stopped, with the same random numbers.
+        A loaded checkpoint goes on where it stopped, with the same random numbers. Every ``save_every`` steps, and at the end, the
+        state is checked and ``histogan.pt`` written. With ``features``, a check takes the Fréchet distance between the reference
+        pictures and as many generated ones of the same labels and the same latents each time; ``best.pt`` is the checkpoint where it was
+        smallest.
 
         :param images: uint8 (n, h, w, 3)
         :param labels: int (n,), positions in ``classes``
         :param directory: run directory, or None
-        :param save_every: steps between checkpoints
-        :return: an iterator over steps: ``step``, ``generator_loss``, ``discriminator_loss``, ``score_real``, ``score_fake``
+        :param save_every: steps between checks
+        :param features: what the Fréchet distance is taken on, e.g. :meth:`Classifier.features <synthselect_env.classifier.Classifier.features>`
+        :param reference: real pictures (m, h, w, 3) of any size and their labels (m,); by default the training pictures, which a generator
+            that copies them is near to
+        :return: an iterator over steps: ``step``, ``generator_loss``, ``discriminator_loss``, ``score_real``, ``score_fake``, and ``frechet``
+            where it was taken
         :raises ValueError: when pictures and labels do not fit the networks
-        :raises FloatingPointError: when a loss is no longer finite; the last checkpoint is kept
+        :raises FloatingPointError: when a loss or a weight is no longer finite; the checkpoints of before are kept
+        :raises CollapseError: when the Fréchet distance has been above ``COLLAPSE_RATIO`` times its best for ``COLLAPSE_CHECKS`` checks
         """
         if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3) or len(images) != len(labels):
             raise ValueError(
@@ -110,16 +147,30 @@ class HistoGAN:
             raise ValueError(f"no training picture of class {', '.join(missing)}")
         data = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         targets = torch.from_numpy(labels).to(self.device)
+        directory = None if directory is None else Path(directory)
+        if features is not None:
+            pictures, reference_labels = (images, labels) if reference is None else reference
+            real = features(pictures)
+        if directory and self.step:
+            if not self.history:  # a checkpoint of before it carried its history
+                self.history = [row for row in _read_log(directory) if row["step"] <= self.step]
+            self._write_log(directory)  # a run that was killed may have left more, or less
         while self.step < self.config.steps:
-            losses = self._train_step(data, targets)
+            row = {"step": self.step + 1, **self._train_step(data, targets)}
             self.step += 1
-            if not np.isfinite([losses["generator_loss"], losses["discriminator_loss"]]).all():
+            due = self.step % save_every == 0 or self.step == self.config.steps
+            broken = due and not all(p.isfinite().all() for p in self.generator.parameters())
+            if broken or not np.isfinite([row["generator_loss"], row["discriminator_loss"]]).all():
                 raise FloatingPointError(
-                    f"HistoGAN diverged at step {self.step}: {losses}; start again with smaller learning rates; the last checkpoint is from before"
+                    f"HistoGAN diverged at step {self.step}: {row}; start again with smaller learning rates; the checkpoints are from before"
                 )
-            if directory and (self.step % save_every == 0 or self.step == self.config.steps):
-                self._log(Path(directory), losses)
-            yield {"step": self.step, **losses}
+            if due:
+                if features is not None:
+                    row["frechet"] = frechet_distance(real, features(self.sample(reference_labels, seed=0)))
+                self._keep(directory, row)
+            yield dict(row)
+            if due:
+                self._stop_when_collapsed()
 
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         for _ in range(self.config.discriminator_steps):
@@ -172,41 +223,118 @@ class HistoGAN:
         for name, mean in self.average.state_dict().items():  # weights and batch statistics; counters are copied
             mean.lerp_(current[name], 1 - decay) if mean.is_floating_point() else mean.copy_(current[name])
 
-    @torch.no_grad()
-    def sample(self, labels: np.ndarray, seed: int, batch_size: int = 128) -> np.ndarray:
+    def sample(self, labels: np.ndarray, seed: int, batch_size: int = LATENTS_AT_ONCE, truncation: float | None = None) -> np.ndarray:
         """Generate pictures from the averaged generator.
+
+        ``truncation`` trades diversity for typical pictures (BigGAN, Brock et al. 2019): the numbers of the latent vector follow a normal
+        distribution without what lies beyond ± that value. BigGAN draws again what lies beyond; here each number moves to the same quantile
+        of the same truncated distribution, so that a picture keeps its character and all others theirs. The noise maps, which say where
+        things lie, are not truncated.
 
         :param labels: int (n,), the classes to generate
         :param seed: of the latents; the same seed and labels give the same pictures on the same device
-        :param batch_size: pictures at once, which bounds memory and does not change the pictures
+        :param batch_size: pictures at once, 128 at most; bounds memory and does not change the pictures
+        :param truncation: e.g. 1.0; None for the full distribution
         :return: uint8 (n, h, w, 3)
+        :raises ValueError: when ``truncation`` is not positive
         """
-        rng = torch.Generator().manual_seed(seed)
-        latents = torch.randn(len(labels), self.generator.latent_length, generator=rng)
-        pictures = []
-        for z, y in zip(latents.split(batch_size), torch.as_tensor(labels).split(batch_size)):
-            x = self.average(z.to(self.device), y.to(self.device))  # float32: a checkpoint gives the same pictures with and without bf16
-            pictures.append(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+        pictures = list(self._pictures(np.asarray(labels), seed, batch_size, truncation))
         return np.concatenate(pictures) if pictures else np.zeros((0, *self.size, 3), np.uint8)
 
-    def _log(self, directory: Path, losses: dict[str, float]) -> None:
+    def sample_to_folders(
+        self,
+        directory: str | Path,
+        per_class: int,
+        seed: int,
+        truncation: float | None = None,
+        batch_size: int = LATENTS_AT_ONCE,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Write ``per_class`` pictures of each class as ``directory/CLASS/NNNN.png``, in memory that does not grow with their number.
+
+        They are those of :meth:`sample` for ``per_class`` labels of the first class, then of the second, and so on.
+
+        :param directory: for the class folders, as :func:`~synthselect_env.data.read_class_folders` reads them
+        :param per_class: pictures of each class
+        :param seed: of the latents
+        :param truncation: as in :meth:`sample`
+        :param batch_size: pictures at once
+        :param on_batch: called with the number of pictures written since the last call
+        :raises ValueError: when a class folder holds pictures that would not be overwritten, or a class name is no folder name
+        """
+        folders = [Path(directory) / name for name in self.classes]
+        digits = max(4, len(str(per_class - 1)))
+        names = [f"{i:0{digits}d}.png" for i in range(per_class)]
+        for folder, name in zip(folders, self.classes):
+            if name in (".", "..") or Path(name).name != name:
+                raise ValueError(f"class {name!r} cannot name a folder; rename it")
+            others = {p.name for p in folder.glob("[!.]*")} - set(names)
+            if others:
+                raise ValueError(
+                    f"{folder} holds {min(others)}, which these {per_class} pictures would stand beside; give an empty directory"
+                )
+        files = (folder / name for folder in folders for name in names)
+        for batch in self._pictures(np.repeat(np.arange(len(self.classes)), per_class), seed, batch_size, truncation):
+            for picture, file in zip(batch, files):
+                with atomic_write(file) as path:
+                    Image.fromarray(picture).save(path)
+            if on_batch:
+                on_batch(len(batch))
+
+    @torch.no_grad()
+    def _pictures(self, labels: np.ndarray, seed: int, batch_size: int, truncation: float | None) -> Iterator[np.ndarray]:
+        if truncation is not None and truncation <= 0:
+            raise ValueError(f"truncation must be positive, got {truncation}; None for the full distribution")
+        rng = torch.Generator().manual_seed(seed)
+        for part in torch.as_tensor(labels).split(LATENTS_AT_ONCE):
+            latents = torch.randn(len(part), self.generator.latent_length, generator=rng)
+            if truncation is not None:
+                vector = latents[:, : self.generator.latent]
+                vector.copy_(truncate(vector, truncation))
+            for z, y in zip(latents.split(batch_size), part.split(batch_size)):
+                x = self.average(z.to(self.device), y.to(self.device))  # float32: the same pictures with and without bf16
+                yield ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _keep(self, directory: Path | None, row: dict[str, float]) -> None:
+        """Note a check; write the best checkpoint, the last one, a sample grid and the log.
+
+        The best one first: a run that is killed between the two repeats the check, and writes the same again.
+        """
+        best = min((r["frechet"] for r in self.history if "frechet" in r), default=np.inf)
+        self.history.append(row)
+        if directory is None:
+            return
+        if row.get("frechet", np.inf) < best:
+            self.save(directory / "best.pt")
         self.save(directory / "histogan.pt")
         per_class = 8
         labels = np.repeat(np.arange(len(self.classes)), per_class * 2)
         with atomic_write(directory / f"samples-{self.step:06d}.png") as path:
             Image.fromarray(tile(self.sample(labels, seed=0), per_class * 2)).save(path)
-        log = directory / "losses.csv"
-        new = not log.exists()
-        with log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *losses])
-            if new:
-                writer.writeheader()
-            writer.writerow({"step": self.step, **losses})
+        self._write_log(directory)
+
+    def _write_log(self, directory: Path) -> None:
+        columns = list(dict.fromkeys(name for row in self.history for name in row))
+        with atomic_write(directory / LOG) as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.history)
+
+    def _stop_when_collapsed(self) -> None:
+        distances = [row["frechet"] for row in self.history if "frechet" in row]
+        recent = distances[-COLLAPSE_CHECKS:]
+        if len(recent) == COLLAPSE_CHECKS and min(recent) > COLLAPSE_RATIO * min(distances):
+            best = next(row for row in self.history if row.get("frechet") == min(distances))
+            raise CollapseError(
+                f"HistoGAN collapsed by step {self.step}: the last {COLLAPSE_CHECKS} Fréchet distances were {min(recent):.4g} and more, the best "
+                f"{min(distances):.4g} at step {best['step']}; take best.pt, or start again with smaller learning rates or another seed"
+            )
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint from which training resumes exactly and from which :meth:`load` samples."""
+        """Write a checkpoint from which :meth:`load` samples, and from which training resumes: on the CPU exactly."""
         state = {
-            "size": self.size, "classes": self.classes, "config": asdict(self.config), "step": self.step, "rng": self.rng.get_state(),
+            "size": self.size, "classes": self.classes, "config": asdict(self.config), "step": self.step, "history": self.history,
+            "rng": self.rng.get_state(), "device": self.device.type,
             "generator": self.generator.state_dict(), "average": self.average.state_dict(), "discriminator": self.discriminator.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }  # fmt: skip
@@ -217,6 +345,8 @@ class HistoGAN:
     def load(cls, path: str | Path, device: str = "auto") -> HistoGAN:
         """Read a checkpoint of :meth:`save`.
 
+        One from another kind of device resumes with other random numbers, since CPU and CUDA have different generators.
+
         :param path: checkpoint
         :param device: "auto", or a torch device
         """
@@ -226,9 +356,26 @@ class HistoGAN:
             getattr(gan, name).load_state_dict(state[name])
         for name, optimizer in gan.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        gan.rng.set_state(state["rng"])
-        gan.step = state["step"]
+        gan.step, gan.history = state["step"], state.get("history", [])
+        if state.get("device", gan.device.type) == gan.device.type and len(state["rng"]) == len(gan.rng.get_state()):
+            gan.rng.set_state(state["rng"])
+        else:
+            gan.rng.manual_seed(gan.config.seed + gan.step)
         return gan
+
+
+def truncate(z: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Standard normal numbers to the same quantiles of the normal distribution without what lies beyond ± ``threshold``."""
+    below = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
+    return torch.special.ndtri(below + torch.special.ndtr(z.double()) * (1 - 2 * below)).to(z.dtype)
+
+
+def _read_log(directory: Path) -> list[dict[str, float]]:
+    if not (directory / LOG).exists():
+        return []
+    with (directory / LOG).open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:

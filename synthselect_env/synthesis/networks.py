@@ -1,8 +1,8 @@
 """HistoGAN's networks: a class-conditional residual generator and a projection discriminator.
 
 The paper gives its HistoGAN only in a supplement that is not public; these are ours, on common practice: conditional
-batch normalisation with a latent in every block (BigGAN, Brock et al. 2019), spectral normalisation (Miyato et al. 2018)
-and a class projection in the discriminator (Miyato and Koyama 2018).
+batch normalisation with a latent in every block (BigGAN, Brock et al. 2019), spectral normalisation (Miyato et al. 2018),
+a class projection in the discriminator (Miyato and Koyama 2018) and, on request, self-attention (Zhang et al. 2019).
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 STAGES = 4
 """Doublings from the smallest grid to the picture; sides are multiples of 2**STAGES."""
+
+ATTENDED = 2
+"""Blocks before the self-attention: in both networks the grid then has a quarter of the picture's side, 144 places at 48×48 pixels
+and 2,048 at 256×128. One stage finer would cost sixteen times as much."""
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -33,6 +37,32 @@ class ConditionalBatchNorm(nn.Module):
         """(b, c, h, w), (b, condition) -> (b, c, h, w)"""
         gain, bias = self.gain_bias(condition)[:, :, None, None].chunk(2, dim=1)
         return self.norm(x) * (1 + gain) + bias
+
+
+class SelfAttention(nn.Module):
+    """Each place of the grid adds what it finds at all others (SAGAN, Zhang et al. 2019).  (b, c, h, w) -> (b, c, h, w)
+
+    The strength of the addition is learned and starts at zero, as in the original. Queries, keys and values all have a quarter of the
+    channels, so that torch's memory-saving attention takes them.
+
+    :param channels: channels of the input
+    :param normalise: spectral normalisation, for the discriminator
+    """
+
+    def __init__(self, channels: int, normalise: bool) -> None:
+        super().__init__()
+        inner = max(1, channels // 4)
+        self.project, self.out = nn.Conv2d(channels, 3 * inner, 1), nn.Conv2d(inner, channels, 1)
+        if normalise:
+            spectral_norm(self.project)
+            spectral_norm(self.out)
+        self.strength = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, c, h, w) -> (b, c, h, w)"""
+        queries, keys, values = self.project(x).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # (b, 1, h·w, inner) each
+        found = F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2)  # (b, inner, h·w)
+        return x + self.strength * self.out(found.unflatten(2, x.shape[2:]))
 
 
 class GeneratorBlock(nn.Module):
@@ -67,9 +97,10 @@ class Generator(nn.Module):
     :param n_classes: number of classes
     :param width: channels at full resolution; coarser stages have 2, 4 and 8 times as many
     :param latent: length of the latent vector
+    :param attention: self-attention at a quarter of the picture's side
     """
 
-    def __init__(self, size: tuple[int, int], n_classes: int, width: int, latent: int) -> None:
+    def __init__(self, size: tuple[int, int], n_classes: int, width: int, latent: int, attention: bool = False) -> None:
         super().__init__()
         self.latent = latent
         self.grid = (size[0] >> STAGES, size[1] >> STAGES)
@@ -81,14 +112,16 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(GeneratorBlock(a, b, 2 * latent) for a, b in zip(channels, channels[1:]))
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        # without it nothing is drawn and nothing named: seeds and checkpoints of before the option give the same networks
+        self.attention = SelfAttention(channels[ATTENDED], normalise=False) if attention else nn.Identity()
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(b, latent_length), (b,) -> (b, 3, h, w) in -1..1"""
         vector, *noises = z.split([self.latent, *(h * w for h, w in self.noise_sizes)], dim=1)
         condition = torch.cat([vector, self.embedding(labels)], dim=1)
         x = self.stem(condition).view(len(z), -1, *self.grid).contiguous(memory_format=torch.channels_last)
-        for block, noise, size in zip(self.blocks, noises, self.noise_sizes):
-            x = block(x, condition, noise.view(-1, 1, *size))
+        for i, (block, noise, size) in enumerate(zip(self.blocks, noises, self.noise_sizes)):
+            x = block(self.attention(x) if i == ATTENDED else x, condition, noise.view(-1, 1, *size))
         return torch.tanh(self.to_rgb(F.relu(self.norm(x))))
 
 
@@ -114,16 +147,19 @@ class Discriminator(nn.Module):
 
     :param n_classes: number of classes
     :param width: channels of the first block; later ones have 2, 4 and 8 times as many
+    :param attention: self-attention at a quarter of the picture's side
     """
 
-    def __init__(self, n_classes: int, width: int) -> None:
+    def __init__(self, n_classes: int, width: int, attention: bool = False) -> None:
         super().__init__()
         channels = [3] + [width * m for m in (1, 2, 4, 8)]
         self.blocks = nn.Sequential(*(DiscriminatorBlock(a, b, first=a == 3) for a, b in zip(channels, channels[1:])))
         self.score = spectral_norm(nn.Linear(channels[-1], 1))
         self.projection = spectral_norm(nn.Embedding(n_classes, channels[-1]))
+        self.attention = SelfAttention(channels[ATTENDED], normalise=True) if attention else nn.Identity()
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(b, 3, h, w), (b,) -> (b,)"""
-        h = F.relu(self.blocks(x)).sum(dim=(2, 3)).float()
+        x = self.blocks[ATTENDED:](self.attention(self.blocks[:ATTENDED](x)))
+        h = F.relu(x).sum(dim=(2, 3)).float()
         return self.score(h).squeeze(1) + (h * self.projection(labels)).sum(1)
