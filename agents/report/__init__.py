@@ -1,6 +1,38 @@
-"""Tables and pictures."""
+"""Tables, charts, pictures, and all of them in one HTML file."""
 
-from agents.report.pictures import centroid_histogram, kept_and_discarded, save_figure
-from agents.report.tables import comparison_table, verdict
+from agents.report.charts import (
+    centroid_histogram,
+    discovery_curve,
+    feature_map,
+    gap_chart,
+    learning_curves,
+    read_history,
+    selection_rates,
+)
+from agents.report.figure import save_figure
+from agents.report.html import write_report
+from agents.report.pictures import kept_and_discarded, most_and_least_wanted, real_and_candidates
+from agents.report.tables import comparison_latex, comparison_markdown, comparison_table, recommendation, verdict
+from agents.report.truth import discovery, truth_figures
 
-__all__ = ["centroid_histogram", "comparison_table", "kept_and_discarded", "save_figure", "verdict"]
+__all__ = [
+    "centroid_histogram",
+    "comparison_latex",
+    "comparison_markdown",
+    "comparison_table",
+    "discovery",
+    "discovery_curve",
+    "feature_map",
+    "gap_chart",
+    "kept_and_discarded",
+    "learning_curves",
+    "most_and_least_wanted",
+    "read_history",
+    "real_and_candidates",
+    "recommendation",
+    "save_figure",
+    "selection_rates",
+    "truth_figures",
+    "verdict",
+    "write_report",
+]

@@ -2,30 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents.report.figure import literal, new_figure
 from synthselect_env import FeatureBank, Selection
+from synthselect_env.bank import Split
 from synthselect_env.data import decode
-from synthselect_env.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEAST_DISTANCE = 1e-4
-"""Smaller distances are shown as this one; a logarithmic axis has no zero."""
-COLOURS = ("#8a8a8a", "#3b6fb6", "#d1495b", "#2e8b57", "#b8860b")
+Strip = tuple[str, Split, np.ndarray]
+"""A row of pictures: its title, and which pictures of which split."""
 
 
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure  # not pyplot: no global state, no display
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "synthselect[report]"') from error
-    return Figure(figsize=(width, height), layout="constrained")
+def _drawn(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return np.sort(rng.choice(members, min(count, len(members)), replace=False))
+
+
+def kept_strips(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> list[Strip]:
+    """Random kept and discarded candidates of each class.
+
+    :param bank: the bank
+    :param selection: what was kept
+    :param seed: of the draw
+    :param columns: pictures a row
+    """
+    rng, strips = np.random.default_rng(seed), []
+    for label, name in enumerate(bank.classes):
+        for kept in (True, False):
+            members = np.flatnonzero((bank.candidates.labels == label) & (selection.mask == kept))
+            title = f"{name}, {'kept' if kept else 'discarded'}: {len(members):,}"
+            strips.append((title, bank.candidates, _drawn(members, columns, rng)))
+    return strips
+
+
+def real_strips(bank: FeatureBank, seed: int = 0, columns: int = 16) -> list[Strip]:
+    """Random real training pictures and candidates of each class.
+
+    :param bank: the bank
+    :param seed: of the draw
+    :param columns: pictures a row
+    """
+    rng, strips = np.random.default_rng(seed), []
+    for label, name in enumerate(bank.classes):
+        for split, kind in ((bank.train, "real"), (bank.candidates, "candidates")):
+            members = np.flatnonzero(split.labels == label)
+            strips.append((f"{name}, {kind}: {len(members):,}", split, _drawn(members, columns, rng)))
+    return strips
+
+
+def wanted_strips(bank: FeatureBank, selection: Selection, columns: int = 8) -> list[Strip]:
+    """The candidates of each class with the highest scores, best first, and with the lowest, worst first; ties by position.
+
+    :param bank: the bank
+    :param selection: whose scores
+    :param columns: pictures a row
+    """
+    strips = []
+    for label, name in enumerate(bank.classes):
+        members = np.flatnonzero(bank.candidates.labels == label)
+        for sign, kind in ((-1, "most wanted"), (1, "least wanted")):
+            order = members[np.argsort(sign * selection.scores[members], kind="stable")]
+            strips.append((f"{name}, {kind}", bank.candidates, order[:columns]))
+    return strips
 
 
 def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> Figure:
@@ -38,57 +81,57 @@ def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, c
     :raises ValueError: when the bank has no pictures
     :raises ImportError: without matplotlib
     """
-    if bank.candidates.images is None:
-        raise ValueError(f"{bank.source}: candidates/images is missing; there is nothing to picture")
-    rng = np.random.default_rng(seed)
-    rows = [(name, i, kept) for i, name in enumerate(bank.classes) for kept in (True, False)]
-    tall, wide = decode(bank.candidates.images[:1]).shape[1:3]
-    figure = _figure(0.72 * columns, (0.72 * tall / wide + 0.26) * len(rows))  # a strip of pictures, and its title
-    strips = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axes, (name, label, kept) in zip(strips, rows):
-        members = np.flatnonzero((bank.candidates.labels == label) & (selection.mask == kept))
-        drawn = np.sort(rng.choice(members, min(columns, len(members)), replace=False))
-        axes.set_title(f"{name}, {'kept' if kept else 'discarded'}: {len(members):,}", loc="left", fontsize=9, pad=2)
-        axes.set_axis_off()
-        if len(drawn):
-            tiles = decode(bank.candidates.images[drawn])
-            blank = np.full((columns - len(tiles), *tiles.shape[1:]), 255, np.uint8)
-            padded = np.pad(np.concatenate([tiles, blank]), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
-            axes.imshow(np.concatenate(list(padded), axis=1), interpolation="nearest")
-    return figure
+    return _strips(bank, kept_strips(bank, selection, seed, columns), columns)
 
 
-def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -> Figure:
-    """Distances to the class centroid of the pool and of selections from it (the paper's Fig. 4), a panel a class.
+def real_and_candidates(bank: FeatureBank, seed: int = 0, columns: int = 16) -> Figure:
+    """Real training pictures and candidates of each class, a random row each.
 
-    The axis is logarithmic: most candidates lie within a hundredth of their centroid, and what matters is how far the rest is.
-
-    :param bank: the bank
-    :param selections: name to selection
+    :param bank: must hold pictures
+    :param seed: of the draw
+    :param columns: pictures a row
+    :raises ValueError: when the bank has no pictures
     :raises ImportError: without matplotlib
     """
-    figure = _figure(4.6 * len(bank.classes), 3.4)
-    panels = figure.subplots(1, len(bank.classes), squeeze=False)[0]
-    for label, (axes, name) in enumerate(zip(panels, bank.classes)):
-        members = bank.candidates.labels == label
-        distance = bank.centroid_distances
-        shown = np.maximum(distance, LEAST_DISTANCE)
-        edges = np.geomspace(shown[members].min(), shown[members].max() * 1.001, 41)
-        axes.hist(shown[members], edges, color=COLOURS[0], alpha=0.35, label=f"pool ({members.sum():,})")
-        for colour, (title, selection) in zip(COLOURS[1:], selections.items()):
-            kept = members & selection.mask
-            axes.hist(shown[kept], edges, histtype="step", linewidth=1.6, color=colour, label=f"{title} ({kept.sum():,})")
-        axes.set(title=name, xscale="log", xlabel="cosine distance to the class centroid", ylabel="candidates" if label == 0 else None)
-        ticks = np.geomspace(edges[0], edges[-1], 4)  # the axis's own would overlap where it spans less than a decade or two
-        axes.minorticks_off()
-        axes.set_xticks(ticks, [f"{tick:.1g}" for tick in ticks])
-        axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
-        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
-        axes.spines[["top", "right"]].set_visible(False)
+    return _strips(bank, real_strips(bank, seed, columns), columns)
+
+
+def most_and_least_wanted(bank: FeatureBank, selection: Selection, columns: int = 8) -> Figure:
+    """The candidates with the highest and the lowest scores of each class, with the scores and the ends of their ids.
+
+    :param bank: must hold candidates' pictures
+    :param selection: whose scores
+    :param columns: pictures a row
+    :raises ValueError: when the bank has no pictures
+    :raises ImportError: without matplotlib
+    """
+    return _strips(bank, wanted_strips(bank, selection, columns), columns, selection)
+
+
+def _strips(bank: FeatureBank, strips: Sequence[Strip], columns: int, named: Selection | None = None) -> Figure:
+    """A figure with a row of pictures a strip, each picture with score and id where a selection names them."""
+    for _, split, _ in strips:
+        if split.images is None:
+            name = "train" if split is bank.train else "candidates"
+            raise ValueError(f"{bank.source}: {name}/images is missing; there is nothing to picture")
+    tall, wide = decode(bank.candidates.images[:1] if len(bank.candidates) else bank.train.images[:1]).shape[1:3]  # type: ignore[index]
+    size, caption = (1.1, 0.28) if named else (0.72, 0.0)
+    figure = new_figure(size * columns, (size * tall / wide + 0.26 + caption) * len(strips))  # a strip of pictures, and its title
+    for axes, (title, split, positions) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):
+        axes.set_title(literal(title), loc="left", fontsize=9, pad=2)
+        axes.set_axis_off()
+        # white all around, and where there are too few, so that all strips have one scale
+        padded = np.full((columns, tall + 2, wide + 2, 3), 255, np.uint8)
+        if len(positions):
+            padded[: len(positions), 1:-1, 1:-1] = decode(split.images[positions], (tall, wide))  # type: ignore[index]
+        axes.imshow(np.concatenate(list(padded), axis=1), interpolation="nearest")
+        if named:
+            for place, i in enumerate(positions):
+                text = f"{named.scores[i]:.3g}\n{_end(named.ids[i])}"
+                axes.text((place + 0.5) * (wide + 2), tall + 3, literal(text), ha="center", va="top", fontsize=7)
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as the format that the path's suffix names."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+def _end(name: str, length: int = 18) -> str:
+    """The end of a name, where file names differ."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"

@@ -1,41 +1,136 @@
-"""Comparisons as text."""
+"""Comparisons as text, Markdown and LaTeX, and what they say in a sentence."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 
 from agents.compare import Comparison
+from synthselect_env import Selection
 
 COLUMNS = ("accuracy", "auc", "sensitivity", "specificity")
 CLASSIFIERS = {"linear_probe": "linear probe on the bank's features", "resnet34": "ResNet34 retrained from scratch"}
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+}  # fmt: skip
 
 
-def _cell(values: np.ndarray, form: str) -> str:
-    """A figure, with its standard deviation over rounds where there are several."""
+def spread(values: np.ndarray, form: str) -> str:
+    """A figure, with its standard deviation over rounds where there are several.
+
+    :param values: one a round
+    :param form: format specification of a number
+    """
     text = format(values.mean(), form)
     return text if len(values) == 1 else f"{text} ± {format(values.std(ddof=1), form)}"
 
 
-def comparison_table(comparison: Comparison) -> str:
-    """The test split's figures, a line a selector; the classifier that gave them stands above.
+def comparison_cells(comparison: Comparison) -> list[list[str]]:
+    """The test split's figures as cells: the heads of the columns, then a row a selector.
 
     :param comparison: what to show; with several rounds mean ± standard deviation, and the gain in accuracy over "none" in points, paired
         by round, with its 95 % interval
     """
-    rounds, has_none = len(comparison.of(comparison.selectors[0])), "none" in comparison.selectors
-    paired = rounds > 1 and has_none
+    gains = {name: comparison.gain(name) for name in comparison.selectors} if "none" in comparison.selectors else {}
+    paired = any(np.isfinite(gain).all() for gain in gains.values())
     rows = [["selection", "selected", *COLUMNS, *(["gain over none"] if paired else [])]]
     for name in comparison.selectors:
         counts = np.array([float(outcome.selection.count) for outcome in comparison.of(name)])
-        row = [name, _cell(counts, ",.0f"), *(_cell(comparison.test_figures(name, m), ".4f") for m in COLUMNS)]
+        row = [name, spread(counts, ",.0f"), *(spread(comparison.test_figures(name, m), ".4f") for m in COLUMNS)]
         if paired:
-            mean, low, high = (100 * value for value in comparison.gain(name))
+            mean, low, high = (100 * value for value in gains[name])
             row.append("" if name == "none" else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
         rows.append(row)
+    return rows
+
+
+def comparison_title(comparison: Comparison) -> str:
+    """What stands above a comparison's table: whose figures they are."""
+    return f"Test split, classifier: {CLASSIFIERS.get(comparison.classifier, comparison.classifier)}"
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """The test split's figures as text, a line a selector; the classifier that gave them stands above.
+
+    :param comparison: what to show, see :func:`comparison_cells`
+    """
+    rows = comparison_cells(comparison)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
-    classifier = CLASSIFIERS.get(comparison.classifier, comparison.classifier)
-    return "\n".join([f"Test split, classifier: {classifier}", lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([comparison_title(comparison), lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The same table in Markdown.
+
+    :param comparison: what to show, see :func:`comparison_cells`
+    """
+    head, *rows = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in comparison_cells(comparison)]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def comparison_latex(comparison: Comparison) -> str:
+    r"""The same table in LaTeX, for a document with ``\usepackage{booktabs}``.
+
+    :param comparison: what to show, see :func:`comparison_cells`
+    """
+    cells = [[latex(row[0]), *(re.sub(r"-(?=\d)", "$-$", latex(cell)) for cell in row[1:])] for row in comparison_cells(comparison)]
+    head, *rows = [f"{' & '.join(row)} \\\\" for row in cells]
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+    title = " ".join(comparison_title(comparison).split())  # a line break would end the comment
+    return "\n".join([f"% {title}", *lines])
+
+
+def latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def points(value: float) -> str:
+    """A difference in percentage points, with its sign.
+
+    :param value: a share, e.g. a gain in accuracy
+    """
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def wins(comparison: Comparison, selector: str, over: str) -> tuple[int, int]:
+    """In how many rounds a selector's test accuracy was above another one's, and how many rounds there were."""
+    above = comparison.test_figures(selector, "accuracy") > comparison.test_figures(over, "accuracy")
+    return int(above.sum()), len(above)
+
+
+def recommendation(comparison: Comparison, ours: str, selection: Selection | None = None) -> tuple[str, str]:
+    """Whether to add what ``ours`` selected, by its gain in test accuracy over adding nothing.
+
+    :param comparison: must have "none"
+    :param ours: name of the selector in question
+    :param selection: the candidates in question; None for those of the first round
+    :return: "add", "leave", or "undecided" where the 95 % interval contains zero or there is none; and the sentence that says so
+    :raises ValueError: when "none" or ``ours`` was not compared
+    """
+    mean, low, high = comparison.gain(ours)
+    selection = comparison.of(ours)[0].selection if selection is None else selection
+    if selection.count == 0:
+        return "leave", f"Add nothing: {ours} keeps none of the {len(selection):,} candidates."
+    these = f"all {len(selection):,}" if selection.mask.all() else f"these {selection.count:,} of {len(selection):,}"
+    interval = f"95 % interval {points(low)} to {points(high)}"
+    if np.isnan(low):
+        interval = "without an interval, which takes several rounds"
+    elif low <= 0 <= high:
+        interval += ", which contains zero"
+    figures = f"{points(mean)} points of test accuracy, {interval}"
+    if "random" in comparison.selectors and ours != "random":
+        won, rounds = wins(comparison, ours, "random")
+        figures += f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
+    if low > 0:
+        return "add", f"Add {these}: {figures}."
+    if high < 0:
+        return "leave", f"Do not add {these}: {figures}."
+    return "undecided", f"Undecided whether to add {these}: {figures}."
 
 
 def verdict(comparison: Comparison, ours: str) -> str:

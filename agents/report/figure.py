@@ -1,0 +1,59 @@
+"""What all figures share: how one is begun and saved, and its colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthselect_env.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#8a8a8a", "#3b6fb6", "#d1495b", "#2e8b57", "#b8860b", "#7b5ea7")
+"""The pool or whatever else is background, then one a series; mid-tones, which show on white and on black."""
+POOL, KEPT, DISCARDED = COLOURS[:3]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure.
+
+    :param width: in inches
+    :param height: in inches
+    :raises ImportError: without matplotlib
+    """
+    try:
+        from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "synthselect[report]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(n: int, width: float, height: float, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels, row by row, without the box's upper and right side.
+
+    :param n: how many panels
+    :param width: of a panel, in inches
+    :param height: of a panel, in inches
+    :param columns: at most so many in a row
+    """
+    columns = min(n, columns)
+    rows = -(-n // columns)
+    figure = new_figure(width * columns, height * rows)
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(n)]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=9)
+    return figure, axes
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib shows as it is: two dollar signs would begin and end a formula."""
+    return text.replace("$", r"\$")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as the format that the path's suffix names."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
