@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
+import torch
 
+from agents.intervals import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.evaluators import Evaluator, make_evaluator
+from synthselect_env.evaluators import CachedEvaluator, Evaluator, make_evaluator
 from synthselect_env.files import atomic_write
-from synthselect_env.metrics import METRICS
+from synthselect_env.metrics import METRICS, classification_metrics
 
 
-def half_interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % confidence interval of the mean, by Student's t.
-
-    :param values: two or more (n,)
-    """
-    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """One selector in one round.
 
@@ -35,7 +32,11 @@ class Outcome:
     :param selection: what it kept
     :param valid: metric to figure on the validation split
     :param test: metric to figure on the test split
+    :param predictions: log-probabilities of the m test pictures, float32 (m, c)
     :param seconds: that selecting took
+    :param evaluations: that selecting spent
+    :param is_rl: whether the selector is reinforcement learning's, which has the others to beat
+    :param knows_truth: whether the selector was told which candidates are sound, which no method is
     """
 
     selector: str
@@ -43,7 +44,11 @@ class Outcome:
     selection: Selection
     valid: dict[str, float]
     test: dict[str, float]
-    seconds: float
+    predictions: np.ndarray
+    seconds: float = 0.0
+    evaluations: int = 0
+    is_rl: bool = False
+    knows_truth: bool = False
 
     @property
     def gap(self) -> float:
@@ -51,16 +56,20 @@ class Outcome:
         return self.valid["accuracy"] - self.test["accuracy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Outcomes of several selectors under one classifier.
 
     :param classifier: what gave the figures
     :param outcomes: a selector and round each
+    :param labels: of the test pictures, int64 (m,)
+    :param groups: their patients (m,), where they are known
     """
 
     classifier: str
     outcomes: tuple[Outcome, ...]
+    labels: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def selectors(self) -> list[str]:
@@ -68,58 +77,59 @@ class Comparison:
         return list(dict.fromkeys(outcome.selector for outcome in self.outcomes))
 
     def of(self, selector: str) -> list[Outcome]:
-        """The outcomes of one selector, a round each."""
-        return [outcome for outcome in self.outcomes if outcome.selector == selector]
+        """The outcomes of one selector, a round each.
+
+        :raises ValueError: when it was not compared
+        """
+        found = [outcome for outcome in self.outcomes if outcome.selector == selector]
+        if not found:
+            raise ValueError(f"{selector} was not compared; there are {', '.join(self.selectors)}")
+        return found
 
     def test_figures(self, selector: str, metric: str) -> np.ndarray:
         """A selector's test figures, one a round."""
         return np.array([outcome.test[metric] for outcome in self.of(selector)])
 
     def gain(self, selector: str, over: str = "none", metric: str = "accuracy") -> tuple[float, float, float]:
-        """A selector's mean test gain over another one, paired by round, with the 95 % interval of Student's t over rounds.
+        """A selector's mean test gain over another one, with its 95 % interval by the paired bootstrap over rounds and test pictures.
 
-        Rounds have one test split: the interval says how far the gain depends on the seed, not on which test pictures there are.
+        See :func:`~agents.intervals.paired_bootstrap`.
 
         :param selector: whose gain
         :param over: over whom
         :param metric: which figure
-        :return: mean, lower and upper end; the ends are NaN where there is one round
+        :return: mean, lower and upper end
         :raises ValueError: when one of the two was not compared
         """
-        if missing := [name for name in (selector, over) if name not in self.selectors]:
-            raise ValueError(f"{', '.join(missing)} was not compared; there are {', '.join(self.selectors)}")
-        gains = self.test_figures(selector, metric) - self.test_figures(over, metric)
-        if len(gains) < 2:
-            return float(gains.mean()), float("nan"), float("nan")
-        half = half_interval(gains)
-        return float(gains.mean()), float(gains.mean()) - half, float(gains.mean()) + half
+        ours, theirs = (np.stack([o.predictions for o in self.of(name)]) for name in (selector, over))
+        return paired_bootstrap(ours, theirs, self.labels, metric, self.groups)
+
+    def wins(self, selector: str, over: str, metric: str = "accuracy") -> tuple[int, int]:
+        """In how many rounds a selector's test figure was above another one's, and how many rounds there were.
+
+        :raises ValueError: when one of the two was not compared
+        """
+        above = self.test_figures(selector, metric) > self.test_figures(over, metric)
+        return int(above.sum()), len(above)
+
+    def best_control(self, metric: str = "accuracy") -> str | None:
+        """The best selector by mean test figure that is not reinforcement learning's and was not told the truth; None without one.
+
+        Chosen on the test split, in its favour: whoever claims to be better has this one to beat.
+        """
+        controls = [name for name in self.selectors if not (self.of(name)[0].is_rl or self.of(name)[0].knows_truth)]
+        return max(controls, key=lambda name: self.test_figures(name, metric).mean(), default=None)
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with a row a selector and round."""
-        columns = [
-            "classifier",
-            "selector",
-            "round",
-            "selected",
-            "seconds",
-            *(f"test_{m}" for m in METRICS),
-            *(f"valid_{m}" for m in METRICS),
-        ]
+        columns = ["classifier", "selector", "round", "selected", "evaluations", "seconds"]
+        columns += [f"{split}_{metric}" for split in ("test", "valid") for metric in METRICS]
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             for o in self.outcomes:
-                writer.writerow(
-                    [
-                        self.classifier,
-                        o.selector,
-                        o.round,
-                        o.selection.count,
-                        f"{o.seconds:.2f}",
-                        *(o.test[m] for m in METRICS),
-                        *(o.valid[m] for m in METRICS),
-                    ]
-                )
+                figures = [split[metric] for split in (o.test, o.valid) for metric in METRICS]
+                writer.writerow([self.classifier, o.selector, o.round, o.selection.count, o.evaluations, f"{o.seconds:.2f}", *figures])
 
 
 def compare(
@@ -128,19 +138,27 @@ def compare(
     rounds: int = 5,
     classifier: str | Evaluator = "linear_probe",
     seed: int = 0,
+    directory: str | Path | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
     **classifier_kwargs: object,
 ) -> Comparison:
     """Let every selector select, train the same classifier on each selection, and score it on the test split.
 
-    Round r has seed ``seed + r`` for all selectors and classifiers, so that rounds are paired.
+    Round r has seed ``seed + r`` for all selectors and classifiers, so that rounds are paired. All selections are made first, on a bank
+    without its test split; that split is opened afterwards.
+
+    With a directory, each selection and each classifier's predictions are written as soon as they are made, under names that change with
+    whatever they depend on, and a comparison that was interrupted goes on where it stopped. ``comparison.csv`` there has the rows so far.
 
     :param bank: the bank
     :param selectors: selectors, or names in :data:`~agents.selectors.SELECTORS`
     :param rounds: repetitions
     :param classifier: "linear_probe", "resnet34", or an evaluator
     :param seed: of the first round
+    :param directory: where to keep what is done, or None. A selector without :meth:`~agents.selectors.Selector.settings` selects again
+    :param on_outcome: called with each row when it is there
     :param classifier_kwargs: passed to the classifier's constructor when it is given by name
-    :raises ValueError: when a selector or classifier is unknown, or two selectors have the same name
+    :raises ValueError: when a selector or classifier is unknown, two selectors have the same name, or the bank has no test split
     """
     unknown = [s for s in selectors if isinstance(s, str) and s not in SELECTORS]
     if unknown:
@@ -149,18 +167,67 @@ def compare(
     names = [s.name for s in chosen]
     if len(set(names)) < len(names):
         raise ValueError(f"selectors must have different names, got {', '.join(names)}")
-    evaluator = make_evaluator(classifier, bank, **classifier_kwargs)
+    if bank.test is None:
+        raise ValueError(f"{bank.source}: there is no test split to compare on; give the bank one that no selection has seen")
+    sealed = bank.sealed
+    evaluator = make_evaluator(classifier, sealed, **classifier_kwargs)
     if not evaluator.can_score_any_split:
         raise ValueError(f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one")
+    where = None if directory is None else Path(directory)
+    judge = evaluator if where is None else CachedEvaluator(evaluator, where / "predictions")
+    selected = [[_select(selector, sealed, seed + r, where) for selector in chosen] for r in range(rounds)]
+
+    groups = None if bank.test.groups is None else np.asarray(bank.test.groups)
     outcomes: list[Outcome] = []
     for r in range(rounds):
-        selections, seconds = [], []
-        for selector in chosen:
-            start = time.perf_counter()
-            selections.append(selector.select(bank, seed + r))
-            seconds.append(time.perf_counter() - start)
-        valid, test = evaluator.evaluate_on(np.stack([s.mask for s in selections]), seed + r, bank.valid, bank.test)
-        for i, (name, selection) in enumerate(zip(names, selections)):
-            on_valid, on_test = ({m: float(getattr(evaluations, m)[i]) for m in METRICS} for evaluations in (valid, test))
-            outcomes.append(Outcome(name, r, selection, on_valid, on_test, seconds[i]))
-    return Comparison(classifier if isinstance(classifier, str) else type(classifier).__name__, tuple(outcomes))
+        for start in range(0, len(chosen), judge.batch_size):
+            rows = range(start, min(start + judge.batch_size, len(chosen)))
+            masks = np.stack([selected[r][i][0].mask for i in rows])
+            splits = (bank.valid, bank.test)
+            predicted = judge.predict_on(masks, seed + r, *splits)
+            figures = [classification_metrics(torch.from_numpy(p), torch.from_numpy(s.labels)) for p, s in zip(predicted, splits)]
+            for k, i in enumerate(rows):
+                valid, test = ({metric: float(values[metric][k]) for metric in METRICS} for values in figures)
+                selection, seconds = selected[r][i]
+                outcomes.append(
+                    Outcome(
+                        names[i],
+                        r,
+                        selection,
+                        valid,
+                        test,
+                        predicted[1][k],
+                        seconds,
+                        chosen[i].evaluations,
+                        chosen[i].is_rl,
+                        chosen[i].knows_truth,
+                    )  # fmt: skip
+                )
+                if on_outcome:
+                    on_outcome(outcomes[-1])
+            if where is not None:
+                Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups).save(where / "comparison.csv")
+    return Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups)
+
+
+def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | None) -> tuple[Selection, float]:
+    """A selection and the seconds that it took, from disk where it was made before."""
+    file = None
+    if directory is not None:
+        try:
+            facts = [type(selector).__qualname__, selector.settings(), bank.digest, seed, version("synthselect")]
+        except NotImplementedError:
+            pass  # who does not say what the selection depends on selects again
+        else:
+            key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+            file = directory / "selections" / f"{re.sub(r'[^A-Za-z0-9]+', '-', selector.name)}-{seed}-{key}.npz"
+    if file is not None and file.exists():
+        with np.load(file) as kept:
+            return Selection.of(bank, kept["mask"], kept["scores"], selector.name), float(kept["seconds"])
+    start = time.perf_counter()
+    selection = selector.select(bank, seed)
+    seconds = time.perf_counter() - start
+    if file is not None:
+        with atomic_write(file) as path:
+            np.savez_compressed(path, mask=selection.mask, scores=selection.scores, seconds=seconds)
+    return selection, seconds

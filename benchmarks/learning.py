@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUPolicy
-from agents.compare import half_interval
+from agents.intervals import half_interval
 from agents.report import save_figure
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection

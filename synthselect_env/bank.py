@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -90,7 +91,7 @@ class FeatureBank:
 
     :param train: real pictures that the classifier always trains on
     :param valid: real pictures that rewards are measured on
-    :param test: real pictures for the final table; no reward sees them
+    :param test: real pictures for the final table; no reward sees them. None in a sealed bank, or when they are kept elsewhere
     :param candidates: the synthetic pool
     :param classes: class names, in label order
     :param extractor: what made the features
@@ -102,7 +103,7 @@ class FeatureBank:
 
     train: Split
     valid: Split
-    test: Split
+    test: Split | None
     candidates: Split
     classes: Sequence[str]
     extractor: str = ""
@@ -114,17 +115,17 @@ class FeatureBank:
         object.__setattr__(self, "classes", tuple(self.classes))
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or not all(isinstance(c, str) and c for c in self.classes):
             raise ValueError(f"{self.source}: classes must be two or more different names, got {list(self.classes)}")
-        for name in SPLITS:
-            object.__setattr__(self, name, _checked(getattr(self, name), f"{self.source}: {name}", len(self.classes)))
-        widths = {name: getattr(self, name).features.shape[1] for name in SPLITS}
+        for name, split in self.splits.items():
+            object.__setattr__(self, name, _checked(split, f"{self.source}: {name}", len(self.classes)))
+        widths = {name: split.features.shape[1] for name, split in self.splits.items()}
         if len(set(widths.values())) > 1:
             raise ValueError(f"{self.source}: features differ in length ({widths}); extract all splits with the same extractor")
         empty = [c for i, c in enumerate(self.classes) if not (self.train.labels == i).any()]
         if empty:
             raise ValueError(f"{self.source}: train/labels has no picture of class {', '.join(empty)}; add some or drop the class")
 
-        for name in ("valid", "test"):
-            if len(np.unique(getattr(self, name).labels)) < 2:
+        for name, split in self.splits.items():
+            if name in ("valid", "test") and len(np.unique(split.labels)) < 2:
                 raise ValueError(
                     f"{self.source}: {name}/labels has pictures of fewer than two classes; nothing can be scored on it, add some"
                 )
@@ -132,11 +133,40 @@ class FeatureBank:
         if self.retrainings is not None:
             _check_retrainings(self.retrainings, len(self.candidates), f"{self.source}: retrainings")
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name; without the test split in a sealed bank."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
+
+    @cached_property
+    def sealed(self) -> FeatureBank:
+        """The same bank without its test split: what environments, evaluators and selectors get.
+
+        It shares everything else, and knows no way back.
+        """
+        if self.test is None:
+            return self
+        sealed = copy.copy(self)
+        object.__setattr__(sealed, "test", None)
+        return sealed
+
     @cached_property
     def pictures_digest(self) -> str:
         """A name for what a retraining depends on: pictures and labels of train, valid and candidates, in their order."""
         splits = (self.train, self.valid, self.candidates)
         return hashlib.sha256(" ".join(split.pictures_digest for split in splits).encode()).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for all that a selection can depend on: features, pictures, labels, known flaws and retrainings, not the test split."""
+        content = hashlib.sha256(self.pictures_digest.encode())
+        for split in (self.train, self.valid, self.candidates):
+            content.update(split.features_digest.encode() + (b"" if split.flaw is None else split.flaw.tobytes()))
+        if self.retrainings is not None:
+            content.update(np.packbits(self.retrainings.selections, axis=1).tobytes())
+            for metric in METRICS:
+                content.update(np.ascontiguousarray(self.retrainings.figures[metric]).tobytes())
+        return content.hexdigest()
 
     @property
     def n_features(self) -> int:
@@ -197,13 +227,15 @@ class FeatureBank:
         Pictures are the same when their features are, to half precision.
         """
         found = []
-        for name in SPLITS[:3]:
-            for label, count in zip(self.classes, np.bincount(getattr(self, name).labels, minlength=len(self.classes))):
-                if count < FEW:
+        for name, split in self.splits.items():
+            for label, count in zip(self.classes, np.bincount(split.labels, minlength=len(self.classes))):
+                if count < FEW and name != "candidates":
                     found.append(f"{name} has {count} pictures of class {label}; figures of that class mean little below {FEW}")
         with np.errstate(over="ignore"):
-            rows = {name: {row.tobytes() for row in getattr(self, name).features.astype(np.float16)} for name in SPLITS}
+            rows = {name: {row.tobytes() for row in split.features.astype(np.float16)} for name, split in self.splits.items()}
         for name, other in (("train", "valid"), ("train", "test"), ("valid", "test"), ("candidates", "valid"), ("candidates", "test")):
+            if other not in rows:
+                continue
             if shared := len(rows[name] & rows[other]):
                 found.append(f"{name} and {other} share {shared} pictures; scores on {other} are too good")
             groups = set(getattr(self, name).groups or ()) & set(getattr(self, other).groups or ())
@@ -214,8 +246,7 @@ class FeatureBank:
     def describe(self) -> str:
         """A few lines on what is inside, and on what looks wrong."""
         lines = [f"{self.source}: {len(self.candidates):,} candidates, {self.n_features} features, classes {', '.join(self.classes)}"]
-        for name in SPLITS:
-            split = getattr(self, name)
+        for name, split in self.splits.items():
             counts = ", ".join(f"{c} {n:,}" for c, n in zip(self.classes, np.bincount(split.labels, minlength=len(self.classes))))
             extras = [what for what in ("images", "groups", "flaw") if getattr(split, what) is not None]
             lines.append(f"  {name:<10} {len(split):>6,} ({counts})" + (f" with {', '.join(extras)}" if extras else ""))
@@ -242,8 +273,8 @@ class FeatureBank:
             file.attrs["classes"] = list(self.classes)
             file.attrs["extractor"] = self.extractor
             file.attrs["provenance"] = json.dumps(self.provenance)
-            for name in SPLITS:
-                _write_split(file.create_group(name), getattr(self, name), half)
+            for name, split in self.splits.items():
+                _write_split(file.create_group(name), split, half)
             if self.retrainings is not None:
                 group = file.create_group("retrainings")
                 group.create_dataset("selections", data=np.packbits(self.retrainings.selections, axis=1), compression="gzip")
@@ -277,17 +308,17 @@ class FeatureBank:
                 )
             if "classes" not in file.attrs:
                 raise ValueError(f"{path}: attribute classes is missing; set it to the class names in label order")
-            missing = [name for name in SPLITS if name not in file]
+            missing = [name for name in SPLITS if name not in file and name != "test"]
             if missing:
                 raise ValueError(f"{path}: group {', '.join(missing)} is missing; a bank has {', '.join(SPLITS)}")
-            splits = {name: _read_split(file[name], f"{path}: {name}") for name in SPLITS}
+            splits = {name: _read_split(file[name], f"{path}: {name}") if name in file else None for name in SPLITS}
             try:
                 provenance = json.loads(file.attrs.get("provenance", "{}"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
             return cls(
-                **splits,
-                retrainings=_read_retrainings(file["retrainings"], len(splits["candidates"]), f"{path}: retrainings")
+                **splits,  # type: ignore[arg-type]  # only test may be None
+                retrainings=_read_retrainings(file["retrainings"], len(splits["candidates"] or ()), f"{path}: retrainings")
                 if "retrainings" in file
                 else None,
                 classes=[c.decode() if isinstance(c, bytes) else str(c) for c in file.attrs["classes"]],

@@ -230,7 +230,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"unknown render_mode {render_mode!r}; None or one of {', '.join(self.metadata['render_modes'])}")
-        self.bank = resolve_bank(default_bank if bank is None else bank)
+        self.bank = resolve_bank(default_bank if bank is None else bank).sealed
         self.evaluator = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
         self.render_mode = render_mode
         self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), 1, n_batches, context)

@@ -45,7 +45,7 @@ class SelectionVecEnv(VecEnv):
         context: bool = True,
         evaluator_kwargs: dict[str, object] | None = None,
     ) -> None:
-        self.bank = resolve_bank(bank)
+        self.bank = resolve_bank(bank).sealed
         self.evaluator = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
         self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), n_envs, n_batches, context)
         self.render_mode = None

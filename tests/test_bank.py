@@ -279,3 +279,14 @@ def test_warnings(toy: FeatureBank) -> None:
     shared = replace(toy, **{name: replace(getattr(toy, name), groups=groups) for name, groups in patients.items()})
     assert shared.warnings() == ["train and test share 1 patients or slides, e.g. both-0; split by group"]
     assert "warning: train and test share" in shared.describe()
+
+
+def test_a_sealed_bank_is_a_bank(toy: FeatureBank, tmp_path: Path) -> None:
+    sealed = toy.sealed
+    assert sealed.test is None and toy.test is not None and sealed.sealed is sealed
+    assert sealed.train is toy.train and sealed.digest == toy.digest and set(sealed.splits) == {"train", "valid", "candidates"}
+    assert "test " not in sealed.describe() and not any("test" in warning for warning in sealed.warnings())
+    sealed.save(tmp_path / "sealed.h5")
+    loaded = FeatureBank.load(tmp_path / "sealed.h5")
+    assert loaded.test is None and loaded.digest == toy.digest
+    assert replace(toy, train=toy.train.subset(np.arange(20))).digest != toy.digest

@@ -143,6 +143,8 @@ def test_parallel_is_the_evaluator(toy: FeatureBank) -> None:
     with ParallelEvaluator(RetrainEvaluator(toy, config=CONFIG, device="cpu"), workers=2, threads=torch.get_num_threads()) as parallel:
         for ours, theirs in zip(parallel.evaluate_on(m, 1, toy.valid, toy.test), alone.evaluate_on(m, 1, toy.valid, toy.test)):
             assert ours.epochs["brier"] == pytest.approx(theirs.epochs["brier"], abs=1e-6)
+        (ours,), (theirs,) = parallel.predict_on(m, 1, toy.test), alone.predict_on(m, 1, toy.test)
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def _own_pids(bank: FeatureBank, pids: Queue) -> None:
@@ -188,6 +190,7 @@ def test_ray_is_the_evaluator(toy: FeatureBank) -> None:
         "probe = LinearProbeEvaluator(bank)\n"
         "with RayEvaluator(probe, workers=2) as ray:\n"
         "    answers = ray.evaluate_on(masks, 0, bank.valid, bank.test)\n"
+        "    assert np.allclose(ray.predict_on(masks, 0, bank.test), probe.predict_on(masks, 0, bank.test))\n"
         "    assert ray.credit(masks, 0).shape == (3, 64) and ray.fingerprint == probe.fingerprint\n"
         "for ours, theirs in zip(answers, probe.evaluate_on(masks, 0, bank.valid, bank.test)):\n"
         "    assert np.allclose(ours.log_likelihood, theirs.log_likelihood) and (ours.accuracy == theirs.accuracy).all()\n"
@@ -201,3 +204,17 @@ def test_ray_says_what_to_install(toy: FeatureBank, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match="synthselect.ray"):
         RayEvaluator(LinearProbeEvaluator(toy))
+
+
+def test_predictions_are_remembered(toy: FeatureBank, tmp_path: Path) -> None:
+    probe, m = LinearProbeEvaluator(toy), masks(toy, 4)
+    cached = CachedEvaluator(probe, tmp_path, batch_size=2)
+    valid, test = cached.predict_on(m[:3], 0, toy.valid, toy.test)
+    again = CachedEvaluator(probe, tmp_path)
+    assert np.array_equal(again.predict_on(m[[3, 1, 0]], 0, toy.test)[0][1:], test[[1, 0]]) and np.array_equal(
+        valid, cached.predict_on(m[:3], 0, toy.valid)[0]
+    )
+    assert (again.hits, again.misses) == (2, 1)
+    for file in tmp_path.rglob("*.npy"):
+        file.write_bytes(b"")  # after a power cut
+    assert np.array_equal(CachedEvaluator(probe, tmp_path).predict_on(m[:3], 0, toy.test)[0], test)

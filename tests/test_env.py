@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gc
 import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
 
 import gymnasium as gym
 import numpy as np
@@ -13,8 +17,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import synthselect_env
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv, load_bank
+from synthselect_env.embedded import toy_bank
 from synthselect_env.env import OBSERVATION_LIMIT, observations
-from synthselect_env.evaluators import DatamodelEvaluator, Evaluations, Evaluator, LinearProbeEvaluator
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    DatamodelEvaluator,
+    Evaluations,
+    Evaluator,
+    LinearProbeEvaluator,
+    ParallelEvaluator,
+)
 from synthselect_env.metrics import METRICS
 from synthselect_env.registration import ENV_IDS
 from synthselect_env.rewards import REWARDS
@@ -134,6 +146,35 @@ def test_neither_test_split_nor_flaws_reach_an_episode(toy: FeatureBank) -> None
         candidates=replace(toy.candidates, flaw=1 - toy.candidates.flaw),
     )
     assert rollout(SyntheticSelectionEnv(toy), 0) == rollout(SyntheticSelectionEnv(hidden), 0)
+
+
+def reachable(*roots: object) -> Iterator[object]:
+    """Everything that can be got at from the roots, but for what code, types and modules hold."""
+    seen, waiting = set(), list(roots)
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, type | ModuleType | FunctionType | BuiltinFunctionType):
+            continue
+        seen.add(id(item))
+        yield item
+        waiting += gc.get_referents(item)
+        waiting += [] if not hasattr(item, "base") else [item.base]  # what an array is a view of
+
+
+@pytest.mark.parametrize("make", [SyntheticSelectionEnv, SelectionVecEnv])
+@pytest.mark.parametrize("evaluator", ["linear_probe", "instance", "cached", "parallel"])
+def test_no_way_from_an_environment_to_the_test_split(make: type, evaluator: str, tmp_path: Path) -> None:
+    """Not through its attributes, nor theirs, and so on to the end."""
+    bank = toy_bank(candidates_per_class=8)
+    probe = LinearProbeEvaluator(bank)
+    given = {"instance": probe, "cached": CachedEvaluator(probe, tmp_path), "parallel": ParallelEvaluator(probe, 1)}.get(
+        evaluator, evaluator
+    )
+    env = make(bank, evaluator=given, n_batches=2)
+    env.reset()
+    secrets = {id(value) for value in (bank.test, bank.test.features, bank.test.labels, bank.test.images, bank.test.ids)}
+    assert not secrets & {id(item) for item in reachable(env)}
+    assert secrets <= {id(item) for item in reachable(bank)}  # the search would have found it
 
 
 @pytest.mark.parametrize("reward", REWARDS)

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import TrainingConfig
@@ -183,6 +184,22 @@ class TestContract:
         assert np.allclose(valid.accuracy * 128 % 1, 0) and np.allclose(test.accuracy * 512 % 1, 0)
         swapped = evaluator(name, replace(toy, valid=toy.test, test=toy.valid)).evaluate(masks, 0)
         assert (swapped.accuracy == test.accuracy).all()
+
+    def test_predictions_are_behind_the_figures(self, toy: FeatureBank, name: str) -> None:
+        """By scikit-learn's metrics, which know nothing of this project's."""
+        ours, masks = evaluator(name, toy), selections(toy, 2)
+        splits = (toy.valid, toy.test)
+        for split, predicted, figures in zip(splits, ours.predict_on(masks, 3, *splits), ours.evaluate_on(masks, 3, *splits)):
+            assert predicted.shape == (2, len(split), 2) and predicted.dtype == np.float32
+            assert np.exp(predicted).sum(2) == pytest.approx(1, abs=1e-5)
+            for k in range(2):
+                p = np.exp(predicted[k].astype(float))
+                assert figures.accuracy[k] == pytest.approx(accuracy_score(split.labels, p.argmax(1)))
+                assert figures.log_likelihood[k] == pytest.approx(-log_loss(split.labels, p / p.sum(1, keepdims=True)), rel=1e-4)
+                assert figures.auc[k] == pytest.approx(roc_auc_score(split.labels, p[:, 1]), abs=1e-3)
+
+    def test_keeps_no_test_split(self, toy: FeatureBank, name: str) -> None:
+        assert evaluator(name, toy).bank.test is None
 
     def test_refuses_other_shapes(self, toy: FeatureBank, name: str) -> None:
         for wrong in (np.zeros((1, 5), bool), np.zeros(64, bool), np.zeros((1, 64)), np.zeros((0, 64), bool)):

@@ -212,8 +212,7 @@ def _page(
     ]
     rounds = len(comparison.of(ours))
     note = f"Mean ± standard deviation over {rounds} rounds." if rounds > 1 else "One round."
-    if "gain over none" in comparison_cells(comparison)[0]:
-        note += " The gain is in points of accuracy, paired by round, with its 95 % interval."
+    note += " Gaps and gains are in points of accuracy; a gain's 95 % interval is a paired bootstrap over rounds and test pictures."
     gap = chart(
         "gap",
         "Accuracy on the validation split, which rewards are measured on, and on the test split, which decided nothing; beside them the "

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from agents.compare import Comparison
 from synthselect_env import Selection
 
 COLUMNS = ("accuracy", "auc", "sensitivity", "specificity")
-CLASSIFIERS = {"linear_probe": "linear probe on the bank's features", "resnet34": "ResNet34 retrained from scratch"}
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
 }  # fmt: skip
 
 
@@ -30,25 +27,37 @@ def spread(values: np.ndarray, form: str) -> str:
 def comparison_cells(comparison: Comparison) -> list[list[str]]:
     """The test split's figures as cells: the heads of the columns, then a row a selector.
 
-    :param comparison: what to show; with several rounds mean ± standard deviation, and the gain in accuracy over "none" in points, paired
-        by round, with its 95 % interval
+    :param comparison: what to show; with several rounds mean ± standard deviation. Beside it the gap, validation minus test accuracy, and the gains
+        in accuracy over "none" and, for reinforcement learning's rows, over the best of the others, in points with 95 % intervals
     """
-    gains = {name: comparison.gain(name) for name in comparison.selectors} if "none" in comparison.selectors else {}
-    paired = any(np.isfinite(gain).all() for gain in gains.values())
-    rows = [["selection", "selected", *COLUMNS, *(["gain over none"] if paired else [])]]
-    for name in comparison.selectors:
-        counts = np.array([float(outcome.selection.count) for outcome in comparison.of(name)])
-        row = [name, spread(counts, ",.0f"), *(spread(comparison.test_figures(name, m), ".4f") for m in COLUMNS)]
-        if paired:
-            mean, low, high = (100 * value for value in gains[name])
-            row.append("" if name == "none" else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+    names = comparison.selectors
+    control = comparison.best_control() if any(comparison.of(name)[0].is_rl for name in names) else None
+    spent = any(comparison.of(name)[0].evaluations for name in names)
+    over = (["none"] if "none" in names else []) + ([control] if control not in (None, "none") else [])
+    rows = [["selection", "selected", *COLUMNS, "gap", *(f"gain over {name}" for name in over)]]
+    rows[0] += (["evaluations"] if spent else []) + ["seconds"]
+    for name in names:
+        outcomes = comparison.of(name)
+        row = [name, spread(np.array([float(o.selection.count) for o in outcomes]), ",.0f")]
+        row += [spread(comparison.test_figures(name, m), ".4f") for m in COLUMNS]
+        row.append(points(float(np.mean([o.gap for o in outcomes]))))
+        for other in over:
+            said = name != other and (other == "none" or outcomes[0].is_rl)
+            row.append(gain_cell(comparison.gain(name, other)) if said else "")
+        row += ([f"{outcomes[0].evaluations:,}"] if spent else []) + [f"{np.mean([o.seconds for o in outcomes]):.1f}"]
         rows.append(row)
     return rows
 
 
+def gain_cell(gain: tuple[float, float, float]) -> str:
+    """A gain and the ends of its interval, in percentage points."""
+    mean, low, high = map(points, gain)
+    return f"{mean} [{low}, {high}]"
+
+
 def comparison_title(comparison: Comparison) -> str:
     """What stands above a comparison's table: whose figures they are."""
-    return f"Test split, classifier: {CLASSIFIERS.get(comparison.classifier, comparison.classifier)}"
+    return f"Test split, classifier: {comparison.classifier}"
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -77,7 +86,7 @@ def comparison_latex(comparison: Comparison) -> str:
 
     :param comparison: what to show, see :func:`comparison_cells`
     """
-    cells = [[latex(row[0]), *(re.sub(r"-(?=\d)", "$-$", latex(cell)) for cell in row[1:])] for row in comparison_cells(comparison)]
+    cells = [[latex(cell) for cell in row] for row in comparison_cells(comparison)]
     head, *rows = [f"{' & '.join(row)} \\\\" for row in cells]
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
     title = " ".join(comparison_title(comparison).split())  # a line break would end the comment
@@ -97,19 +106,13 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
-def wins(comparison: Comparison, selector: str, over: str) -> tuple[int, int]:
-    """In how many rounds a selector's test accuracy was above another one's, and how many rounds there were."""
-    above = comparison.test_figures(selector, "accuracy") > comparison.test_figures(over, "accuracy")
-    return int(above.sum()), len(above)
-
-
 def recommendation(comparison: Comparison, ours: str, selection: Selection | None = None) -> tuple[str, str]:
     """Whether to add what ``ours`` selected, by its gain in test accuracy over adding nothing.
 
     :param comparison: must have "none"
     :param ours: name of the selector in question
     :param selection: the candidates in question; None for those of the first round
-    :return: "add", "leave", or "undecided" where the 95 % interval contains zero or there is none; and the sentence that says so
+    :return: "add", "leave", or "undecided" where the 95 % interval contains zero; and the sentence that says so
     :raises ValueError: when "none" or ``ours`` was not compared
     """
     mean, low, high = comparison.gain(ours)
@@ -118,13 +121,11 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
         return "leave", f"Add nothing: {ours} keeps none of the {len(selection):,} candidates."
     these = f"all {len(selection):,}" if selection.mask.all() else f"these {selection.count:,} of {len(selection):,}"
     interval = f"95 % interval {points(low)} to {points(high)}"
-    if np.isnan(low):
-        interval = "without an interval, which takes several rounds"
-    elif low <= 0 <= high:
+    if low <= 0 <= high:
         interval += ", which contains zero"
     figures = f"{points(mean)} points of test accuracy, {interval}"
     if "random" in comparison.selectors and ours != "random":
-        won, rounds = wins(comparison, ours, "random")
+        won, rounds = comparison.wins(ours, "random")
         figures += f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
     if low > 0:
         return "add", f"Add {these}: {figures}."

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import asdict, is_dataclass
+from typing import Any
 
 import numpy as np
+from torch import nn
 
 from synthselect_env import FeatureBank, Selection
+from synthselect_env.evaluators import Evaluator
 
 
 class Selector(ABC):
     """Decides which candidates of a bank to keep."""
 
     name: str
+    evaluations = 0
+    """Evaluations that a selection spends."""
+    is_rl = False
+    """Whether it is reinforcement learning's: a row that has to beat the best of the others."""
+    knows_truth = False
+    """Whether it is told which candidates are sound: what is to be reached, and no method."""
 
     @abstractmethod
     def select(self, bank: FeatureBank, seed: int) -> Selection:
@@ -21,6 +32,35 @@ class Selector(ABC):
         :param bank: the bank
         :param seed: of whatever is random
         """
+
+    def settings(self) -> dict[str, object]:
+        """What the selection depends on beside bank and seed, JSON-able: by default all attributes.
+
+        :raises NotImplementedError: where an attribute is not known to be said in full; its selections cannot be remembered
+        """
+        return {name: _plain(value, f"{type(self).__name__}.{name}") for name, value in vars(self).items()}
+
+
+def _plain(value: Any, where: str) -> object:
+    """A value as JSON has it; evaluators and networks by their digests, classes by their names."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item, where) for key, item in value.items()}
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Evaluator):
+        return value.fingerprint
+    if is_dataclass(value) and not isinstance(value, type):
+        return [_plain(type(value), where), _plain(asdict(value), where)]
+    if isinstance(value, nn.Module):
+        content = hashlib.sha256()
+        for name, tensor in value.state_dict().items():
+            content.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
+    raise NotImplementedError(f"{where} is a {type(value).__name__}; define settings() to remember what is selected")
 
 
 class RatioSelector(Selector):

@@ -34,6 +34,7 @@ class OracleSelector(Selector):
     """Adds every sound candidate and no other: what is to be reached on a bank of known truth, and no method."""
 
     name = "oracle"
+    knows_truth = True
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Keep what is known to be sound.

@@ -32,12 +32,15 @@ class PolicySelector(Selector):
     :raises ValueError: when the model's policy is another kind
     """
 
+    is_rl = True
+
     def __init__(self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None) -> None:
         if not isinstance(model.policy, SelectionPolicy):
             raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
         self.policy: SelectionPolicy = model.policy
         self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
         self.n_batches = n_batches
+        self.evaluations = model.num_timesteps
         self.name = name or type(model).__name__
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
@@ -73,6 +76,8 @@ class TrainingSelector(Selector):
     :param kwargs: passed to the algorithm; ``n_steps`` is one episode by default
     :raises ValueError: when not even one rollout of one environment fits
     """
+
+    is_rl = True
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class Evaluator(ABC):
     Evaluators are pure (same selections and seed, same numbers on the CPU), can be pickled, and leave global random state
     alone.
 
-    :param bank: real splits and candidates
+    :param bank: real splits and candidates; the evaluator keeps it sealed, without its test split
     """
 
     batch_size = 1
@@ -64,7 +64,7 @@ class Evaluator(ABC):
     """Whether it can say what each candidate is worth."""
 
     def __init__(self, bank: FeatureBank) -> None:
-        self.bank = bank
+        self.bank = bank.sealed
 
     def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
         """Score k selections on the validation split.
@@ -86,6 +86,21 @@ class Evaluator(ABC):
         :raises ValueError: when the selections have another shape or type
         """
 
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Train once a selection and let the classifier say what it takes each picture for.
+
+        The predictions behind :meth:`evaluate_on`'s figures: :func:`~synthselect_env.metrics.classification_metrics` of them are those of
+        the last epoch.
+
+        :param selections: bool (k, n), a row a selection
+        :param seed: of whatever is random in training
+        :param splits: the splits to predict, m pictures each
+        :return: log-probabilities, float32 (k, m, c), a split each
+        :raises ValueError: when the selections have another shape or type
+        :raises NotImplementedError: where no classifier is trained; ``can_score_any_split`` says so
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives figures and no predictions; retrain, or take the linear probe")
+
     def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
         """Derivative of the log-likelihood by each candidate's weight in the training set.
 
@@ -103,6 +118,11 @@ class Evaluator(ABC):
         :raises NotImplementedError: where an evaluator does not say; its figures cannot be remembered
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its figures depend on; define settings() to remember them")
+
+    @property
+    def description(self) -> str:
+        """The classifier's name in tables."""
+        return type(self).__name__
 
     @property
     def fingerprint(self) -> str:
@@ -157,6 +177,11 @@ class EvaluatorWrapper(Evaluator):
     def settings(self) -> dict[str, object]:
         """Those of the evaluator."""
         return self.evaluator.settings()
+
+    @property
+    def description(self) -> str:
+        """The evaluator's."""
+        return self.evaluator.description
 
     @property
     def fingerprint(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,11 +15,15 @@ from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWra
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import METRICS
 
+Figures = dict[str, list[float]]
+"""Metric to its values at the end of each epoch."""
+Answer = TypeVar("Answer")
+
 
 class CachedEvaluator(EvaluatorWrapper):
     """Remembers another evaluator's figures on disk, so that no selection is scored twice with one seed.
 
-    One small JSON file an answer, named by the selection's bits, the seed, the split and the evaluator's
+    One small file an answer, JSON for figures and npy for predictions, named by the selection's bits, the seed, the split and the evaluator's
     :attr:`~synthselect_env.evaluators.Evaluator.fingerprint`. A file is written under a temporary name and renamed, so that
     several processes may share a directory and any of them may be killed: an answer is there whole, or it is computed again.
     ``print(evaluator)`` tells hits and misses.
@@ -41,39 +47,75 @@ class CachedEvaluator(EvaluatorWrapper):
 
     def _file(self, mask: np.ndarray, seed: int, split: Split) -> Path:
         key = hashlib.sha256(f"{seed} {len(mask)} {self.digest_of(split)} ".encode() + np.packbits(mask).tobytes()).hexdigest()
-        return self.directory / key[:2] / f"{key[2:34]}.json"
+        return self.directory / key[:2] / key[2:34]
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """The figures of k selections, from disk where they are known on all the splits."""
+
+        def ask(unknown: np.ndarray) -> list[list[Figures]]:
+            parts = self.evaluator.evaluate_on(unknown, seed, *splits)
+            return [[{m: values[i].tolist() for m, values in part.epochs.items()} for part in parts] for i in range(len(unknown))]
+
+        known = self._remembered(selections, seed, splits, ".json", _read_json, _write_json, ask)
+        return [Evaluations.from_epochs({m: np.array([row[i][m] for row in known]) for m in METRICS}) for i in range(len(splits))]
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """The predictions by k selections, from disk where they are known on all the splits."""
+
+        def ask(unknown: np.ndarray) -> list[list[np.ndarray]]:
+            return [list(row) for row in zip(*self.evaluator.predict_on(unknown, seed, *splits))]
+
+        known = self._remembered(selections, seed, splits, ".npy", _read_array, np.save, ask)
+        return [np.stack([row[i] for row in known]) for i in range(len(splits))]
+
+    def _remembered(
+        self,
+        selections: np.ndarray,
+        seed: int,
+        splits: Sequence[Split],
+        suffix: str,
+        read: Callable[[Path], Answer],
+        write: Callable[[Path, Answer], None],
+        ask: Callable[[np.ndarray], list[list[Answer]]],
+    ) -> list[list[Answer]]:
+        """The answers for each selection, a split each: read, or asked for and written."""
         selections = self.checked(selections)
-        files = [tuple(self._file(mask, seed, split) for split in splits) for mask in selections]
+        files = [tuple(self._file(mask, seed, split).with_suffix(suffix) for split in splits) for mask in selections]
         position = {row: i for i, row in enumerate(files)}  # what is asked for twice is scored once
-        answers: dict[tuple[Path, ...], list[dict[str, list[float]]]] = {}
+        answers: dict[tuple[Path, ...], list[Answer]] = {}
         scored = 0
         while True:
             # each time anew: another process may have scored some meanwhile
-            answers |= {row: known for row in position.keys() - answers.keys() if (known := _read(row))}
+            answers |= {row: known for row in position.keys() - answers.keys() if (known := _all(row, read))}
             unknown = [row for row in position if row not in answers][: self.batch_size]
             if not unknown:
                 break
-            evaluations = self.evaluator.evaluate_on(selections[[position[row] for row in unknown]], seed, *splits)
-            for i, row in enumerate(unknown):
-                answers[row] = [{m: part.epochs[m][i].tolist() for m in METRICS} for part in evaluations]
-                for file, figures in zip(row, answers[row]):
+            for row, fresh in zip(unknown, ask(selections[[position[row] for row in unknown]])):
+                answers[row] = fresh
+                for file, answer in zip(row, fresh):
                     with atomic_write(file) as path:
-                        path.write_text(json.dumps(figures))
+                        write(path, answer)
             scored += len(unknown)
         self.misses += scored
         self.hits += len(selections) - scored
-        return [
-            Evaluations.from_epochs({m: np.array([answers[row][column][m] for row in files]) for m in METRICS})
-            for column in range(len(splits))
-        ]
+        return [answers[row] for row in files]
 
 
-def _read(row: tuple[Path, ...]) -> list[dict[str, list[float]]] | None:
+def _all(row: tuple[Path, ...], read: Callable[[Path], Answer]) -> list[Answer] | None:
     """What is known of a selection, on all the splits or not at all."""
     try:
-        return [json.loads(file.read_text()) for file in row]
-    except (FileNotFoundError, json.JSONDecodeError):  # the second after a power cut: renamed, but never on the disk
+        return [read(file) for file in row]
+    except (FileNotFoundError, EOFError, ValueError):  # the latter two after a power cut: renamed, but never on the disk
         return None
+
+
+def _read_json(path: Path) -> Figures:
+    return json.loads(path.read_text())
+
+
+def _write_json(path: Path, figures: Figures) -> None:
+    path.write_text(json.dumps(figures))
+
+
+def _read_array(path: Path) -> np.ndarray:
+    return np.load(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 
@@ -64,6 +66,11 @@ class LinearProbeEvaluator(Evaluator):
         self._temperature = 4.0  # where the fits of all temperatures start: at that of no candidates
         self._temperature = self._fit_temperature(self._none).item()
 
+    @property
+    def description(self) -> str:
+        """The classifier's name in tables."""
+        return "linear probe"
+
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         return {"head": self.head, "n_components": self.n_components, "ridge": self.ridge}
@@ -94,15 +101,22 @@ class LinearProbeEvaluator(Evaluator):
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections; the seed changes nothing, for nothing here is random."""
-        weights = self._head.fit(torch.from_numpy(self.checked(selections)).to(self.device))
-        temperature = self._fit_temperature(weights)
         evaluations = []
-        for split in splits:
-            x, labels = self._scored(split)
-            log_p = (temperature[:, None, None] * (weights.mT @ x)).log_softmax(1)  # (k, c, v)
-            metrics = classification_metrics(log_p.transpose(1, 2), labels)
+        for split, log_p in zip(splits, self._log_probabilities(selections, splits)):
+            metrics = classification_metrics(log_p, self._scored(split)[1])
             evaluations.append(Evaluations.from_epochs({name: values[:, None].cpu().numpy() for name, values in metrics.items()}))
         return evaluations
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Log-probabilities by k selections; the seed changes nothing.  float32 (k, m, c), a split each"""
+        return [log_p.to(torch.float32).cpu().numpy() for log_p in self._log_probabilities(selections, splits)]
+
+    def _log_probabilities(self, selections: np.ndarray, splits: Sequence[Split]) -> Iterator[torch.Tensor]:  # (k, v, c) each
+        weights = self._head.fit(torch.from_numpy(self.checked(selections)).to(self.device))
+        temperature = self._fit_temperature(weights)
+        for split in splits:
+            x, _ = self._scored(split)
+            yield (temperature[:, None, None] * (weights.mT @ x)).log_softmax(1).transpose(1, 2)
 
     def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
         """Derivative of the log-likelihood by each candidate's weight in the training set.

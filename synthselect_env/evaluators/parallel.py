@@ -8,11 +8,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from synthselect_env.bank import SPLITS, FeatureBank, Split
+from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.compute import default_workers
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
 
@@ -36,16 +38,24 @@ def _die_with_parent() -> None:
 
 def splits_by_name(bank: FeatureBank, splits: Sequence[Split]) -> list[str | Split]:
     """The bank's own splits as names, in which form they travel: a worker has them, and its evaluator knows them by identity."""
-    return [next((n for n in SPLITS if getattr(bank, n) is split), split) for split in splits]
+    return [next((name for name, own in bank.splits.items() if own is split), split) for split in splits]
 
 
-def splits_of(bank: FeatureBank, splits: Sequence[str | Split]) -> list[Split]:
-    """What :func:`splits_by_name` named."""
-    return [getattr(bank, split) if isinstance(split, str) else split for split in splits]
+def answer(evaluator: Evaluator, method: str, selections: np.ndarray, seed: int, splits: Sequence[str | Split]) -> list[Any]:
+    """What a worker does: one of the evaluator's methods that score splits, which may have been sent as names.
+
+    :param evaluator: the worker's own
+    :param method: "evaluate_on" or "predict_on"
+    :param selections: bool (k, n)
+    :param seed: of whatever is random in training
+    :param splits: of :func:`splits_by_name`
+    """
+    own = [getattr(evaluator.bank, split) if isinstance(split, str) else split for split in splits]
+    return getattr(evaluator, method)(selections, seed, *own)
 
 
-def _work(selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[Evaluations]:
-    return _evaluator.evaluate_on(selection, seed, *splits_of(_evaluator.bank, splits))
+def _work(method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[Any]:
+    return answer(_evaluator, method, selections, seed, splits)
 
 
 class ParallelEvaluator(EvaluatorWrapper):
@@ -84,6 +94,16 @@ class ParallelEvaluator(EvaluatorWrapper):
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, as many at a time as there are workers."""
+        parts = self._each("evaluate_on", selections, seed, splits)
+        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Predict by k selections, as many at a time as there are workers."""
+        parts = self._each("predict_on", selections, seed, splits)
+        return [np.concatenate([part[i] for part in parts]) for i in range(len(splits))]
+
+    def _each(self, method: str, selections: np.ndarray, seed: int, splits: Sequence[Split]) -> list[list[Any]]:
+        """The method's answers for one selection each."""
         selections = self.checked(selections)
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
@@ -91,11 +111,10 @@ class ParallelEvaluator(EvaluatorWrapper):
             )  # spawn: a forked torch may hang
         names = splits_by_name(self.bank, splits)
         try:
-            parts = list(self._pool.map(_work, selections[:, None], [seed] * len(selections), [names] * len(selections)))
+            return list(self._pool.map(partial(_work, method, seed=seed, splits=names), selections[:, None]))
         except BrokenProcessPool as error:
             self.close()
             raise RuntimeError(
                 f"one of {self.workers} workers ended abruptly: too little memory for all (take fewer workers), or the main script "
                 'does its work outside `if __name__ == "__main__":`'
             ) from error
-        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]

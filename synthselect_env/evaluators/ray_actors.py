@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from synthselect_env.bank import Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
-from synthselect_env.evaluators.parallel import splits_by_name, splits_of
+from synthselect_env.evaluators.parallel import answer, splits_by_name
 
 
 class _Worker:
@@ -19,8 +20,8 @@ class _Worker:
         torch.set_num_threads(threads)
         self.evaluator = evaluator
 
-    def work(self, selection: np.ndarray, seed: int, splits: list[str | Split]) -> list[Evaluations]:
-        return self.evaluator.evaluate_on(selection, seed, *splits_of(self.evaluator.bank, splits))
+    def work(self, method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[Any]:
+        return answer(self.evaluator, method, selections, seed, splits)
 
 
 class RayEvaluator(EvaluatorWrapper):
@@ -79,6 +80,16 @@ class RayEvaluator(EvaluatorWrapper):
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, as many at a time as there are actors."""
+        parts = self._each("evaluate_on", selections, seed, splits)
+        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Predict by k selections, as many at a time as there are actors."""
+        parts = self._each("predict_on", selections, seed, splits)
+        return [np.concatenate([part[i] for part in parts]) for i in range(len(splits))]
+
+    def _each(self, method: str, selections: np.ndarray, seed: int, splits: Sequence[Split]) -> list[list[Any]]:
+        """The method's answers for one selection each."""
         import ray
         from ray.util import ActorPool
 
@@ -89,8 +100,8 @@ class RayEvaluator(EvaluatorWrapper):
             self._actors = [remote.remote(shared, self.num_cpus) for _ in range(self.workers)]
         names = splits_by_name(self.bank, splits)
         try:
-            parts = list(ActorPool(self._actors).map(lambda actor, row: actor.work.remote(row, seed, names), list(selections[:, None])))  # type: ignore[arg-type]
+            pool = ActorPool(self._actors)
+            return list(pool.map(lambda actor, row: actor.work.remote(method, row, seed, names), list(selections[:, None])))  # type: ignore[arg-type]
         except ray.exceptions.RayActorError as error:
             self.close()
             raise RuntimeError(f"one of {self.workers} actors ended abruptly: too little memory for all? Take fewer workers") from error
-        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]

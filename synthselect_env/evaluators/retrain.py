@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,11 @@ class RetrainEvaluator(Evaluator):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_training": None}  # decoded again where it is needed
 
+    @property
+    def description(self) -> str:
+        """The classifier's name in tables."""
+        return f"{self.config.architecture} retrained at {self.config.size[0]}×{self.config.size[1]} px"
+
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         return {
@@ -96,20 +101,38 @@ class RetrainEvaluator(Evaluator):
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, one retraining after the other."""
+        scored = [None if self.is_valid(split) else self._pixels(split) for split in splits]
+        histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
+        for classifier in self.classifiers(selections, seed):
+            for history, split, pixels in zip(histories, splits, scored):
+                history.append(classifier.history if pixels is None else classifier.score(pixels, split.labels))
+        return [Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]) for m in METRICS}) for history in histories]
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Log-probabilities after each of k retrainings.  float32 (k, m, c), a split each"""
+        scored = [self._pixels(split) for split in splits]
+        predicted: list[list[np.ndarray]] = [[] for _ in splits]
+        for classifier in self.classifiers(selections, seed):
+            for part, pixels in zip(predicted, scored):
+                part.append(classifier.log_probabilities(pixels).float().cpu().numpy())
+        return [np.stack(part) for part in predicted]
+
+    def classifiers(self, selections: np.ndarray, seed: int) -> Iterator[Classifier]:
+        """The retrained classifiers, one after the other.
+
+        :param selections: bool (k, n), a row a selection
+        :param seed: of weights, order and augmentation, the same for all k
+        :raises ValueError: when the selections have another shape or type
+        """
         selections, bank = self.checked(selections), self.bank
         if self._training is None:  # decoded once for all selections and calls
             self._training = self._pixels(bank.train, bank.candidates), self._pixels(bank.valid)
         images, valid = self._training
         labels = np.concatenate([bank.train.labels, bank.candidates.labels])
-        scored = [None if self.is_valid(split) else self._pixels(split) for split in splits]
-        histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
         for done, mask in enumerate(selections):
-            classifier = train_classifier(
+            yield train_classifier(
                 images, labels, valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
                 members=np.concatenate([np.arange(len(bank.train)), len(bank.train) + np.flatnonzero(mask)]),
                 initial=self.initial, compile=self.compile, scored_epochs=LAST_EPOCHS,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
-            for history, split, pixels in zip(histories, splits, scored):
-                history.append(classifier.history if pixels is None else classifier.score(pixels, split.labels))
-        return [Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]) for m in METRICS}) for history in histories]
