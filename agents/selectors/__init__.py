@@ -2,6 +2,7 @@
 
 from agents.selectors.base import RatioSelector, Selector
 from agents.selectors.baselines import AllSelector, CentroidSelector, NoneSelector, OracleSelector, RandomSelector
+from agents.selectors.metric_learning import EntropyCentroidSelector, TripletSelector
 from agents.selectors.policy import PolicySelector, TrainingSelector, mask_of_episode
 from agents.selectors.search import (
     BanzhafSelector,
@@ -11,6 +12,14 @@ from agents.selectors.search import (
     RandomSearchSelector,
     SearchSelector,
 )
+from agents.selectors.valuation import (
+    ConfidenceSelector,
+    DataOOBSelector,
+    GradientMatchingSelector,
+    HerdingSelector,
+    InfluenceSelector,
+    KNNShapleySelector,
+)
 
 SELECTORS: dict[str, type[Selector]] = {
     s.name: s
@@ -19,6 +28,14 @@ SELECTORS: dict[str, type[Selector]] = {
         AllSelector,
         RandomSelector,
         CentroidSelector,
+        TripletSelector,
+        EntropyCentroidSelector,
+        ConfidenceSelector,
+        KNNShapleySelector,
+        DataOOBSelector,
+        InfluenceSelector,
+        GradientMatchingSelector,
+        HerdingSelector,
         OracleSelector,
         RandomSearchSelector,
         CrossEntropySelector,
@@ -34,9 +51,16 @@ __all__ = [
     "AllSelector",
     "BanzhafSelector",
     "CentroidSelector",
+    "ConfidenceSelector",
     "CreditSelector",
     "CrossEntropySelector",
     "DVRLSelector",
+    "DataOOBSelector",
+    "EntropyCentroidSelector",
+    "GradientMatchingSelector",
+    "HerdingSelector",
+    "InfluenceSelector",
+    "KNNShapleySelector",
     "NoneSelector",
     "OracleSelector",
     "PolicySelector",
@@ -46,5 +70,6 @@ __all__ = [
     "SearchSelector",
     "Selector",
     "TrainingSelector",
+    "TripletSelector",
     "mask_of_episode",
 ]
