@@ -138,7 +138,7 @@ def table_of(name: str, scale: Scale, root: Path, workers: int) -> tuple[Feature
         rows = ["none"] if title else [*controls_of(scale, name), *agents_of(scale, name)]
         with ExitStack() as stack:
             if scale.config is not None:
-                judge = stack.enter_context(ParallelEvaluator(judge, workers))
+                judge = stack.enter_context(ParallelEvaluator(judge, min(workers, len(rows))))
             parts.append(compare(bank, rows, scale.rounds, judge, directory=root / name / (augmentation or "all"), on_outcome=said))
         if title:
             parts[-1] = replace(parts[-1], outcomes=tuple(replace(o, selector=title) for o in parts[-1].outcomes))
