@@ -22,8 +22,8 @@ from stable_baselines3 import PPO
 from agents import TransformerPolicy
 from agents.callbacks import SelectionMetrics, run_logger
 from agents.compare import compare
-from agents.report import centroid_histogram, comparison_table, kept_and_discarded, save_figure, verdict
-from agents.selectors import CentroidSelector, PolicySelector
+from agents.report import comparison_table, read_history, recommendation, verdict, write_report
+from agents.selectors import PolicySelector
 from synthselect_env import SelectionVecEnv
 from synthselect_env.classifier import TrainingConfig
 from synthselect_env.embedded import resolve_bank
@@ -122,20 +122,14 @@ model.logger.close()
 with atomic_write(run / "model.zip") as path:
     model.save(path)
 
-# Selection and pictures.
+# Selection.
 policy = PolicySelector(model)
 selection = policy.select(bank, args.seed)
 selection.save(run / "selection.csv")
-if importlib.util.find_spec("matplotlib"):
-    chosen = {"centroid 50 %": CentroidSelector().select(bank, args.seed), policy.name: selection}
-    save_figure(centroid_histogram(bank, chosen), run / "centroid_distances.png")
-    if bank.candidates.images is not None:
-        save_figure(kept_and_discarded(bank, selection, args.seed), run / "kept_and_discarded.png")
-else:
-    print('no pictures: pip install "synthselect[report]"')
 
 # The test split is opened here, once, after everything has been decided.
 contenders = ["none", "all", "random", "centroid", policy]
+comparisons = []
 for classifier in args.evaluate:
     with ExitStack() as stack:
         options = {}
@@ -144,7 +138,26 @@ for classifier in args.evaluate:
             if has_bar:
                 bar = stack.enter_context(tqdm(total=len(contenders) * TrainingConfig.epochs, unit="epoch"))
                 options["on_epoch"] = lambda done, epoch, metrics, bar=bar: bar.update()
-        comparison = compare(bank, contenders, rounds=1, classifier=classifier, seed=args.seed, **options)
-    comparison.save(run / f"comparison-{classifier}.csv")
-    print(f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}")
-print(f"\n{time.perf_counter() - start:.0f} s in all; everything is in {run}")
+        comparison = compare(bank, contenders, rounds=1, classifier=classifier, seed=args.seed, directory=run / classifier, **options)
+    comparisons.append(comparison)
+    print(
+        f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}\n{recommendation(comparison, policy.name, selection)[1]}"
+    )
+
+# Report: what is retrained counts more than a probe, and the last classifier is what the verdict is about.
+if comparisons and importlib.util.find_spec("matplotlib"):
+    report = write_report(
+        run,
+        bank,
+        comparisons[-1],
+        policy.name,
+        selection=selection,
+        history=read_history(run / "metrics.csv"),
+        configuration=json.loads((run / "config.json").read_text()),
+        others=comparisons[:-1],
+        seed=args.seed,
+    )
+    print(f"\nreport with pictures: {report}")
+elif comparisons:
+    print('\nno report: pip install "synthselect[report]"')
+print(f"{time.perf_counter() - start:.0f} s in all; everything is in {run}")

@@ -203,7 +203,9 @@ def test_intervals_hold_what_they_promise() -> None:
     assert 0.9 <= covered / 200
 
 
-@pytest.mark.parametrize(("ours", "words"), [(0.75, "PPO won: 2.0 points"), (0.70, "PPO lost: 3.0 points"), (0.73, "PPO tied")])
+@pytest.mark.parametrize(
+    ("ours", "words"), [(0.85, "PPO won: +12.0 points"), (0.62, "PPO lost: −11.0 points"), (0.74, "PPO neither won nor lost: +1.0 points")]
+)
 def test_verdict_is_plain(toy: FeatureBank, ours: float, words: str) -> None:
     others = [("none", 0.71), ("centroid", 0.73)]
     text = verdict(made(*(outcome(toy, n, t) for n, t in [*others, ("PPO", ours)])), "PPO")

@@ -32,12 +32,12 @@ def test_every_example_is_tested() -> None:
 def test_train_ppo(tmp_path: Path) -> None:
     out = run("train_ppo.py", "--bank", "toy", "--timesteps", 256, "--n-envs", 8, "--width", 8, "--run", tmp_path / "run")
     assert "Test split, classifier: linear probe" in out and "Validation–test gap of PPO" in out
-    assert any(f"PPO {word}" in out for word in ("won", "lost", "tied"))
+    assert any(f"PPO {word}" in out for word in ("won", "lost", "neither"))
     table = out.split("Test split")[1].splitlines()[3:8]
     assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "PPO"]
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert files >= {
-        "config.json", "model.zip", "metrics.csv", "selection.csv", "kept_and_discarded.png", "centroid_distances.png", "comparison-linear_probe.csv", "tensorboard",
+        "config.json", "model.zip", "metrics.csv", "selection.csv", "report.html", "figures", "tables", "linear_probe", "tensorboard",
     }  # fmt: skip
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["bank"] == "toy" and config["versions"]["torch"]
@@ -45,7 +45,7 @@ def test_train_ppo(tmp_path: Path) -> None:
     selection = Selection.load(tmp_path / "run" / "selection.csv")
     again = PolicySelector(PPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
     assert (selection.mask == again.mask).all() and selection.ids == again.ids
-    with Image.open(tmp_path / "run" / "kept_and_discarded.png") as picture:
+    with Image.open(tmp_path / "run" / "figures" / "kept_and_discarded.png") as picture:
         assert min(picture.size) > 300
 
 

@@ -137,21 +137,20 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
 def verdict(comparison: Comparison, ours: str) -> str:
     """Whether ``ours`` won on test accuracy, against which other selection and by how much, and its validation–test gap.
 
+    It won or lost where the 95 % interval of the difference lies on one side of zero.
+
     :param comparison: what to judge
     :param ours: name of the selector in question
     """
-    means = {name: comparison.test_figures(name, "accuracy").mean() for name in comparison.selectors}
-    best = max((name for name in means if name != ours), key=means.__getitem__)
-    points = 100 * (means[ours] - means[best])
-    if points > 0:
-        outcome = f"{ours} won: {points:.1f} points of test accuracy above the best other selection ({best})"
-    elif points < 0:
-        outcome = f"{ours} lost: {-points:.1f} points of test accuracy below the best other selection ({best})"
-    else:
-        outcome = f"{ours} tied with the best other selection ({best}) in test accuracy"
-    over_none = f"; {100 * (means[ours] - means['none']):+.1f} points against no candidates" if best != "none" and "none" in means else ""
+    others = [name for name in comparison.selectors if name != ours]
+    methods = [name for name in others if not comparison.of(name)[0].knows_truth]
+    best = max(methods or others, key=lambda name: comparison.test_figures(name, "accuracy").mean())
+    gain = comparison.gain(ours, best)
+    outcome = "won" if gain[1] > 0 else "lost" if gain[2] < 0 else "neither won nor lost"
+    mean, low, high = map(points, gain)
+    against = f"{mean} points of test accuracy against the best other selection ({best}), 95 % interval {low} to {high}"
     first = comparison.of(ours)
     valid, test, gap = (
         100 * float(np.mean([f(o) for o in first])) for f in (lambda o: o.valid["accuracy"], lambda o: o.test["accuracy"], lambda o: o.gap)
     )
-    return f"{outcome}{over_none}.\nValidation–test gap of {ours}: {gap:+.1f} points (validation {valid:.1f} %, test {test:.1f} %)."
+    return f"{ours} {outcome}: {against}.\nValidation–test gap of {ours}: {gap:+.1f} points (validation {valid:.1f} %, test {test:.1f} %)."
