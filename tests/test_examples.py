@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 
 from agents.selectors import PolicySelector
-from synthselect_env import FeatureBank, Selection, load_bank
+from synthselect_env import FeatureBank, Selection, SelectionVecEnv, load_bank
+from synthselect_env.registration import ENV_IDS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+HYPERPARAMS = EXAMPLES / "hyperparams"
 
 
 def run(script: str, *arguments: object, code: int = 0, cwd: Path | None = None) -> str:
@@ -41,12 +44,29 @@ def test_train_ppo(tmp_path: Path) -> None:
     }  # fmt: skip
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["bank"] == "toy" and config["versions"]["torch"]
+    given = {"n_envs", "n_timesteps", "policy", "policy_kwargs", "n_steps", "ent_coef"}  # here, or not to be chosen
+    ppo = pytest.importorskip("yaml").safe_load((HYPERPARAMS / "ppo.yml").read_text())["default"]
+    assert {name: config["arguments"][name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))) == 256 // 64
     selection = Selection.load(tmp_path / "run" / "selection.csv")
     again = PolicySelector(PPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
     assert (selection.mask == again.mask).all() and selection.ids == again.ids
     with Image.open(tmp_path / "run" / "figures" / "kept_and_discarded.png") as picture:
         assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_hyperparameters_are_the_algorithms(algorithm: type[PPO | A2C]) -> None:
+    """The files for RL Zoo make an agent for every id, and PPO's are what train_ppo.py does."""
+    yaml = pytest.importorskip("yaml")
+    files = {
+        name: dict(settings) for name, settings in yaml.safe_load((HYPERPARAMS / f"{algorithm.__name__.lower()}.yml").read_text()).items()
+    }
+    assert set(files) == {"default", *ENV_IDS}
+    settings = files["SynthSelect-Toy-v0"]
+    policy, n_envs = pkgutil.resolve_name(settings.pop("policy")), settings.pop("n_envs")
+    assert settings.pop("n_timesteps") > 0
+    algorithm(policy, SelectionVecEnv("toy", n_envs=n_envs), device="cpu", **settings).learn(8 * n_envs)
 
 
 def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
