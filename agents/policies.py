@@ -94,6 +94,7 @@ class SelectionPolicy(ActorCriticPolicy):
         observation_space: spaces.Box,
         action_space: spaces.MultiBinary,
         lr_schedule: Schedule,
+        *,
         initial_rate: float = 0.5,
         controller_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -162,23 +163,8 @@ class TransformerPolicy(SelectionPolicy):
 
     controller_class = TransformerController
 
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        action_space: spaces.MultiBinary,
-        lr_schedule: Schedule,
-        width: int = 64,
-        n_layers: int = 2,
-        n_heads: int = 2,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads},
-            **kwargs,
-        )
+    def __init__(self, *args: Any, width: int = 64, n_layers: int = 2, n_heads: int = 2, **kwargs: Any) -> None:
+        super().__init__(*args, controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads}, **kwargs)
 
 
 class GRUPolicy(SelectionPolicy):
@@ -195,23 +181,8 @@ class GRUPolicy(SelectionPolicy):
 
     controller_class = GRUController
 
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        action_space: spaces.MultiBinary,
-        lr_schedule: Schedule,
-        width: int = 64,
-        n_layers: int = 1,
-        bidirectional: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            controller_kwargs={"width": width, "n_layers": n_layers, "bidirectional": bidirectional},
-            **kwargs,
-        )
+    def __init__(self, *args: Any, width: int = 64, n_layers: int = 1, bidirectional: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, controller_kwargs={"width": width, "n_layers": n_layers, "bidirectional": bidirectional}, **kwargs)
 
 
 class GRUAttentionPolicy(GRUPolicy):

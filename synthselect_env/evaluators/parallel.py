@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ import torch
 from synthselect_env.bank import FeatureBank, Split
 from synthselect_env.compute import default_workers
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
+
+Self = TypeVar("Self", bound="SpreadEvaluator")
 
 _evaluator: Evaluator  # a worker process's own
 
@@ -58,7 +61,40 @@ def _work(method: str, selections: np.ndarray, seed: int, splits: list[str | Spl
     return answer(_evaluator, method, selections, seed, splits)
 
 
-class ParallelEvaluator(EvaluatorWrapper):
+class SpreadEvaluator(EvaluatorWrapper):
+    """Scores selections in several places, one selection each at a time; what the places are is up to subclasses.
+
+    They are made with the first call and end with :meth:`close`, or when used as a context manager.
+
+    :param evaluator: what scores; each place gets a copy
+    """
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the places; a later call makes new ones."""
+
+    @abstractmethod
+    def each(self, method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[list[Any]]:
+        """The answers of :func:`answer` to one selection each, in their order."""
+
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        """Score k selections, as many at a time as there are places."""
+        parts = self.each("evaluate_on", self.checked(selections), seed, splits_by_name(self.bank, splits))
+        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Predict by k selections, as many at a time as there are places."""
+        parts = self.each("predict_on", self.checked(selections), seed, splits_by_name(self.bank, splits))
+        return [np.concatenate([part[i] for part in parts]) for i in range(len(splits))]
+
+
+class ParallelEvaluator(SpreadEvaluator):
     """Scores selections in several processes, one selection each at a time.
 
     Two retrainings side by side with one thread each are done sooner than one after the other with two. The processes start
@@ -80,38 +116,20 @@ class ParallelEvaluator(EvaluatorWrapper):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pool": None}
 
-    def __enter__(self) -> ParallelEvaluator:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the processes; a later call starts new ones."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        """Score k selections, as many at a time as there are workers."""
-        parts = self._each("evaluate_on", selections, seed, splits)
-        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
-
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
-        """Predict by k selections, as many at a time as there are workers."""
-        parts = self._each("predict_on", selections, seed, splits)
-        return [np.concatenate([part[i] for part in parts]) for i in range(len(splits))]
-
-    def _each(self, method: str, selections: np.ndarray, seed: int, splits: Sequence[Split]) -> list[list[Any]]:
-        """The method's answers for one selection each."""
-        selections = self.checked(selections)
+    def each(self, method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[list[Any]]:
+        """The workers' answers."""
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("spawn"), _prepare, (self.evaluator, self.threads)
             )  # spawn: a forked torch may hang
-        names = splits_by_name(self.bank, splits)
         try:
-            return list(self._pool.map(partial(_work, method, seed=seed, splits=names), selections[:, None]))
+            return list(self._pool.map(partial(_work, method, seed=seed, splits=splits), selections[:, None]))
         except BrokenProcessPool as error:
             self.close()
             raise RuntimeError(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from synthselect_env.bank import Split
-from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
-from synthselect_env.evaluators.parallel import answer, splits_by_name
+from synthselect_env.evaluators.base import Evaluator
+from synthselect_env.evaluators.parallel import SpreadEvaluator, answer
 
 
 class _Worker:
@@ -24,7 +23,7 @@ class _Worker:
         return answer(self.evaluator, method, selections, seed, splits)
 
 
-class RayEvaluator(EvaluatorWrapper):
+class RayEvaluator(SpreadEvaluator):
     """Scores selections by Ray actors, one selection each at a time: a cluster's :class:`ParallelEvaluator`.
 
     Ray core and not RLlib, which has no multi-binary actions. The actors start with the first call and end with :meth:`close`, or
@@ -64,12 +63,6 @@ class RayEvaluator(EvaluatorWrapper):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_actors": []}
 
-    def __enter__(self) -> RayEvaluator:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the actors; a later call starts new ones."""
         import ray
@@ -78,30 +71,18 @@ class RayEvaluator(EvaluatorWrapper):
             ray.kill(actor)
         self._actors = []
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        """Score k selections, as many at a time as there are actors."""
-        parts = self._each("evaluate_on", selections, seed, splits)
-        return [Evaluations.concatenate([part[i] for part in parts]) for i in range(len(splits))]
-
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
-        """Predict by k selections, as many at a time as there are actors."""
-        parts = self._each("predict_on", selections, seed, splits)
-        return [np.concatenate([part[i] for part in parts]) for i in range(len(splits))]
-
-    def _each(self, method: str, selections: np.ndarray, seed: int, splits: Sequence[Split]) -> list[list[Any]]:
-        """The method's answers for one selection each."""
+    def each(self, method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[list[Any]]:
+        """The actors' answers."""
         import ray
         from ray.util import ActorPool
 
-        selections = self.checked(selections)
         if not self._actors:
             remote = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus)(_Worker)
             shared = ray.put(self.evaluator)  # sent to each machine once
             self._actors = [remote.remote(shared, self.num_cpus) for _ in range(self.workers)]
-        names = splits_by_name(self.bank, splits)
         try:
             pool = ActorPool(self._actors)
-            return list(pool.map(lambda actor, row: actor.work.remote(method, row, seed, names), list(selections[:, None])))  # type: ignore[arg-type]
+            return list(pool.map(lambda actor, row: actor.work.remote(method, row, seed, splits), list(selections[:, None])))  # type: ignore[arg-type]
         except ray.exceptions.RayActorError as error:
             self.close()
             raise RuntimeError(f"one of {self.workers} actors ended abruptly: too little memory for all? Take fewer workers") from error
