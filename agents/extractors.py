@@ -11,7 +11,7 @@ from torch import nn
 class CandidateProjection(BaseFeaturesExtractor):
     """A few learned numbers a candidate, by one linear layer for all, side by side.
 
-    SB3's default extractor flattens 512 × 517 numbers into the first layer, which then has tens of millions of weights. For
+    SB3's default extractor flattens 512 × 519 numbers into the first layer, which then has tens of millions of weights. For
     ``policy_kwargs={"features_extractor_class": CandidateProjection}``. Rows of one candidate each (``Box(d)``) are projected, too.
 
     :param observation_space: ``Box(n, d)`` or ``Box(d)``

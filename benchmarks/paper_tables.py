@@ -106,7 +106,7 @@ def agents_of(scale: Scale, table: str) -> list[Selector]:
 def controls_of(scale: Scale, table: str) -> list[Selector]:
     """The rows that have to be beaten: the paper's, and on PCam all that there are."""
     if table == "cervical":
-        return [SELECTORS[name]() for name in ("none", "all", "random", "triplet", "centroid")]
+        return [SELECTORS[name]() for name in ("none", "all", "random", "triplet", "centroid", "fit and looks")]
     asked = {"evaluator": scale.rewarded_by, "evaluations": scale.evaluations}
     kinds = [kind for name, kind in SELECTORS.items() if name not in ELSEWHERE]
     return [kind(**asked) if issubclass(kind, SearchSelector) else kind() for kind in kinds]

@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test", "candidates")
 FEW = 10
 """Pictures of a class in a split, below which the bank warns."""
+LEAST_VARIANCE = 1e-3
+"""Added to the variance of each direction of appearance, in units of a statistic's own: two that say the same leave one without any."""
 N_BATCHES = 8
 """The paper cuts its pool of 4,096 candidates into 8 batches of 512."""
 
@@ -37,6 +39,7 @@ class Split:
     :param images: the pictures, encoded, rendered or uint8 (n, h, w, 3); needed for full retraining and for reports
     :param groups: patient or slide of each
     :param flaw: int8 (n,), 0 for a sound candidate; only in known-truth banks, and never shown to an agent
+    :param appearance: float (n, s), how each picture looks whatever it shows; see :func:`~synthselect_env.data.appearance`
     """
 
     features: np.ndarray
@@ -45,6 +48,7 @@ class Split:
     images: LazyImages | np.ndarray | None = None
     groups: Sequence[str] | None = None
     flaw: np.ndarray | None = None
+    appearance: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,8 +57,8 @@ class Split:
         """The pictures at ``index`` (positions or a boolean mask), in that order."""
         positions = np.flatnonzero(index) if index.dtype == bool else index
         ids, groups = (None if names is None else tuple(names[int(i)] for i in positions) for names in (self.ids, self.groups))
-        images, flaw = (None if values is None else values[positions] for values in (self.images, self.flaw))
-        return Split(self.features[positions], self.labels[positions], ids, images, groups, flaw)  # type: ignore[arg-type]
+        images, flaw, looks = (None if values is None else values[positions] for values in (self.images, self.flaw, self.appearance))
+        return Split(self.features[positions], self.labels[positions], ids, images, groups, flaw, looks)  # type: ignore[arg-type]
 
     @cached_property
     def features_digest(self) -> str:
@@ -161,7 +165,8 @@ class FeatureBank:
         """A name for all that a selection can depend on: features, pictures, labels, known flaws and retrainings, not the test split."""
         content = hashlib.sha256(self.pictures_digest.encode())
         for split in (self.train, self.valid, self.candidates):
-            content.update(split.features_digest.encode() + (b"" if split.flaw is None else split.flaw.tobytes()))
+            content.update(split.features_digest.encode())
+            content.update(b"".join(b"" if values is None else values.tobytes() for values in (split.flaw, split.appearance)))
         if self.retrainings is not None:
             content.update(np.packbits(self.retrainings.selections, axis=1).tobytes())
             for metric in METRICS:
@@ -189,6 +194,22 @@ class FeatureBank:
     def centroid_distances(self) -> np.ndarray:
         """Cosine distance of each candidate to the centroid of its own class, 0 to 2.  (n,)"""
         return 1 - self.centroid_cosines[np.arange(len(self.candidates)), self.candidates.labels]
+
+    @cached_property
+    def atypicality(self) -> np.ndarray | None:
+        """How unlike the real training pictures each candidate looks: the Mahalanobis distance of its appearance.  (n,)
+
+        About the square root of the number of statistics for a picture that looks like a real one. None where appearances are not
+        known, or there are too few real ones to know their spread.
+        """
+        real, pool = self.train.appearance, self.candidates.appearance
+        if real is None or pool is None or len(real) <= 2 * real.shape[1]:
+            return None
+        real, pool = real.astype(np.float64), pool.astype(np.float64)
+        scale = np.maximum(real.std(0), 1e-9)
+        centred = (real - real.mean(0)) / scale
+        root = np.linalg.cholesky(centred.T @ centred / len(real) + LEAST_VARIANCE * np.eye(real.shape[1]))
+        return np.linalg.norm(np.linalg.solve(root, ((pool - real.mean(0)) / scale).T), axis=0)
 
     @property
     def batches(self) -> list[np.ndarray]:
@@ -248,7 +269,7 @@ class FeatureBank:
         lines = [f"{self.source}: {len(self.candidates):,} candidates, {self.n_features} features, classes {', '.join(self.classes)}"]
         for name, split in self.splits.items():
             counts = ", ".join(f"{c} {n:,}" for c, n in zip(self.classes, np.bincount(split.labels, minlength=len(self.classes))))
-            extras = [what for what in ("images", "groups", "flaw") if getattr(split, what) is not None]
+            extras = [what for what in ("images", "groups", "flaw", "appearance") if getattr(split, what) is not None]
             lines.append(f"  {name:<10} {len(split):>6,} ({counts})" + (f" with {', '.join(extras)}" if extras else ""))
         if len(self.candidates):
             distance = self.centroid_distances
@@ -347,7 +368,7 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
         raise ValueError(
             f"{where}/labels has {len(outside)} labels outside 0..{n_classes - 1} (first: {labels[outside[0]]} in row {outside[0]}); labels are positions in classes"
         )
-    for name in ("ids", "groups", "images", "flaw"):
+    for name in ("ids", "groups", "images", "flaw", "appearance"):
         value = getattr(split, name)
         if name == "images" and not isinstance(value, LazyImages | np.ndarray | None):
             raise ValueError(f"{where}/images is a {type(value).__name__}, expected EncodedImages, RenderedImages or uint8 (n, h, w, 3)")
@@ -360,7 +381,11 @@ def _checked(split: Split, where: str, n_classes: int) -> Split:
         raise ValueError(f"{where}/images is {split.images.dtype} {split.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
     ids, groups = (None if names is None else tuple(map(str, names)) for names in (split.ids, split.groups))
     flaw = None if split.flaw is None else np.asarray(split.flaw, np.int8)
-    return replace(split, features=features, labels=labels.astype(np.int64, copy=False), ids=ids, groups=groups, flaw=flaw)
+    looks = None if split.appearance is None else np.asarray(split.appearance, np.float32)
+    if looks is not None and (looks.ndim != 2 or not np.isfinite(looks).all()):
+        raise ValueError(f"{where}/appearance is {looks.shape} or not finite, expected numbers (n, s); extract the bank again")
+    labels = labels.astype(np.int64, copy=False)
+    return replace(split, features=features, labels=labels, ids=ids, groups=groups, flaw=flaw, appearance=looks)
 
 
 def _read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
@@ -401,6 +426,8 @@ def _write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
             group.create_dataset(name, data=list(getattr(split, name)), dtype=h5py.string_dtype(), compression="gzip")
     if split.flaw is not None:
         group.create_dataset("flaw", data=split.flaw)
+    if split.appearance is not None:
+        group.create_dataset("appearance", data=split.appearance, compression="gzip", shuffle=True)
     if isinstance(split.images, EncodedImages):
         # one byte string and its cuts: HDF5's own variable-length type costs a heap object a picture
         encoded = group.create_group("images")
@@ -440,5 +467,5 @@ def _read_split(group: h5py.Group, where: str) -> Split:
         images = EncodedImages(blob[a:b] for a, b in zip(offsets[:-1], offsets[1:]))
     elif "images" in group:
         images = group["images"][()]
-    flaw = group["flaw"][()] if "flaw" in group else None
-    return Split(group["features"][()], group["labels"][()], images=images, flaw=flaw, **names)
+    flaw, looks = (group[name][()] if name in group else None for name in ("flaw", "appearance"))
+    return Split(group["features"][()], group["labels"][()], images=images, flaw=flaw, appearance=looks, **names)

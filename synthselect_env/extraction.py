@@ -9,7 +9,7 @@ import numpy as np
 
 from synthselect_env.bank import SPLITS, FeatureBank, Split
 from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
-from synthselect_env.data import LabelledImages
+from synthselect_env.data import LabelledImages, appearance
 from synthselect_env.metrics import METRICS
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
@@ -50,7 +50,7 @@ def extract_bank(
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
 ) -> FeatureBank:
-    """A bank of the features that an extractor sees.
+    """A bank of the features that an extractor sees, and of how training pictures and candidates look at its size.
 
     A network sees the pictures that it was trained on cleaner than any others. With ``n_folds``, the training pictures are seen
     by networks that have not: each is trained on the other folds, and a linear map, fitted on the candidates, brings its features into
@@ -76,7 +76,8 @@ def extract_bank(
         features["train"] = _cross_fitted(pictures, pixels, features["candidates"], config, n_folds, seed, on_epoch)
     best = int(np.argmax(extractor.history["log_likelihood"]))
     size = "×".join(map(str, config.size))
-    splits = {name: Split(features[name], p.labels, p.ids, p.images, p.groups, p.flaw) for name, p in pictures.items()}
+    looks = {"train": appearance(pictures["train"].pixels(config.size)), "candidates": appearance(pixels)}
+    splits = {name: Split(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name)) for name, p in pictures.items()}
     return FeatureBank(
         **splits,  # type: ignore[arg-type]
         classes=classes,

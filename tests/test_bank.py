@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from scipy.spatial.distance import mahalanobis
 
 from synthselect_env import FeatureBank, Selection, Split, load_bank
 from synthselect_env.bank import SPLITS
@@ -28,7 +29,8 @@ def pool(per_class: tuple[int, ...], d: int = 5) -> FeatureBank:
 def test_round_trip_is_lossless(toy: FeatureBank, tmp_path: Path, encoded: bool) -> None:
     def dress(split: Split) -> Split:
         images = EncodedImages.encode(split.images) if encoded else split.images
-        return replace(split, images=images, groups=[f"patient {i % 3}" for i in range(len(split))])
+        looks = np.random.default_rng(0).normal(size=(len(split), 3)).astype(np.float32)
+        return replace(split, images=images, groups=[f"patient {i % 3}" for i in range(len(split))], appearance=looks)
 
     bank = replace(toy, **{name: dress(getattr(toy, name)) for name in SPLITS})
     bank.save(tmp_path / "bank.h5")
@@ -39,6 +41,7 @@ def test_round_trip_is_lossless(toy: FeatureBank, tmp_path: Path, encoded: bool)
         assert (ours.features == theirs.features).all() and theirs.features.dtype == np.float32
         assert (ours.labels == theirs.labels).all() and ours.ids == theirs.ids and ours.groups == theirs.groups
         assert ours.images == theirs.images if encoded else (ours.images == theirs.images).all()
+        assert np.array_equal(ours.appearance, theirs.appearance)
         assert (ours.flaw is None) == (theirs.flaw is None) and (ours.flaw is None or (ours.flaw == theirs.flaw).all())
     assert [p.name for p in tmp_path.iterdir()] == ["bank.h5"]  # no temporary file is left
 
@@ -290,3 +293,21 @@ def test_a_sealed_bank_is_a_bank(toy: FeatureBank, tmp_path: Path) -> None:
     loaded = FeatureBank.load(tmp_path / "sealed.h5")
     assert loaded.test is None and loaded.digest == toy.digest
     assert replace(toy, train=toy.train.subset(np.arange(20))).digest != toy.digest
+
+
+def test_atypicality_is_the_mahalanobis_distance(toy: FeatureBank) -> None:
+    """Against scipy's, on statistics that are far from singular."""
+    rng = np.random.default_rng(0)
+    real, pool = rng.normal(size=(24, 3)) @ rng.normal(size=(3, 3)), rng.normal(size=(64, 3))
+    bank = replace(toy, train=replace(toy.train, appearance=real), candidates=replace(toy.candidates, appearance=pool))
+    inverse = np.linalg.inv(np.cov(real.T, bias=True))
+    expected = [mahalanobis(row, real.mean(0), inverse) for row in pool]
+    assert bank.atypicality == pytest.approx(expected, rel=0.02)  # a little is added to the variance
+    assert toy.atypicality is None  # not known
+    few = replace(bank, train=bank.train.subset(np.r_[0:3, 12:15]))
+    assert few.atypicality is None  # too few to know their spread
+    constant = np.column_stack([real, np.ones(24)]), np.column_stack([pool, np.full(64, 2.0)])
+    odd = replace(toy, train=replace(toy.train, appearance=constant[0]), candidates=replace(toy.candidates, appearance=constant[1]))
+    assert np.isfinite(odd.atypicality).all()
+    with pytest.raises(ValueError, match="candidates/appearance is .* not finite"):
+        replace(toy, candidates=replace(toy.candidates, appearance=np.full((64, 3), np.nan)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from synthselect_env.data import EncodedImages, decode, draw_per_class, read_class_folders, read_pcam
+from synthselect_env.data import EncodedImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
 from synthselect_env.data.augment import AUGMENTATIONS
 
 
@@ -126,3 +126,20 @@ def test_augmentations_are_seeded_and_stay_in_range(name: str) -> None:
     first, again = (AUGMENTATIONS[name](images, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again) and first.shape == images.shape and 0 <= first.min() <= first.max() <= 1
     assert torch.equal(first, images) == (name == "none")
+
+
+def test_appearance_is_what_it_says() -> None:
+    """Each statistic by the plainest means, over more pictures than are worked on at once."""
+    images = np.random.default_rng(0).integers(0, 256, (300, 9, 7, 3), dtype=np.uint8)
+    found = appearance(images)
+    assert found.shape == (300, 12) and found.dtype == np.float32 and np.isfinite(found).all()
+    for i in (0, 299):
+        intensity = np.maximum(images[i], 1) / 255
+        density = -np.log(intensity)
+        expected = [density[:, :, c].mean() for c in range(3)] + [density[:, :, c].std() for c in range(3)]
+        expected += [np.corrcoef(density[:, :, a].ravel(), density[:, :, b].ravel())[0, 1] for a, b in ((0, 1), (0, 2), (1, 2))]
+        grey = intensity.mean(2)
+        expected += [np.log(np.abs(grey[:, s:] - grey[:, :-s]).mean() + np.abs(grey[s:] - grey[:-s]).mean() + 1e-3) for s in (1, 2, 4)]
+        assert found[i] == pytest.approx(expected, abs=2e-3)
+    flat = appearance(np.full((2, 8, 8, 3), 200, np.uint8))
+    assert np.isfinite(flat).all() and appearance(images[:0]).shape == (0, 12)

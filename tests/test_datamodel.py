@@ -162,3 +162,15 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         replace(bank, retrainings=replace(held, figures={"auc": np.zeros((40, 1))}))
     with pytest.raises(ValueError, match="cannot score parts"):
         SyntheticSelectionEnv(bank, evaluator=CachedEvaluator(datamodel, "unused"), reward={"rotation": "folds"})
+
+
+def test_ranks_go_by_label_and_looks(bank: FeatureBank) -> None:
+    """Of two candidates with the same fit the more typical one ranks higher; without looks the fit decides alone."""
+    assert np.array_equal(np.argsort(room.candidate_ranks(bank)), np.argsort(room.label_fit(bank), kind="stable"))
+    rng = np.random.default_rng(0)
+    real, pool = rng.normal(size=(24, 2)), rng.normal(size=(400, 2))
+    pool[::2] *= 50
+    seen = replace(bank, train=replace(bank.train, appearance=real), candidates=replace(bank.candidates, appearance=pool))
+    scores = room.label_fit(bank) - np.log(seen.atypicality)
+    assert np.array_equal(np.argsort(room.candidate_ranks(seen)), np.argsort(scores, kind="stable"))
+    assert room.candidate_ranks(seen)[1::2].mean() > room.candidate_ranks(seen)[::2].mean() + 0.2

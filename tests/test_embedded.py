@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from synthselect_env import load_bank
+from synthselect_env.data import appearance, decode
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.embedded import EMBEDDED, planted_pcam
 from synthselect_env.evaluators import DatamodelEvaluator
@@ -60,3 +62,20 @@ def test_pictures_of_another_pcam_bank_are_refused() -> None:
     images.arguments["pictures"] = "0" * 16
     with pytest.raises(ValueError, match="pictures of another embedded PCam bank"):
         images.decode()
+
+
+@pytest.mark.parametrize("name", ["cervical", "pcam-planted"])
+def test_looks_tell_what_features_do_not(name: str) -> None:
+    """Blur, faded stains and tears look unlike real pictures; a wrong label does not show. What is stored is what the pictures are."""
+    bank = load_bank(name)
+    sound = bank.candidates.flaw == 0
+    told = {
+        FLAWS[kind]: roc_auc_score(~sound[part], bank.atypicality[part])
+        for kind in np.unique(bank.candidates.flaw[~sound])
+        for part in [sound | (bank.candidates.flaw == kind)]
+    }
+    assert told["blur and noise"] > 0.95 and told["wrong stain"] > 0.65 and told.get("torn", 1) > 0.85
+    assert 0.4 < told["wrong label"] < 0.6
+    some = np.arange(0, len(sound), 97)
+    pixels = decode(bank.candidates.images[some], (48, 48) if name == "pcam-planted" else (64, 32))
+    assert bank.candidates.appearance[some] == pytest.approx(appearance(pixels), abs=1e-4)

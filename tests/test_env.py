@@ -27,6 +27,7 @@ from synthselect_env.evaluators import (
     LinearProbeEvaluator,
     ParallelEvaluator,
 )
+from synthselect_env.evaluators.datamodel import label_fit
 from synthselect_env.metrics import METRICS
 from synthselect_env.registration import ENV_IDS
 from synthselect_env.rewards import REWARDS
@@ -137,6 +138,10 @@ def test_observations_are_standardised_features(toy: FeatureBank) -> None:
     labels = toy.candidates.labels[toy.batches[0]]
     assert (wide[0, :, 8:10] == np.eye(2)[labels]).all()
     assert 1 - wide[0, :, 10] == pytest.approx(toy.centroid_distances[toy.batches[0]], abs=1e-5)
+    assert wide[0, :, 12] == pytest.approx(label_fit(toy)[toy.batches[0]], abs=1e-5) and (wide[0, :, 13] == 0).all()  # looks unknown
+    planted = load_bank("pcam-planted")
+    unlike = observations(planted, planted.batches, context=True)[0, :, -2]
+    assert unlike == pytest.approx(np.log(planted.atypicality[planted.batches[0]]), abs=1e-5)
 
 
 def test_neither_test_split_nor_flaws_reach_an_episode(toy: FeatureBank) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from synthselect_env import load_bank
 from synthselect_env.classifier import Classifier, TrainingConfig
-from synthselect_env.data import LabelledImages
+from synthselect_env.data import LabelledImages, appearance
 from synthselect_env.extraction import extract_bank, train_extractor
 
 TINY = TrainingConfig(architecture="resnet18", size=(16, 16), epochs=2, steps_per_epoch=12, batch_size=16, learning_rate=1e-3)
@@ -64,3 +64,10 @@ def test_errors(pictures: dict[str, LabelledImages], extractor: Classifier) -> N
 @pytest.mark.parametrize(("height", "width", "size"), [(96, 96, (48, 48)), (256, 128, (96, 48)), (128, 256, (48, 96)), (30, 60, (30, 60))])
 def test_sizes_keep_the_pictures_proportions(height: int, width: int, size: tuple[int, int]) -> None:
     assert TrainingConfig().for_pictures(height, width).size == size
+
+
+def test_a_bank_knows_how_pictures_look(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
+    bank = extract_bank(pictures, extractor)
+    size = extractor.config.size
+    assert np.array_equal(bank.train.appearance, appearance(pictures["train"].pixels(size)))
+    assert np.array_equal(bank.candidates.appearance, appearance(pictures["candidates"].pixels(size)))

@@ -32,15 +32,17 @@ from agents.selectors import (
     RatioSelector,
     TripletSelector,
 )
-from agents.selectors.valuation import KERNELS, base_classifier, class_log_probabilities, herd
-from synthselect_env import FeatureBank, Split
+from agents.selectors.valuation import KERNELS, class_log_probabilities, herd
+from synthselect_env import FeatureBank, Split, load_bank
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator
+from synthselect_env.evaluators.datamodel import ranking_probe
 
 SURE = {  # AUC that each reaches where classes hardly overlap; matching wants a spread, the first filter drops sound ones, too
     "triplet": 0.98,
     "entropy + centroid": 0.7,
     "confidence": 0.98,
+    "fit and looks": 0.98,
     "KNN-Shapley": 0.98,
     "Data-OOB": 0.98,
     "influence": 0.98,
@@ -145,7 +147,7 @@ class TestConfidence:
 
     def test_probabilities(self) -> None:
         bank = three_classes()
-        log_p = class_log_probabilities(base_classifier(bank), bank.candidates)
+        log_p = class_log_probabilities(ranking_probe(bank), bank.candidates)
         assert np.exp(log_p).sum(1) == pytest.approx(np.ones(len(log_p)))
         own = np.exp(log_p)[np.arange(len(log_p)), bank.candidates.labels]
         assert ConfidenceSelector().score(bank, 0) == pytest.approx(own, abs=0.01)  # whose temperature is fitted a few steps less
@@ -190,7 +192,7 @@ class TestDataOOB:
         """Beside scikit-learn's ridge on the same bags."""
         k, share = 70, 0.25
         ours = DataOOBSelector(n_classifiers=k, share=share).score(toy, 3)
-        x = base_classifier(toy).components(np.concatenate([toy.train.features, toy.candidates.features])).numpy()[:, :-1]
+        x = ranking_probe(toy).components(np.concatenate([toy.train.features, toy.candidates.features])).numpy()[:, :-1]
         y = np.concatenate([toy.train.labels, toy.candidates.labels])
         rng, n = np.random.default_rng(3), len(y)
         bags = np.concatenate([rng.random((part, n)).argsort(1) < round(share * n) for part in (64, 6)])
@@ -292,7 +294,7 @@ class TestHerding:
 class TestGradientMatching:
     def test_gradients_are_autograds(self) -> None:
         bank = three_classes()
-        classifier, ours = base_classifier(bank), GradientMatchingSelector().vectors(bank)[0]
+        classifier, ours = ranking_probe(bank), GradientMatchingSelector().vectors(bank)[0]
         x, log_p = classifier.components(bank.candidates.features), class_log_probabilities(classifier, bank.candidates)
         for i in range(len(bank.candidates)):
             change = torch.zeros(3, x.shape[1], dtype=torch.float64, requires_grad=True)
@@ -350,7 +352,7 @@ class TestTriplet:
 class TestEntropyCentroid:
     def test_drops_the_least_certain(self) -> None:
         bank = three_classes(60)
-        log_p = class_log_probabilities(base_classifier(bank), bank.candidates)
+        log_p = class_log_probabilities(ranking_probe(bank), bank.candidates)
         uncertainty, labels = entropy(np.exp(log_p), axis=1), bank.candidates.labels
         selection = EntropyCentroidSelector(ratio=0.4, certain=0.5).select(bank, 0)
         for label in range(3):
@@ -366,7 +368,7 @@ class TestEntropyCentroid:
 
 def test_class_probabilities_are_normalised_scores(toy: FeatureBank) -> None:
     """Of a pool whose labels are turned round, the same."""
-    classifier = base_classifier(toy)
+    classifier = ranking_probe(toy)
     turned = replace(toy.candidates, labels=1 - toy.candidates.labels)
     log_p = class_log_probabilities(classifier, toy.candidates)
     assert (log_p == class_log_probabilities(classifier, turned)).all()
@@ -389,3 +391,14 @@ def test_class_probabilities_are_normalised_scores(toy: FeatureBank) -> None:
 def test_errors(selector: type[RatioSelector], arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         selector(**arguments)  # type: ignore[arg-type]
+
+
+def test_looks_add_what_confidence_misses() -> None:
+    """On known truth: better than confidence alone, and the same where looks are not known."""
+    bank = load_bank("pcam-planted")
+    sound = bank.candidates.flaw == 0
+    ours, confidence = (SELECTORS[name]().select(bank, 0) for name in ("fit and looks", "confidence"))
+    assert roc_auc_score(sound, ours.scores) > roc_auc_score(sound, confidence.scores) + 0.02
+    assert sound[ours.mask].mean() > sound[confidence.mask].mean() + 0.01
+    blind = replace(bank, candidates=replace(bank.candidates, appearance=None))
+    assert np.array_equal(SELECTORS["fit and looks"]().select(blind, 0).mask, confidence.mask)

@@ -15,6 +15,7 @@ from agents.selectors.search import (
 from agents.selectors.valuation import (
     ConfidenceSelector,
     DataOOBSelector,
+    FitAndLooksSelector,
     GradientMatchingSelector,
     HerdingSelector,
     InfluenceSelector,
@@ -31,6 +32,7 @@ SELECTORS: dict[str, type[Selector]] = {
         TripletSelector,
         EntropyCentroidSelector,
         ConfidenceSelector,
+        FitAndLooksSelector,
         KNNShapleySelector,
         DataOOBSelector,
         InfluenceSelector,
@@ -57,6 +59,7 @@ __all__ = [
     "DVRLSelector",
     "DataOOBSelector",
     "EntropyCentroidSelector",
+    "FitAndLooksSelector",
     "GradientMatchingSelector",
     "HerdingSelector",
     "InfluenceSelector",

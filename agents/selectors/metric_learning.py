@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from agents.selectors.base import RatioSelector, best_of_each_class
-from agents.selectors.valuation import base_classifier, class_log_probabilities
+from agents.selectors.valuation import class_log_probabilities
 from synthselect_env import FeatureBank
 from synthselect_env.compute import seeded
+from synthselect_env.evaluators.datamodel import ranking_probe
 
 MAX_DISTANCE = 2.0
 """Of cosines."""
@@ -129,7 +130,7 @@ class EntropyCentroidSelector(RatioSelector):
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Minus the cosine distance, and less by the largest possible one for a dropped candidate; nothing here is random."""
-        log_p = class_log_probabilities(base_classifier(bank), bank.candidates)
+        log_p = class_log_probabilities(ranking_probe(bank), bank.candidates)
         labels = bank.candidates.labels
         counts = self.certain * np.bincount(labels, minlength=len(bank.classes))
         left = best_of_each_class((np.exp(log_p) * log_p).sum(1), labels, counts)  # minus the entropy

@@ -15,19 +15,11 @@ import torch
 from agents.selectors.base import RatioSelector
 from synthselect_env import FeatureBank, Split
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, make_evaluator
-from synthselect_env.evaluators.datamodel import RANKING_COMPONENTS, RANKING_RIDGE
+from synthselect_env.evaluators.datamodel import RANKING_RIDGE, fit_and_looks, label_fit, ranking_probe
 from synthselect_env.evaluators.heads import Design, RidgeHead, grid
 
 TOGETHER = 64
 """Validation pictures, or bags, that are worked on at once, which bounds the memory that a large pool needs."""
-
-
-def base_classifier(bank: FeatureBank) -> LinearProbeEvaluator:
-    """The linear probe that ranks candidates, fitted to the real pictures alone.
-
-    :param bank: the bank
-    """
-    return LinearProbeEvaluator(bank, n_components=RANKING_COMPONENTS, ridge=RANKING_RIDGE, device="cpu")
 
 
 def class_log_probabilities(classifier: LinearProbeEvaluator, split: Split) -> np.ndarray:
@@ -57,7 +49,23 @@ class ConfidenceSelector(RatioSelector):
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Probability of the own label; nothing here is random."""
-        return np.exp(base_classifier(bank).own_log_probability(bank.candidates))
+        return np.exp(label_fit(bank))
+
+
+class FitAndLooksSelector(RatioSelector):
+    """Adds the candidates whose label fits and that look like real pictures: what the datamodel ranks candidates by.
+
+    Ours. A classifier's confidence tells wrong labels, and is blind to blur, faded stains and tears; a picture's low-level statistics
+    (:func:`~synthselect_env.data.appearance`) tell these and nothing of labels. Where a bank has no appearances, it is the order of confidence.
+
+    :param ratio: see :class:`RatioSelector`
+    """
+
+    name = "fit and looks"
+
+    def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
+        """Logarithm of the own label's probability, less that of the atypicality; nothing here is random."""
+        return fit_and_looks(bank)
 
 
 class KNNShapleySelector(RatioSelector):
@@ -128,7 +136,7 @@ class DataOOBSelector(RatioSelector):
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Out-of-bag accuracy of each candidate, and less than its smallest step more by the out-of-bag regression."""
-        rng, classifier = np.random.default_rng(seed), base_classifier(bank)
+        rng, classifier = np.random.default_rng(seed), ranking_probe(bank)
         x = torch.cat([classifier.components(split.features) for split in (bank.train, bank.candidates)])
         step = grid(x)
         x = (x / step).round() * step  # sums over a bag are exact, as in the probe
@@ -267,7 +275,7 @@ class GradientMatchingSelector(MatchingSelector):
 
     def vectors(self, bank: FeatureBank) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gradients of candidates and of validation pictures."""
-        classifier = base_classifier(bank)
+        classifier = ranking_probe(bank)
         gradients = []
         for split in (bank.candidates, bank.valid):
             surplus = np.exp(class_log_probabilities(classifier, split)) - np.eye(len(bank.classes))[split.labels]  # (n, c)

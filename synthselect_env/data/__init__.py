@@ -1,5 +1,6 @@
 """Images in: readers for class folders and for PCam's own files, pictures with planted flaws, and the cervical phantom."""
 
+from synthselect_env.data.appearance import appearance
 from synthselect_env.data.folders import read_class_folders
 from synthselect_env.data.images import EncodedImages, LabelledImages, LazyImages, RenderedImages, decode
 from synthselect_env.data.pcam import read_pcam
@@ -11,6 +12,7 @@ __all__ = [
     "LabelledImages",
     "LazyImages",
     "RenderedImages",
+    "appearance",
     "apportion",
     "cervical_phantom",
     "decode",

@@ -29,8 +29,8 @@ class DatamodelEvaluator(Evaluator):
     """Predicts a full retraining's validation figures from what the training set is made of, thousands a second.
 
     After the datamodels of Ilyas et al. (2022, arXiv:2202.00622), which regress a network's output on the presence of each training
-    picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by the
-    log-probability of their own label under a linear probe on the real pictures; a training set is described by the shares that
+    picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
+    fits and how much they look like real pictures (:func:`fit_and_looks`); a training set is described by the shares that
     candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real ones, and by the
     logarithm of its size. Each metric of the last epoch is a ridge regression on these, with the penalty chosen by leave-one-out error.
 
@@ -170,12 +170,30 @@ def with_retrainings(
     return replace(bank, retrainings=Retrainings(both, figures, recipe, bank.pictures_digest))
 
 
+def ranking_probe(bank: FeatureBank) -> LinearProbeEvaluator:
+    """The linear probe that ranks candidates, fitted to the real pictures alone."""
+    return LinearProbeEvaluator(bank, n_components=RANKING_COMPONENTS, ridge=RANKING_RIDGE, device="cpu")
+
+
+def label_fit(bank: FeatureBank) -> np.ndarray:
+    """Log-probability of each candidate's label under a probe on the real pictures alone.  (n,)"""
+    return ranking_probe(bank).own_log_probability(bank.candidates)
+
+
+def fit_and_looks(bank: FeatureBank) -> np.ndarray:
+    """How well each candidate's label fits what it shows, and its looks those of real pictures.  (n,)
+
+    The logarithm of the probability of its label under a probe on the real pictures, less that of its atypicality where that is known.
+    On banks of known truth it tells sound candidates from others with an area under the curve of .75 (pcam-planted; label fit alone .72)
+    and .79 (cervical; .68).
+    """
+    fit = label_fit(bank)
+    return fit if bank.atypicality is None else fit - np.log(np.maximum(bank.atypicality, 1e-9))
+
+
 def candidate_ranks(bank: FeatureBank) -> np.ndarray:
-    """Rank of each candidate in the pool by the log-probability of its label under a probe on the real pictures, 0 to 1.  (n,)"""
-    order = np.argsort(
-        LinearProbeEvaluator(bank, n_components=RANKING_COMPONENTS, ridge=RANKING_RIDGE, device="cpu").own_log_probability(bank.candidates),
-        kind="stable",
-    )
+    """Rank of each candidate in the pool by :func:`fit_and_looks`, 0 to 1.  (n,)"""
+    order = np.argsort(fit_and_looks(bank), kind="stable")
     ranks = np.empty(len(order))
     ranks[order] = np.linspace(0, 1, len(order))
     return ranks
