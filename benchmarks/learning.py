@@ -46,7 +46,8 @@ AGENTS = {
     "CreditPPO, mean ratio": (CreditPPO, {**PPO_SETTINGS, "ratio": "mean"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
-ARMS = ["centroid", *SEARCHES, *AGENTS]
+UNSEARCHED = ["centroid", "fit and looks"]
+ARMS = [*UNSEARCHED, *SEARCHES, *AGENTS]
 
 
 def arm(name: str, evaluations: int) -> Selector:
@@ -115,7 +116,7 @@ if __name__ == "__main__":
     curves: dict[str, list[tuple[int, np.ndarray]]] = {}
     finals: dict[str, list[np.ndarray]] = {}
     for name in args.arms:
-        for evaluations in args.evaluations if name != "centroid" else [most]:
+        for evaluations in args.evaluations if name not in UNSEARCHED else [most]:
             runs = [selected(bank, name, evaluations, seed, root) for seed in range(args.seeds)]
             masks, seconds = np.stack([s.mask for s, _ in runs]), np.array([s for _, s in runs])
             promised = evaluator.evaluate(masks, 0).log_likelihood - reference[0]
@@ -170,7 +171,7 @@ if __name__ == "__main__":
         axes = figure.subplots()
         for i, (name, points) in enumerate(curves.items()):
             if len(points) == 1:
-                axes.axhline(points[0][1].mean(), label=name, color="black", linestyle=":", linewidth=1)
+                axes.axhline(points[0][1].mean(), label=name, color="black", linestyle=":" if i else "-.", linewidth=1)
                 continue
             x = np.array([p[0] for p in points]) * (1 + 0.012 * (i - len(curves) / 2))  # beside each other, so that all bars are seen
             y = np.array([p[1].mean() for p in points])
