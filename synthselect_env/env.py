@@ -211,7 +211,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         retrainings, and the second where it has none
     :param reward: a name in :data:`~synthselect_env.rewards.REWARDS`, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
-    :param context: append class and centroid cosines to the features; False for the paper's features alone
+    :param context: append class, centroid cosines, fit of the label and atypicality to the features; False for the paper's features alone
     :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name
     :param render_mode: None, or "rgb_array": the last batch, kept candidates framed green and discarded ones red
     :param default_bank: the bank of a registered id

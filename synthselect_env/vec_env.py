@@ -31,7 +31,7 @@ class SelectionVecEnv(VecEnv):
         retrainings, and the second where it has none
     :param reward: a name, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
-    :param context: append class and centroid cosines to the features
+    :param context: append class, centroid cosines, fit of the label and atypicality to the features
     :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name
     """
 
