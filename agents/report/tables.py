@@ -7,7 +7,8 @@ import numpy as np
 from agents.compare import Comparison
 from synthselect_env import Selection
 
-COLUMNS = ("accuracy", "auc", "sensitivity", "specificity")
+COLUMNS = {"accuracy": "accuracy", "auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
+"""The metrics shown, and their heads."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
@@ -34,7 +35,7 @@ def comparison_cells(comparison: Comparison) -> list[list[str]]:
     control = comparison.best_control() if any(comparison.of(name)[0].is_rl for name in names) else None
     spent = any(comparison.of(name)[0].evaluations for name in names)
     over = (["none"] if "none" in names else []) + ([control] if control not in (None, "none") else [])
-    rows = [["selection", "selected", *COLUMNS, "gap", *(f"gain over {name}" for name in over)]]
+    rows = [["selection", "selected", *COLUMNS.values(), "gap", *(f"gain over {name}" for name in over)]]
     rows[0] += (["evaluations"] if spent else []) + ["seconds"]
     for name in names:
         outcomes = comparison.of(name)
