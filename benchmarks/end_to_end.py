@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import describe_machine, digest
-from stable_baselines3 import PPO
 
+from agents import CreditPPO
 from agents.compare import compare
 from agents.selectors import PolicySelector
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.files import atomic_write
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
-SELECTORS = ("none", "all", "random", "centroid", "PPO")
+SELECTORS = ("none", "all", "random", "centroid", "CreditPPO")
 METRICS = ("accuracy", "auc", "sensitivity", "specificity")
 
 
@@ -47,7 +47,7 @@ def train(bank_name: str, seed: int, run: Path) -> dict[str, float]:
 def judge(bank_name: str, name: str, classifier: str, seed: int, run: Path, threads: int) -> None:
     """One selection of one seed on the test split, as ``compare`` gives it."""
     torch.set_num_threads(threads)
-    selector = PolicySelector(PPO.load(run / "model.zip", device="cpu")) if name == "PPO" else name
+    selector = PolicySelector(CreditPPO.load(run / "model.zip", device="cpu")) if name == "CreditPPO" else name
     compare(resolve_bank(bank_name), [selector], rounds=1, classifier=classifier, seed=seed).save(run / f"judged-{classifier}-{name}.csv")
 
 

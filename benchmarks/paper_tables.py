@@ -176,7 +176,10 @@ if __name__ == "__main__":
             tables["table2-pcam"] = "Table 2, PCam", name, comparison
             if args.out is not None:
                 write_report(
-                    args.out / "report.html", bank, of_rows(comparison, [s for s in comparison.selectors if ", no" not in s]), OURS
+                    args.out / "report.html",
+                    bank,
+                    of_rows(comparison, [s for s in comparison.selectors if s not in (NO_AUGMENTATION, TRADITIONAL)]),
+                    OURS,
                 )
             continue
         grid = [f"{controller}-{algorithm}" for controller in CONTROLLERS for algorithm in ALGORITHMS]

@@ -1,6 +1,7 @@
-"""Train the transformer policy with PPO, select candidates, and say on the test split whether it was worth it.
+"""Train the transformer policy, select candidates, and say on the test split whether it was worth it.
 
-python examples/train_ppo.py                              # embedded PCam bank; a minute or two on two cores
+python examples/train_ppo.py                              # embedded PCam bank; half a minute on two cores
+python examples/train_ppo.py --algorithm PPO              # as Stable-Baselines3 ships it, without each decision's credit
 python examples/train_ppo.py --evaluate linear_probe resnet34   # the final table by full retraining, too
 python examples/train_ppo.py --bank mine.h5 --reward paper
 """
@@ -19,7 +20,7 @@ import stable_baselines3
 import torch
 from stable_baselines3 import PPO
 
-from agents import TransformerPolicy
+from agents import CreditPPO, TransformerPolicy
 from agents.callbacks import SelectionMetrics, run_logger
 from agents.compare import compare
 from agents.report import comparison_table, read_history, recommendation, verdict, write_report
@@ -31,6 +32,7 @@ from synthselect_env.evaluators import EVALUATORS, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
+ALGORITHMS = {"CreditPPO": CreditPPO, "PPO": PPO}
 JUDGES = [name for name, evaluator in EVALUATORS.items() if evaluator.can_score_any_split]
 
 
@@ -46,15 +48,16 @@ class Args:
         default_factory=lambda: ["linear_probe"],
         metadata={"help": f"classifiers of the final tables: {', '.join(JUDGES)}", "nargs": "*"},
     )
-    timesteps: int = field(default=16_384, metadata={"help": "environment steps, an evaluation each"})
-    n_envs: int = field(default=32, metadata={"help": "selections evaluated at once"})
+    algorithm: str = field(default="CreditPPO", metadata={"help": f"one of {', '.join(ALGORITHMS)}"})
+    timesteps: int = field(default=1024, metadata={"help": "environment steps, an evaluation each"})
+    n_envs: int = field(default=16, metadata={"help": "selections evaluated at once"})
     seed: int = 0
     device: str = "auto"
     run: str = field(default="", metadata={"help": "run directory (default: runs/TIME-BANK-seedSEED)"})
-    # PPO, fitted to 512 decisions an action
+    # either algorithm's, fitted to 512 decisions an action
     learning_rate: float = 1e-3
-    batch_size: int = 256
-    n_epochs: int = 2
+    batch_size: int = 64
+    n_epochs: int = 4
     clip_range: float = 0.2
     gamma: float = 0.0
     width: int = 64
@@ -76,6 +79,9 @@ unknown = sorted(set(args.evaluate) - set(JUDGES))
 if unknown:
     parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(JUDGES)}")
 
+if args.algorithm not in ALGORITHMS:
+    parser.error(f"--algorithm: unknown algorithm {args.algorithm}; one of {', '.join(ALGORITHMS)}")
+
 start = time.perf_counter()
 run = Path(args.run or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.bank).stem}-seed{args.seed}")
 run.mkdir(parents=True, exist_ok=True)
@@ -88,7 +94,7 @@ versions = {
 with atomic_write(run / "config.json") as path:
     path.write_text(json.dumps({"arguments": asdict(args), "versions": versions}, indent=2))
 
-# Environment: a batch of candidates a step; 32 selections are scored by one call of the evaluator.
+# Environment: a batch of candidates a step; n_envs selections are scored by one call of the evaluator.
 bank = resolve_bank(args.bank)
 print(bank.describe())
 for classifier in args.evaluate:
@@ -97,7 +103,7 @@ env = SelectionVecEnv(bank, n_envs=args.n_envs, evaluator=args.evaluator or None
 env.seed(args.seed)
 
 # Agent.
-model = PPO(
+model = ALGORITHMS[args.algorithm](
     TransformerPolicy,
     env,
     n_steps=8,
@@ -111,7 +117,9 @@ model = PPO(
     device=args.device,
 )
 model.set_logger(run_logger(run))
-print(f"PPO on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {type(env.evaluator).__name__}; run directory {run}")
+print(
+    f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {type(env.evaluator).__name__}; run directory {run}"
+)
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
 if has_bar:
     from tqdm import tqdm

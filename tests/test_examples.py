@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from stable_baselines3 import A2C, PPO
 
+from agents import CreditPPO
 from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv, load_bank
 from synthselect_env.registration import ENV_IDS
@@ -34,10 +35,10 @@ def test_every_example_is_tested() -> None:
 
 def test_train_ppo(tmp_path: Path) -> None:
     out = run("train_ppo.py", "--bank", "toy", "--timesteps", 256, "--n-envs", 8, "--width", 8, "--run", tmp_path / "run")
-    assert "Test split, classifier: linear probe" in out and "Validation–test gap of PPO" in out
-    assert any(f"PPO {word}" in out for word in ("won", "lost", "neither"))
+    assert "Test split, classifier: linear probe" in out and "Validation–test gap of CreditPPO" in out
+    assert any(f"CreditPPO {word}" in out for word in ("won", "lost", "neither"))
     table = out.split("Test split")[1].splitlines()[3:8]
-    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "PPO"]
+    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "CreditPPO"]
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert files >= {
         "config.json", "model.zip", "metrics.csv", "selection.csv", "report.html", "figures", "tables", "linear_probe", "tensorboard",
@@ -49,7 +50,7 @@ def test_train_ppo(tmp_path: Path) -> None:
     assert {name: config["arguments"][name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))) == 256 // 64
     selection = Selection.load(tmp_path / "run" / "selection.csv")
-    again = PolicySelector(PPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
+    again = PolicySelector(CreditPPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
     assert (selection.mask == again.mask).all() and selection.ids == again.ids
     with Image.open(tmp_path / "run" / "figures" / "kept_and_discarded.png") as picture:
         assert min(picture.size) > 300
@@ -71,6 +72,7 @@ def test_hyperparameters_are_the_algorithms(algorithm: type[PPO | A2C]) -> None:
 
 def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
     assert "unknown classifier svm" in run("train_ppo.py", "--evaluate", "svm", code=2)
+    assert "unknown algorithm DQN; one of CreditPPO, PPO" in run("train_ppo.py", "--algorithm", "DQN", code=2)
 
 
 def test_add_retrainings(tmp_path: Path) -> None:
@@ -80,7 +82,22 @@ def test_add_retrainings(tmp_path: Path) -> None:
     assert "0 hits, 9 misses" in out and "of 9 retrainings" in out
     out = run("add_retrainings.py", "--bank", "toy", "--out", "again.h5", "--n", 9, *quick, cwd=tmp_path)
     assert "9 hits, 0 misses" in out
-    out = run("train_ppo.py", "--bank", "bank.h5", "--timesteps", 64, "--n-envs", 4, "--width", 8, "--run", "run", cwd=tmp_path)
+    out = run(
+        "train_ppo.py",
+        "--algorithm",
+        "PPO",
+        "--bank",
+        "bank.h5",
+        "--timesteps",
+        64,
+        "--n-envs",
+        4,
+        "--width",
+        8,
+        "--run",
+        "run",
+        cwd=tmp_path,
+    )
     assert "reward log_likelihood_gain by DatamodelEvaluator" in out
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from agents.compare import Comparison
 from synthselect_env import Selection
 
-COLUMNS = {"accuracy": "accuracy", "auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
-"""The metrics shown, and their heads."""
+BESIDE = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
+"""Metrics shown beside the accuracy, and their heads."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
@@ -35,16 +35,16 @@ def comparison_cells(comparison: Comparison) -> list[list[str]]:
     control = comparison.best_control() if any(comparison.of(name)[0].is_rl for name in names) else None
     spent = any(comparison.of(name)[0].evaluations for name in names)
     over = (["none"] if "none" in names else []) + ([control] if control not in (None, "none") else [])
-    rows = [["selection", "selected", *COLUMNS.values(), "gap", *(f"gain over {name}" for name in over)]]
+    rows = [["selection", "selected", "accuracy", "gap", *(f"gain over {name}" for name in over), *BESIDE.values()]]
     rows[0] += (["evaluations"] if spent else []) + ["seconds"]
     for name in names:
         outcomes = comparison.of(name)
         row = [name, spread(np.array([float(o.selection.count) for o in outcomes]), ",.0f")]
-        row += [spread(comparison.test_figures(name, m), ".4f") for m in COLUMNS]
-        row.append(points(float(np.mean([o.gap for o in outcomes]))))
+        row += [spread(comparison.test_figures(name, "accuracy"), ".4f"), points(float(np.mean([o.gap for o in outcomes])))]
         for other in over:
             said = name != other and (other == "none" or outcomes[0].is_rl)
             row.append(gain_cell(comparison.gain(name, other)) if said else "")
+        row += [spread(comparison.test_figures(name, metric), ".4f") for metric in BESIDE]
         row += ([f"{outcomes[0].evaluations:,}"] if spent else []) + [f"{np.mean([o.seconds for o in outcomes]):.1f}"]
         rows.append(row)
     return rows
