@@ -135,7 +135,7 @@ def toy_env_observation(bank: FeatureBank) -> np.ndarray:
 @pytest.mark.parametrize("rate", [0.1, 0.9])
 def test_initial_selection_rate(toy: FeatureBank, rate: float) -> None:
     model = tiny_model(toy, policy_kwargs={**TINY, "initial_rate": rate})
-    assert model.policy.keep_probabilities(torch.zeros(1, 8, 13)).mean().item() == pytest.approx(rate, abs=0.05)
+    assert model.policy.keep_probabilities(torch.zeros(1, 8, model.policy.features_dim)).mean().item() == pytest.approx(rate, abs=0.05)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
