@@ -152,6 +152,9 @@ for classifier in args.evaluate:
         f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}\n{recommendation(comparison, policy.name, selection)[1]}"
     )
 
+if args.evaluate == ["linear_probe"]:
+    print("\nThat is a linear probe's word, which full retraining does not always share; --evaluate linear_probe resnet34 retrains, too.")
+
 # Report: what is retrained counts more than a probe, and the last classifier is what the verdict is about.
 if comparisons and importlib.util.find_spec("matplotlib"):
     report = write_report(
