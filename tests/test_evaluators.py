@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
-from synthselect_env.classifier import TrainingConfig
+from synthselect_env.classifier import QUICK, TrainingConfig
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.heads import HEADS, Design
@@ -289,3 +289,13 @@ def test_probe_on_cuda_agrees_with_cpu(toy: FeatureBank) -> None:
     masks = selections(toy, 5)
     gpu, cpu = (LinearProbeEvaluator(toy, device=device).evaluate(masks, 0) for device in ("cuda", "cpu"))
     assert gpu.log_likelihood == pytest.approx(cpu.log_likelihood, abs=1e-9)
+
+
+def test_the_small_network_has_a_name(toy: FeatureBank) -> None:
+    quick = make_evaluator("resnet18", toy, device="cpu")
+    assert quick.config == QUICK.for_pictures(16, 16) and quick.description == "resnet18 retrained at 16×16 px"
+    masks = selections(toy, 1)
+    tiny = make_evaluator("resnet18", toy, config=TINY, device="cpu").evaluate(masks, 0)
+    assert (tiny.brier == RetrainEvaluator(toy, config=TINY, device="cpu").evaluate(masks, 0).brier).all()
+    with pytest.raises(ValueError, match="train/images is missing"):
+        make_evaluator("resnet18", replace(toy, train=replace(toy.train, images=None)))

@@ -34,7 +34,21 @@ def test_every_example_is_tested() -> None:
 
 
 def test_train_ppo(tmp_path: Path) -> None:
-    out = run("train_ppo.py", "--bank", "toy", "--timesteps", 256, "--n-envs", 8, "--width", 8, "--run", tmp_path / "run")
+    out = run(
+        "train_ppo.py",
+        "--bank",
+        "toy",
+        "--evaluate",
+        "linear_probe",
+        "--timesteps",
+        256,
+        "--n-envs",
+        8,
+        "--width",
+        8,
+        "--run",
+        tmp_path / "run",
+    )
     assert "Test split, classifier: linear probe" in out and "Validation–test gap of CreditPPO" in out
     assert any(f"CreditPPO {word}" in out for word in ("won", "lost", "neither"))
     table = out.split("Test split")[1].splitlines()[3:8]
@@ -86,6 +100,8 @@ def test_add_retrainings(tmp_path: Path) -> None:
         "train_ppo.py",
         "--algorithm",
         "PPO",
+        "--evaluate",
+        "linear_probe",
         "--bank",
         "bank.h5",
         "--timesteps",

@@ -9,11 +9,12 @@ from synthselect_env.evaluators.datamodel import DatamodelEvaluator, with_retrai
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.parallel import ParallelEvaluator
 from synthselect_env.evaluators.ray_actors import RayEvaluator
-from synthselect_env.evaluators.retrain import RetrainEvaluator
+from synthselect_env.evaluators.retrain import QuickRetrainEvaluator, RetrainEvaluator
 
 EVALUATORS: dict[str, type[Evaluator]] = {
     "linear_probe": LinearProbeEvaluator,
     "datamodel": DatamodelEvaluator,
+    "resnet18": QuickRetrainEvaluator,
     "resnet34": RetrainEvaluator,
 }
 
@@ -51,6 +52,7 @@ __all__ = [
     "Evaluator",
     "LinearProbeEvaluator",
     "ParallelEvaluator",
+    "QuickRetrainEvaluator",
     "RayEvaluator",
     "RetrainEvaluator",
     "make_evaluator",

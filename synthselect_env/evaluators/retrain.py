@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank, Split
-from synthselect_env.classifier import Classifier, TrainingConfig, as_pixels, train_classifier
+from synthselect_env.classifier import QUICK, Classifier, TrainingConfig, as_pixels, train_classifier
 from synthselect_env.compute import has_bfloat16, pick_device
 from synthselect_env.data import decode
 from synthselect_env.evaluators.base import Evaluations, Evaluator
@@ -136,3 +137,19 @@ class RetrainEvaluator(Evaluator):
                 initial=self.initial, compile=self.compile, scored_epochs=LAST_EPOCHS,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
+
+
+class QuickRetrainEvaluator(RetrainEvaluator):
+    """Full retraining of a small network: ResNet18 with the pictures' shorter side at 32 pixels, an eighth of the default's arithmetic.
+
+    What the embedded banks' retrainings were made with.
+
+    :param bank: as :class:`RetrainEvaluator`'s
+    :param config: another configuration
+    :param kwargs: as :class:`RetrainEvaluator`'s
+    """
+
+    def __init__(self, bank: FeatureBank, config: TrainingConfig | dict[str, object] | None = None, **kwargs: Any) -> None:
+        if config is None and bank.train.images is not None:
+            config = QUICK.for_pictures(*decode(bank.train.images[:1]).shape[1:3])
+        super().__init__(bank, config=config, **kwargs)
