@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +43,9 @@ class RetrainEvaluator(Evaluator):
     :raises ValueError: when a split has no pictures, or ``initial`` is another network
     """
 
+    recipe = TrainingConfig()
+    """How it trains when no configuration is given, at the pictures' proportions."""
+
     def __init__(
         self,
         bank: FeatureBank,
@@ -60,7 +62,7 @@ class RetrainEvaluator(Evaluator):
                 raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
         if config is None:
             assert bank.train.images is not None
-            config = TrainingConfig().for_pictures(*decode(bank.train.images[:1]).shape[1:3])
+            config = self.recipe.for_pictures(*decode(bank.train.images[:1]).shape[1:3])
         elif isinstance(config, dict):
             config = TrainingConfig(**config)  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
@@ -100,6 +102,13 @@ class RetrainEvaluator(Evaluator):
             raise ValueError(f"{self.bank.source}: a split that is to be scored has no images; full retraining needs pictures")
         return as_pixels(np.concatenate([decode(split.images, self.config.size) for split in splits]), self.device)  # type: ignore[arg-type]
 
+    @property
+    def _data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures to train on and validation pictures, decoded once for all selections and calls."""
+        if self._training is None:
+            self._training = self._pixels(self.bank.train, self.bank.candidates), self._pixels(self.bank.valid)
+        return self._training
+
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, one retraining after the other."""
         scored = [None if self.is_valid(split) else self._pixels(split) for split in splits]
@@ -111,7 +120,7 @@ class RetrainEvaluator(Evaluator):
 
     def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
         """Log-probabilities after each of k retrainings.  float32 (k, m, c), a split each"""
-        scored = [self._pixels(split) for split in splits]
+        scored = [self._data[1] if self.is_valid(split) else self._pixels(split) for split in splits]
         predicted: list[list[np.ndarray]] = [[] for _ in splits]
         for classifier in self.classifiers(selections, seed):
             for part, pixels in zip(predicted, scored):
@@ -126,9 +135,7 @@ class RetrainEvaluator(Evaluator):
         :raises ValueError: when the selections have another shape or type
         """
         selections, bank = self.checked(selections), self.bank
-        if self._training is None:  # decoded once for all selections and calls
-            self._training = self._pixels(bank.train, bank.candidates), self._pixels(bank.valid)
-        images, valid = self._training
+        images, valid = self._data
         labels = np.concatenate([bank.train.labels, bank.candidates.labels])
         for done, mask in enumerate(selections):
             yield train_classifier(
@@ -142,14 +149,7 @@ class RetrainEvaluator(Evaluator):
 class QuickRetrainEvaluator(RetrainEvaluator):
     """Full retraining of a small network: ResNet18 with the pictures' shorter side at 32 pixels, an eighth of the default's arithmetic.
 
-    What the embedded banks' retrainings were made with.
-
-    :param bank: as :class:`RetrainEvaluator`'s
-    :param config: another configuration
-    :param kwargs: as :class:`RetrainEvaluator`'s
+    What the embedded banks' retrainings were made with. Parameters are :class:`RetrainEvaluator`'s.
     """
 
-    def __init__(self, bank: FeatureBank, config: TrainingConfig | dict[str, object] | None = None, **kwargs: Any) -> None:
-        if config is None and bank.train.images is not None:
-            config = QUICK.for_pictures(*decode(bank.train.images[:1]).shape[1:3])
-        super().__init__(bank, config=config, **kwargs)
+    recipe = QUICK
