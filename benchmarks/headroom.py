@@ -13,7 +13,6 @@ from machine import add_worker_arguments, describe_machine
 from agents.compare import compare
 from agents.report import comparison_table
 from synthselect_env.classifier import QUICK
-from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
 
@@ -31,7 +30,7 @@ if __name__ == "__main__":
         if name == "probe":
             print(f"\nlinear probe\n{comparison_table(compare(bank, selectors, args.rounds, LinearProbeEvaluator(bank)))}", flush=True)
             continue
-        config = QUICK.for_pictures(*decode(bank.train.images[:1]).shape[1:3]) if name == "quick" else None
+        config = QUICK.for_pictures(*bank.train.picture_size) if name == "quick" else None
         evaluator = RetrainEvaluator(bank, config=config)
         with ParallelEvaluator(evaluator, args.workers) as parallel:
             table = comparison_table(compare(bank, selectors, args.rounds, CachedEvaluator(parallel, "runs/retrained")))

@@ -27,7 +27,6 @@ from agents.report import save_figure
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.classifier import QUICK, TrainingConfig
-from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.files import atomic_write
@@ -134,7 +133,7 @@ if __name__ == "__main__":
             print(f"| {name} | {evaluations:,} | " + " | ".join(cells) + " |", flush=True)
 
     if args.retrained:
-        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_pictures(*decode(bank.train.images[:1]).shape[1:3])
+        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_pictures(*bank.train.picture_size)
         kept = {"none": [nothing] * args.retrained, "oracle": [truth] * args.retrained, "all": [~nothing] * args.retrained}
         kept |= {n: m for n, m in finals.items() if n.endswith(f", {most:,}") or n == "CreditPPO, 64"}
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:

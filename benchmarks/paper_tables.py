@@ -32,7 +32,6 @@ from agents.report import comparison_latex, comparison_markdown, write_report
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank
 from synthselect_env.classifier import QUICK, TrainingConfig
-from synthselect_env.data import decode
 from synthselect_env.embedded import load_bank
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
 from synthselect_env.files import atomic_write
@@ -116,7 +115,7 @@ def classifier_of(bank: FeatureBank, scale: Scale, augmentation: str | None = No
     """What is trained on each selection."""
     if scale.config is None:
         return LinearProbeEvaluator(bank)
-    config = scale.config.for_pictures(*decode(bank.train.images[:1]).shape[1:3])  # type: ignore[index]
+    config = scale.config.for_pictures(*bank.train.picture_size)
     return RetrainEvaluator(bank, config=replace(config, augmentation=augmentation or config.augmentation))
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from synthselect_env.classifier import QUICK
 from synthselect_env.compute import default_workers
-from synthselect_env.data import decode
 from synthselect_env.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
 
@@ -50,7 +49,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     if args.size:
         config = replace(config, size=tuple(args.size))
     elif bank.train.images is not None:
-        config = config.for_pictures(*decode(bank.train.images[:1]).shape[1:3])
+        config = config.for_pictures(*bank.train.picture_size)
     with ExitStack() as stack:
         evaluator = RetrainEvaluator(bank, config=config, device=args.device)
         parallel = stack.enter_context(ParallelEvaluator(evaluator, args.workers))

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from synthselect_env.data import EncodedImages, LazyImages, RenderedImages
-from synthselect_env.data.images import pictures_digest
 from synthselect_env.files import atomic_write
+from synthselect_env.hdf5 import read_retrainings, read_split, write_retrainings, write_split
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Retrainings, Split
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test", "candidates")
@@ -27,66 +27,6 @@ LEAST_VARIANCE = 1e-3
 """Added to the variance of each direction of appearance, in units of a statistic's own: two that say the same leave one without any."""
 N_BATCHES = 8
 """The paper cuts its pool of 4,096 candidates into 8 batches of 512."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Pictures as feature vectors, with what is known of each.
-
-    :param features: float (n, d); a float32 memory map stays one
-    :param labels: int (n,), positions in the bank's ``classes``
-    :param ids: a unique name each, e.g. the file's
-    :param images: the pictures, encoded, rendered or uint8 (n, h, w, 3); needed for full retraining and for reports
-    :param groups: patient or slide of each
-    :param flaw: int8 (n,), 0 for a sound candidate; only in known-truth banks, and never shown to an agent
-    :param appearance: float (n, s), how each picture looks whatever it shows; see :func:`~synthselect_env.data.appearance`
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    ids: Sequence[str] | None = None
-    images: LazyImages | np.ndarray | None = None
-    groups: Sequence[str] | None = None
-    flaw: np.ndarray | None = None
-    appearance: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, index: np.ndarray) -> Split:
-        """The pictures at ``index`` (positions or a boolean mask), in that order."""
-        positions = np.flatnonzero(index) if index.dtype == bool else index
-        ids, groups = (None if names is None else tuple(names[int(i)] for i in positions) for names in (self.ids, self.groups))
-        images, flaw, looks = (None if values is None else values[positions] for values in (self.images, self.flaw, self.appearance))
-        return Split(self.features[positions], self.labels[positions], ids, images, groups, flaw, looks)  # type: ignore[arg-type]
-
-    @cached_property
-    def features_digest(self) -> str:
-        """A name for features and labels, to key caches by."""
-        content = hashlib.sha256(self.labels.tobytes())
-        content.update(np.ascontiguousarray(self.features).data)
-        return content.hexdigest()
-
-    @cached_property
-    def pictures_digest(self) -> str:
-        """A name for pictures and labels, which another extractor does not change."""
-        return pictures_digest(self.images, self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class Retrainings:
-    """Selections that a network was retrained on in full, and what it scored on the validation split.
-
-    :param selections: bool (m, n)
-    :param figures: metric to (m, e), the last e epochs
-    :param recipe: JSON-able facts: how the network was trained, with which seed
-    :param pictures: the :attr:`FeatureBank.pictures_digest` of what was trained and scored on
-    """
-
-    selections: np.ndarray
-    figures: dict[str, np.ndarray]
-    recipe: dict[str, Any]
-    pictures: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +60,7 @@ class FeatureBank:
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or not all(isinstance(c, str) and c for c in self.classes):
             raise ValueError(f"{self.source}: classes must be two or more different names, got {list(self.classes)}")
         for name, split in self.splits.items():
-            object.__setattr__(self, name, _checked(split, f"{self.source}: {name}", len(self.classes)))
+            object.__setattr__(self, name, split.checked(f"{self.source}: {name}", len(self.classes)))
         widths = {name: split.features.shape[1] for name, split in self.splits.items()}
         if len(set(widths.values())) > 1:
             raise ValueError(f"{self.source}: features differ in length ({widths}); extract all splits with the same extractor")
@@ -135,7 +75,7 @@ class FeatureBank:
                 )
 
         if self.retrainings is not None:
-            _check_retrainings(self.retrainings, len(self.candidates), f"{self.source}: retrainings")
+            self.retrainings.check(len(self.candidates), f"{self.source}: retrainings")
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -295,13 +235,9 @@ class FeatureBank:
             file.attrs["extractor"] = self.extractor
             file.attrs["provenance"] = json.dumps(self.provenance)
             for name, split in self.splits.items():
-                _write_split(file.create_group(name), split, half)
+                write_split(file.create_group(name), split, half)
             if self.retrainings is not None:
-                group = file.create_group("retrainings")
-                group.create_dataset("selections", data=np.packbits(self.retrainings.selections, axis=1), compression="gzip")
-                for metric, values in self.retrainings.figures.items():
-                    group.create_dataset(f"figures/{metric}", data=values)
-                group.attrs["recipe"], group.attrs["pictures"] = json.dumps(self.retrainings.recipe), self.retrainings.pictures
+                write_retrainings(file.create_group("retrainings"), self.retrainings)
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureBank:
@@ -332,14 +268,14 @@ class FeatureBank:
             missing = [name for name in SPLITS if name not in file and name != "test"]
             if missing:
                 raise ValueError(f"{path}: group {', '.join(missing)} is missing; a bank has {', '.join(SPLITS)}")
-            splits = {name: _read_split(file[name], f"{path}: {name}") if name in file else None for name in SPLITS}
+            splits = {name: read_split(file[name], f"{path}: {name}") if name in file else None for name in SPLITS}
             try:
                 provenance = json.loads(file.attrs.get("provenance", "{}"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
             return cls(
                 **splits,  # type: ignore[arg-type]  # only test may be None
-                retrainings=_read_retrainings(file["retrainings"], len(splits["candidates"] or ()), f"{path}: retrainings")
+                retrainings=read_retrainings(file["retrainings"], len(splits["candidates"] or ()), f"{path}: retrainings")
                 if "retrainings" in file
                 else None,
                 classes=[c.decode() if isinstance(c, bytes) else str(c) for c in file.attrs["classes"]],
@@ -347,125 +283,3 @@ class FeatureBank:
                 provenance=provenance,
                 source=str(path),
             )
-
-
-def _checked(split: Split, where: str, n_classes: int) -> Split:
-    """The split with float32 features, int64 labels and tuples of names, or a ValueError that says what is wrong."""
-    features, labels = np.asarray(split.features), np.asarray(split.labels)
-    if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
-        raise ValueError(f"{where}/features is {features.dtype} {features.shape}, expected floats (n, d); store one row a picture")
-    if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{where}/labels is {labels.dtype} {labels.shape}, expected integers ({len(features)},); store one label a feature row"
-        )
-    features = features.astype(np.float32, copy=False)
-    # in parts: the features may be a memory map that is larger than the memory
-    bad = np.concatenate([i + np.flatnonzero(~np.isfinite(features[i : i + 65536]).all(1)) for i in range(0, max(len(features), 1), 65536)])
-    if len(bad):
-        raise ValueError(f"{where}/features has {len(bad)} rows with NaN or infinity (first: {bad[0]}); extract them again or drop them")
-    outside = np.flatnonzero((labels < 0) | (labels >= n_classes))
-    if len(outside):
-        raise ValueError(
-            f"{where}/labels has {len(outside)} labels outside 0..{n_classes - 1} (first: {labels[outside[0]]} in row {outside[0]}); labels are positions in classes"
-        )
-    for name in ("ids", "groups", "images", "flaw", "appearance"):
-        value = getattr(split, name)
-        if name == "images" and not isinstance(value, LazyImages | np.ndarray | None):
-            raise ValueError(f"{where}/images is a {type(value).__name__}, expected EncodedImages, RenderedImages or uint8 (n, h, w, 3)")
-        if value is not None and (len(value) != len(labels) or (name == "flaw" and np.ndim(value) != 1)):
-            raise ValueError(f"{where}/{name} has {len(value)} entries for {len(labels)} labels; store one a picture")
-    if split.ids is not None and len(set(split.ids)) < len(labels):
-        twice = next(i for i in split.ids if list(split.ids).count(i) > 1)
-        raise ValueError(f"{where}/ids has {twice!r} more than once; ids name pictures, make them unique")
-    if isinstance(split.images, np.ndarray) and (split.images.dtype != np.uint8 or split.images.shape[3:] != (3,)):
-        raise ValueError(f"{where}/images is {split.images.dtype} {split.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
-    ids, groups = (None if names is None else tuple(map(str, names)) for names in (split.ids, split.groups))
-    flaw = None if split.flaw is None else np.asarray(split.flaw, np.int8)
-    looks = None if split.appearance is None else np.asarray(split.appearance, np.float32)
-    if looks is not None and (looks.ndim != 2 or not np.isfinite(looks).all()):
-        raise ValueError(f"{where}/appearance is {looks.shape} or not finite, expected numbers (n, s); extract the bank again")
-    labels = labels.astype(np.int64, copy=False)
-    return replace(split, features=features, labels=labels, ids=ids, groups=groups, flaw=flaw, appearance=looks)
-
-
-def _read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
-    try:
-        packed, figures = group["selections"][()], {metric: values[()] for metric, values in group["figures"].items()}
-        recipe, pictures = json.loads(group.attrs["recipe"]), str(group.attrs["pictures"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where} is not as FeatureBank.save writes it ({error}); retrain again, or delete the group") from error
-    if packed.ndim != 2 or packed.shape[1] != (n + 7) // 8:
-        raise ValueError(f"{where}/selections is {packed.shape}, not of {n} candidates; retrain again, or delete the group")
-    return Retrainings(np.unpackbits(packed, axis=1, count=n).astype(bool), figures, recipe, pictures)
-
-
-def _check_retrainings(retrainings: Retrainings, n: int, where: str) -> None:
-    m = len(retrainings.selections)
-    if retrainings.selections.shape != (m, n) or retrainings.selections.dtype != bool:
-        raise ValueError(f"{where}/selections is {retrainings.selections.dtype} {retrainings.selections.shape}, expected bool (m, {n})")
-    if missing := [metric for metric in METRICS if metric not in retrainings.figures]:
-        raise ValueError(f"{where}/figures lacks {', '.join(missing)}; a retraining has all metrics")
-    wrong = [f"{metric} {values.shape}" for metric, values in retrainings.figures.items() if values.ndim != 2 or len(values) != m]
-    if wrong:
-        raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong)}")
-
-
-def _write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
-    features = split.features
-    if half is not False:
-        with np.errstate(over="ignore"):
-            features = features.astype(np.float16)
-        if half is None and not np.array_equal(features, split.features):
-            features = split.features
-    if not np.isfinite(features).all():
-        raise ValueError(f"{group.name}/features has values beyond half precision's 65,504; save with half=False")
-    group.create_dataset("features", data=features, compression="gzip", shuffle=True)
-    group.create_dataset("labels", data=split.labels)
-    for name in ("ids", "groups"):
-        if getattr(split, name) is not None:
-            group.create_dataset(name, data=list(getattr(split, name)), dtype=h5py.string_dtype(), compression="gzip")
-    if split.flaw is not None:
-        group.create_dataset("flaw", data=split.flaw)
-    if split.appearance is not None:
-        group.create_dataset("appearance", data=split.appearance, compression="gzip", shuffle=True)
-    if isinstance(split.images, EncodedImages):
-        # one byte string and its cuts: HDF5's own variable-length type costs a heap object a picture
-        encoded = group.create_group("images")
-        encoded.create_dataset("bytes", data=np.frombuffer(b"".join(split.images.blobs), np.uint8))
-        encoded.create_dataset("offsets", data=np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64))
-    elif isinstance(split.images, RenderedImages):
-        recipe = group.create_group("images")
-        recipe.attrs["renderer"], recipe.attrs["arguments"] = split.images.renderer, json.dumps(split.images.arguments)
-        recipe.create_dataset("positions", data=split.images.positions)
-    elif split.images is not None:
-        group.create_dataset("images", data=split.images, compression="gzip")
-
-
-def _read_split(group: h5py.Group, where: str) -> Split:
-    if not isinstance(group, h5py.Group):
-        raise ValueError(f"{where} is a dataset, expected a group; a split has features (n, d) and labels (n,)")
-    for name in ("ids", "groups"):
-        if name in group and h5py.check_string_dtype(group[name].dtype) is None:
-            raise ValueError(f"{where}/{name} is {group[name].dtype}, expected strings; store names as text")
-    for name in ("features", "labels"):
-        if not isinstance(group.get(name), h5py.Dataset):
-            raise ValueError(f"{where}/{name} is missing; a split has features (n, d) and labels (n,)")
-    names = {name: group[name].asstr()[()].tolist() for name in ("ids", "groups") if name in group}
-    images: LazyImages | np.ndarray | None = None
-    if isinstance(group.get("images"), h5py.Group) and "positions" in group["images"]:
-        recipe = group["images"]
-        try:
-            images = RenderedImages(str(recipe.attrs["renderer"]), json.loads(recipe.attrs["arguments"]), recipe["positions"][()])
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{where}/images cannot be rendered ({error}); update synthselect, or delete the group") from error
-    elif isinstance(group.get("images"), h5py.Group):
-        if missing := [name for name in ("bytes", "offsets") if name not in group["images"]]:
-            raise ValueError(f"{where}/images/{missing[0]} is missing; encoded pictures are one byte array with the offsets of their ends")
-        blob, offsets = group["images/bytes"][()].tobytes(), group["images/offsets"][()]
-        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) <= 0).any():
-            raise ValueError(f"{where}/images/offsets must rise from 0 to {len(blob)}, the number of bytes; write the pictures again")
-        images = EncodedImages(blob[a:b] for a, b in zip(offsets[:-1], offsets[1:]))
-    elif "images" in group:
-        images = group["images"][()]
-    flaw, looks = (group[name][()] if name in group else None for name in ("flaw", "appearance"))
-    return Split(group["features"][()], group["labels"][()], images=images, flaw=flaw, appearance=looks, **names)

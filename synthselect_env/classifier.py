@@ -270,7 +270,7 @@ def train_classifier(
                 schedule.step()
         unscored = scored_epochs is not None and epoch <= config.epochs - scored_epochs
         metrics = {} if unscored else {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
-        if np.isnan(metrics.get("log_likelihood", 0.0)):
+        if not (loss.isfinite() and np.isfinite(metrics.get("log_likelihood", 0.0))):
             raise FloatingPointError(f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})")
         for name, value in metrics.items():
             classifier.history.setdefault(name, []).append(value)

@@ -8,13 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from synthselect_env.bank import N_BATCHES, FeatureBank, Split
+from synthselect_env.bank import N_BATCHES, FeatureBank
 from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import Evaluations, Evaluator, make_evaluator
 from synthselect_env.evaluators.datamodel import label_fit
 from synthselect_env.metrics import METRICS
 from synthselect_env.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
+from synthselect_env.split import Split
 
 OBSERVATION_LIMIT = 10.0
 """Standardised features are clipped to this many standard deviations, which makes the observation space finite."""

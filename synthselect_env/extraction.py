@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from synthselect_env.bank import SPLITS, FeatureBank, Split
+from synthselect_env.bank import SPLITS, FeatureBank
 from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
 from synthselect_env.data import LabelledImages, appearance
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Split
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
 """The paper's ResNet34, by whole passes over the real training split."""

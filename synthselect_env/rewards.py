@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from synthselect_env.bank import Split
 from synthselect_env.evaluators import Evaluations
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Split
 
 BASELINES = ("zero", "none", "previous")
 ROTATIONS = ("none", "folds", "bootstrap")

@@ -9,8 +9,8 @@ import numpy as np
 
 from agents.report.figure import literal, new_figure
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.bank import Split
 from synthselect_env.data import decode
+from synthselect_env.split import Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

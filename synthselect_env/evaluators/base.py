@@ -12,8 +12,9 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.bank import FeatureBank
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Split
 
 
 @dataclass(frozen=True, eq=False)

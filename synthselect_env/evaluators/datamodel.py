@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from synthselect_env.bank import FeatureBank, Retrainings, Split
+from synthselect_env.bank import FeatureBank
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Retrainings, Split
 
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.bank import FeatureBank
 from synthselect_env.compute import pick_device
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.heads import CHUNK, HEADS, Design, grid
 from synthselect_env.metrics import classification_metrics
+from synthselect_env.split import Split
 
 TEMPERATURE_STEPS = 8
 REMEMBERED_SPLITS = 16

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.bank import FeatureBank
 from synthselect_env.compute import default_workers
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
+from synthselect_env.split import Split
 
 Self = TypeVar("Self", bound="SpreadEvaluator")
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthselect_env.bank import Split
 from synthselect_env.evaluators.base import Evaluator
 from synthselect_env.evaluators.parallel import SpreadEvaluator, answer
+from synthselect_env.split import Split
 
 
 class _Worker:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from synthselect_env.bank import FeatureBank, Split
+from synthselect_env.bank import FeatureBank
 from synthselect_env.classifier import QUICK, Classifier, TrainingConfig, as_pixels, train_classifier
 from synthselect_env.compute import has_bfloat16, pick_device
 from synthselect_env.data import decode
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Split
 
 LAST_EPOCHS = 5
 """Epochs whose figures are kept: the paper's reward is the best of the last five."""
@@ -61,8 +62,7 @@ class RetrainEvaluator(Evaluator):
             if getattr(bank, name).images is None:
                 raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
         if config is None:
-            assert bank.train.images is not None
-            config = self.recipe.for_pictures(*decode(bank.train.images[:1]).shape[1:3])
+            config = self.recipe.for_pictures(*bank.train.picture_size)
         elif isinstance(config, dict):
             config = TrainingConfig(**config)  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
@@ -122,16 +122,17 @@ class RetrainEvaluator(Evaluator):
         """Log-probabilities after each of k retrainings.  float32 (k, m, c), a split each"""
         scored = [self._data[1] if self.is_valid(split) else self._pixels(split) for split in splits]
         predicted: list[list[np.ndarray]] = [[] for _ in splits]
-        for classifier in self.classifiers(selections, seed):
+        for classifier in self.classifiers(selections, seed, scored_epochs=0):
             for part, pixels in zip(predicted, scored):
                 part.append(classifier.log_probabilities(pixels).float().cpu().numpy())
         return [np.stack(part) for part in predicted]
 
-    def classifiers(self, selections: np.ndarray, seed: int) -> Iterator[Classifier]:
+    def classifiers(self, selections: np.ndarray, seed: int, scored_epochs: int = LAST_EPOCHS) -> Iterator[Classifier]:
         """The retrained classifiers, one after the other.
 
         :param selections: bool (k, n), a row a selection
         :param seed: of weights, order and augmentation, the same for all k
+        :param scored_epochs: how many epochs, the last ones, end with a look at the validation pictures
         :raises ValueError: when the selections have another shape or type
         """
         selections, bank = self.checked(selections), self.bank
@@ -141,7 +142,7 @@ class RetrainEvaluator(Evaluator):
             yield train_classifier(
                 images, labels, valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
                 members=np.concatenate([np.arange(len(bank.train)), len(bank.train) + np.flatnonzero(mask)]),
-                initial=self.initial, compile=self.compile, scored_epochs=LAST_EPOCHS,
+                initial=self.initial, compile=self.compile, scored_epochs=scored_epochs,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
             )  # fmt: skip
 
