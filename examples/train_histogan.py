@@ -2,8 +2,8 @@
 
     python examples/train_histogan.py --data pcam.zip --split train --counts 1966 1378 --against valid --run runs/histogan
 
-The first embedded PCam pool came from this command with its defaults (48×48 pixels, two CPU cores, about an hour).
-Called again with the same run directory, it goes on from the last checkpoint. The Fréchet distance in losses.csv is on the features of a
+The embedded PCam pool came from this command with its defaults (48×48 pixels, two CPU cores, an hour). A small network learns the
+patches first, for the discriminator to look through. Called again with the same run directory, it goes on from the last checkpoint. The Fréchet distance in losses.csv is on the features of a
 small ResNet18 that is trained on the same patches first (not the Inception FID); best.pt is the checkpoint where it was smallest.
 """
 
@@ -26,7 +26,10 @@ parser.add_argument("--size", type=int, nargs=2, default=(48, 48), metavar=("HEI
 parser.add_argument("--steps", type=int, default=HistoGANConfig.steps)
 parser.add_argument("--batch-size", type=int, default=HistoGANConfig.batch_size)
 parser.add_argument("--width", type=int, default=HistoGANConfig.width)
-parser.add_argument("--attention", action="store_true", help="self-attention in both networks")
+parser.add_argument(
+    "--pretraining-steps", type=int, default=HistoGANConfig.pretraining_steps, help="of the network that the discriminator looks through"
+)
+parser.add_argument("--attention", action="store_true", help="self-attention in the generator")
 parser.add_argument("--against", metavar="SPLIT", help="patches to take the Fréchet distance to, e.g. valid (default: those of training)")
 parser.add_argument("--frechet", type=int, default=1024, metavar="N", help="as many of them at most, and generated ones; 0 for no distance")
 parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints, sample grids and Fréchet distances")
@@ -37,7 +40,9 @@ args = parser.parse_args()
 real = read_class_folders(args.data, args.split)
 if args.counts:
     real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
-config = HistoGANConfig(args.steps, args.batch_size, args.width, seed=args.seed, attention=args.attention)
+config = HistoGANConfig(
+    args.steps, args.batch_size, args.width, seed=args.seed, attention=args.attention, pretraining_steps=args.pretraining_steps
+)
 checkpoint = args.run / "histogan.pt"
 gan = HistoGAN(tuple(args.size), real.classes, config)
 if checkpoint.exists():
@@ -71,10 +76,17 @@ if args.frechet:
     against = against.subset(draw_per_class(against.labels, apportion(against.labels, min(args.frechet, len(against))), args.seed))
     reference = against.pixels(gan.size), against.labels
 
+images = real.pixels(gan.size)
+if not gan.pretrained:
+    with tqdm(total=gan.config.pretraining_steps, desc="pretraining", unit="step") as bar:
+        for row in gan.pretrain(images, real.labels):
+            bar.update()
+            bar.set_postfix(contrast=f"{row['contrast']:.2f}", cross_entropy=f"{row['cross_entropy']:.2f}", refresh=False)
+    gan.save(checkpoint)
 with tqdm(total=gan.config.steps, initial=gan.step, unit="step") as bar:
     distance: dict[str, float] = {}
     try:
-        for row in gan.fit(real.pixels(gan.size), real.labels, args.run, args.save_every, features, reference):
+        for row in gan.fit(images, real.labels, args.run, args.save_every, features, reference):
             bar.update()
             distance = {"frechet": row["frechet"]} if "frechet" in row else distance
             bar.set_postfix({name: f"{value:.2f}" for name, value in (row | distance).items() if name != "step"}, refresh=False)

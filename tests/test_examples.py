@@ -149,6 +149,8 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path) -> None:
         4,
         "--width",
         4,
+        "--pretraining-steps",
+        2,
         "--run",
         gan,
     )

@@ -22,7 +22,7 @@ from synthselect_env.synthesis.networks import Discriminator, Generator
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
-CONFIG = HistoGANConfig(steps=4, batch_size=4, width=4, latent=8)
+CONFIG = HistoGANConfig(steps=4, batch_size=4, width=4, latent=8, pretraining_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -127,18 +127,62 @@ def test_collapse_stops_and_keeps_the_best(patches: tuple, tmp_path: Path) -> No
     assert HistoGAN.load(tmp_path / "best.pt").step == 2 and HistoGAN.load(tmp_path / "histogan.pt").step == 10
 
 
-def test_checkpoints_of_before(patches: tuple, tmp_path: Path) -> None:
-    """Without attention, history and device in them; the log of the first steps is kept."""
-    list(gan(replace(CONFIG, steps=2)).fit(*patches, directory=tmp_path, save_every=1))
-    state = torch.load(tmp_path / "histogan.pt", weights_only=True)
-    del state["config"]["attention"], state["history"], state["device"]
-    state["config"]["steps"] = 3
+def test_a_checkpoint_of_an_earlier_release_is_refused(patches: tuple, tmp_path: Path) -> None:
+    gan().save(tmp_path / "new.pt")
+    state = torch.load(tmp_path / "new.pt", weights_only=True)
+    del state["pretrained"]
     torch.save(state, tmp_path / "old.pt")
-    old = HistoGAN.load(tmp_path / "old.pt", device="cpu")
-    assert old.step == 2 and not old.config.attention
-    list(old.fit(*patches, directory=tmp_path))
-    steps = [row["step"] for row in csv.DictReader((tmp_path / "losses.csv").read_text().splitlines())]
-    assert steps == ["1", "2", "3"]
+    with pytest.raises(ValueError, match="old.pt is not a HistoGAN checkpoint of this release"):
+        HistoGAN.load(tmp_path / "old.pt")
+
+
+def test_the_feature_network_learns_first_and_stays(patches: tuple, tmp_path: Path) -> None:
+    config = replace(CONFIG, pretraining_steps=40, width=8)
+    trained = gan(config)
+    rows = list(trained.pretrain(*patches))
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert rows[-1]["cross_entropy"] < 0.4 < rows[0]["cross_entropy"] and rows[-1]["contrast"] < rows[0]["contrast"]
+    before = {name: value.clone() for name, value in trained.discriminator.features.state_dict().items()}
+    trained.save(tmp_path / "pretrained.pt")
+    losses = list(trained.fit(*patches))
+    assert all(torch.equal(value, before[name]) for name, value in trained.discriminator.features.state_dict().items())
+    assert not trained.discriminator.features.training
+    assert list(HistoGAN.load(tmp_path / "pretrained.pt", device="cpu").fit(*patches)) == losses == list(gan(config).fit(*patches))
+
+
+def test_heads_see_standardised_features() -> None:
+    torch.manual_seed(0)
+    judge = Discriminator(2, 4, 4)
+    images = torch.rand(64, 3, 32, 32) * 2 - 1
+    judge.calibrate(images)
+    with torch.no_grad():
+        for head, features in zip(judge.heads, judge.maps(images)):
+            mixed = head.mix(features)
+            assert torch.allclose(mixed.mean((0, 2, 3)), torch.zeros(8), atol=1e-4)
+            assert torch.allclose(mixed.std((0, 2, 3)), torch.ones(8), atol=1e-3)
+
+
+def test_repetition_is_seen_and_halves_do_not_mix() -> None:
+    """The coarsest head knows how pictures of a group differ; real and generated ones in one call do not change each other."""
+    torch.manual_seed(0)
+    judge = Discriminator(2, 4, 4)
+    one, other = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
+    labels = torch.tensor([0, 1, 0, 1])
+    with torch.no_grad():
+        judge.calibrate(one)
+        both = judge(torch.cat([one, other]), labels.repeat(2))
+        judge.eval()  # spectral norms stand still
+        both, alone = judge(torch.cat([one, other]), labels.repeat(2)), judge(one, labels)
+        assert all(torch.allclose(b[:4], a, atol=1e-5) for a, b in zip(alone, both))
+        repeated = judge(one[:1].repeat(4, 1, 1, 1), labels[:1].repeat(4))
+    assert all(torch.allclose(r[0], a[0], atol=1e-5) for r, a in zip(repeated[:-1], alone[:-1]))
+    assert not torch.allclose(repeated[-1][0], alone[-1][0], atol=1e-5)
+
+
+def test_learning_rates_fall_to_zero(patches: tuple) -> None:
+    trained = gan(replace(CONFIG, steps=8))
+    rates = [trained.optimizers["generator"].param_groups[0]["lr"] for _ in trained.fit(*patches)]
+    assert rates == pytest.approx(CONFIG.generator_lr * np.array([1, 1, 1, 1, 1, 0.75, 0.5, 0.25]))
 
 
 def test_a_checkpoint_from_another_device_samples_and_resumes(patches: tuple, tmp_path: Path) -> None:
@@ -158,28 +202,23 @@ def test_attention(size: tuple[int, int], tmp_path: Path) -> None:
     images, labels = rng.integers(0, 256, (8, *size, 3), dtype=np.uint8), np.arange(8) % 2
     attending = HistoGAN(size, ("a", "b"), replace(CONFIG, attention=True, generator_lr=1e-2), device="cpu")
     list(attending.fit(images, labels, tmp_path))
-    strengths = [network.attention.strength for network in (attending.generator, attending.discriminator)]
-    assert all(s.item() != 0 for s in strengths)  # it is used, and learned
+    assert attending.generator.attention.strength.item() != 0  # it is used, and learned
     again = HistoGAN.load(tmp_path / "histogan.pt", device="cpu")
     assert again.config.attention and (again.sample(labels, 0) == attending.sample(labels, 0)).all()
 
 
 def test_attention_starts_as_nothing_and_relates_distant_places() -> None:
     torch.manual_seed(0)
-    for network, arguments in (
-        (Generator((32, 32), 2, 4, 8, attention=True), lambda n: torch.randn(2, n.latent_length)),
-        (Discriminator(2, 4, attention=True), lambda n: torch.randn(2, 3, 32, 32)),
-    ):
-        network.eval()
-        x, labels = arguments(network), torch.tensor([0, 1])
-        with torch.no_grad():
-            before = network(x, labels)
-            attention, network.attention = network.attention, torch.nn.Identity()
-            assert torch.equal(before, network(x, labels))
-        attention.strength.data.fill_(1.0)
-        grid = torch.randn(1, attention.out.out_channels, 8, 8, requires_grad=True)
-        attention(grid)[0, :, 0, 0].sum().backward()
-        assert (grid.grad[0, :, 7, 7].abs() > 0).any()
+    network = Generator((32, 32), 2, 4, 8, attention=True).eval()
+    z, labels = torch.randn(2, network.latent_length), torch.tensor([0, 1])
+    with torch.no_grad():
+        before = network(z, labels)
+        attention, network.attention = network.attention, torch.nn.Identity()
+        assert torch.equal(before, network(z, labels))
+    attention.strength.data.fill_(1.0)
+    grid = torch.randn(1, attention.out.out_channels, 8, 8, requires_grad=True)
+    attention(grid)[0, :, 0, 0].sum().backward()
+    assert (grid.grad[0, :, 7, 7].abs() > 0).any()
 
 
 def test_truncation() -> None:
@@ -234,6 +273,7 @@ def test_sample_and_train_examples(patches: tuple, tmp_path: Path) -> None:
             (tmp_path / "data" / split / "ab"[label]).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(tmp_path / "data" / split / "ab"[label] / f"{i}.png")
     training = ("--data", "data", "--split", "train", "--size", 16, 32, "--batch-size", 4, "--width", 4, "--run", "run", "--attention")
+    training += ("--pretraining-steps", 2)
     run("train_histogan.py", *training, "--steps", 2, "--save-every", 1, "--against", "valid")
     extractor = (tmp_path / "run" / "extractor.pt").read_bytes()
     run("train_histogan.py", *training, "--steps", 3, "--save-every", 1, "--against", "valid")

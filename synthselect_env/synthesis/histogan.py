@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from synthselect_env.data.augment import dihedral
 from synthselect_env.files import atomic_write
 from synthselect_env.synthesis.augment import augment
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
+from synthselect_env.synthesis.pretraining import BATCH_SIZE, pretrain
 from synthselect_env.synthesis.quality import frechet_distance
 
 Features = Callable[[np.ndarray], np.ndarray]
@@ -30,6 +31,9 @@ training wanders by tens of per cent from check to check; a collapsed one does n
 LATENTS_AT_ONCE = 128
 """Latents drawn together, and the most pictures generated together. Drawn in these units, they do not depend on the batch size; a multiple
 of 16, for which torch's stream is that of a single draw of all: the embedded PCam pool was drawn so."""
+
+DECAY_FROM = 0.5
+"""Learning rates fall to zero from this share of the steps on."""
 
 LOG = "losses.csv"
 
@@ -44,34 +48,37 @@ class HistoGANConfig:
 
     :param steps: generator steps
     :param batch_size: pictures a step
-    :param width: channels at full resolution, of both networks
+    :param width: channels at full resolution, of all networks
     :param latent: length of the latent vector
-    :param discriminator_steps: discriminator steps a generator step; with one, the generator outran it from the start
+    :param discriminator_steps: discriminator steps a generator step
     :param generator_lr: Adam's learning rate for the generator
     :param discriminator_lr: the same for the discriminator, larger (two time scales, Heusel et al. 2017)
     :param ema: decay of the generator average that is sampled from
     :param seed: of weights, latents, batches and augmentation
-    :param attention: self-attention in both networks
+    :param attention: self-attention in the generator
+    :param pretraining_steps: of the network that the discriminator looks through, before the first step
     """
 
-    steps: int = 3500
+    steps: int = 6000
     batch_size: int = 32
     width: int = 32
     latent: int = 64
-    discriminator_steps: int = 2
-    generator_lr: float = 1e-4
-    discriminator_lr: float = 4e-4
+    discriminator_steps: int = 1
+    generator_lr: float = 2e-4
+    discriminator_lr: float = 5e-4
     ema: float = 0.998
     seed: int = 0
     attention: bool = False
+    pretraining_steps: int = 750
 
 
 class HistoGAN:
-    """A class-conditional GAN for small histology sets, with the hinge loss and differentiable augmentation.
+    """A class-conditional GAN for small histology sets: hinge loss on projected features, and differentiable augmentation.
 
     The first step of the method: the pool of candidates comes from a GAN that was trained on the real training images. That it is
     conditioned on the class is the paper's. The paper describes its HistoGAN in a supplement that is not public: architecture, losses,
     augmentation, averaging, truncation and the choice of a checkpoint are ours (see :mod:`synthselect_env.synthesis.networks`).
+    The discriminator looks through a network that is trained on the same pictures first (:meth:`pretrain`).
 
     :attr:`history` has one row a check, as in ``losses.csv``.
 
@@ -95,17 +102,36 @@ class HistoGAN:
         c = self.config
         with seeded(c.seed):
             self.generator = Generator(self.size, len(classes), c.width, c.latent, c.attention)
-            self.discriminator = Discriminator(len(classes), c.width, c.attention)
+            self.discriminator = Discriminator(len(classes), c.width, c.batch_size)
         for network in (self.generator, self.discriminator):
             network.to(self.device).to(memory_format=torch.channels_last)
+        self._judging = [p for p in self.discriminator.parameters() if p.requires_grad]  # without the frozen features and mixtures
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimizers = {
             "generator": torch.optim.Adam(self.generator.parameters(), c.generator_lr, betas=(0.0, 0.99)),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), c.discriminator_lr, betas=(0.0, 0.99)),
+            "discriminator": torch.optim.Adam(self._judging, c.discriminator_lr, betas=(0.0, 0.99)),
         }
+        self.pretrained = False
         self.rng = torch.Generator(self.device).manual_seed(c.seed)
         self.step = 0
         self.history: list[dict[str, float]] = []
+
+    def pretrain(self, images: np.ndarray, labels: np.ndarray) -> Iterator[dict[str, float]]:
+        """Train the network that the discriminator looks through, one step at each ``next``; :meth:`fit` does so when it was not done.
+
+        See :func:`~synthselect_env.synthesis.pretraining.pretrain`. Interrupted, it starts again.
+
+        :param images: uint8 (n, h, w, 3)
+        :param labels: int (n,), positions in ``classes``
+        :return: an iterator over steps: ``step``, ``contrast``, ``cross_entropy``
+        :raises ValueError: when pictures and labels do not fit the networks
+        """
+        data, targets = self._checked(images, labels)
+        yield from pretrain(self.discriminator.features, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed)
+        rng = torch.Generator(self.device).manual_seed(self.config.seed)
+        some = data[torch.randperm(len(data), device=self.device, generator=rng)[: 4 * BATCH_SIZE]]
+        self.discriminator.calibrate(some.float() / 127.5 - 1)
+        self.pretrained = True
 
     def fit(
         self,
@@ -136,24 +162,15 @@ class HistoGAN:
         :raises FloatingPointError: when a loss or a weight is no longer finite; the checkpoints of before are kept
         :raises CollapseError: when the Fréchet distance has been above ``COLLAPSE_RATIO`` times its best for ``COLLAPSE_CHECKS`` checks
         """
-        if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3) or len(images) != len(labels):
-            raise ValueError(
-                f"expected uint8 (n, {self.size[0]}, {self.size[1]}, 3) with as many labels, got {images.dtype} {images.shape} and {len(labels)} labels"
-            )
-        if not np.isin(labels, np.arange(len(self.classes))).all():
-            raise ValueError(f"labels must lie in 0..{len(self.classes) - 1}, positions in {', '.join(self.classes)}")
-        missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
-        if missing:
-            raise ValueError(f"no training picture of class {', '.join(missing)}")
-        data = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        targets = torch.from_numpy(labels).to(self.device)
+        data, targets = self._checked(images, labels)
+        if not self.pretrained:
+            for _ in self.pretrain(images, labels):
+                pass
         directory = None if directory is None else Path(directory)
         if features is not None:
             pictures, reference_labels = (images, labels) if reference is None else reference
             real = features(pictures)
         if directory and self.step:
-            if not self.history:  # a checkpoint of before it carried its history
-                self.history = [row for row in _read_log(directory) if row["step"] <= self.step]
             self._write_log(directory)  # a run that was killed may have left more, or less
         while self.step < self.config.steps:
             row = {"step": self.step + 1, **self._train_step(data, targets)}
@@ -172,35 +189,52 @@ class HistoGAN:
             if due:
                 self._stop_when_collapsed()
 
+    def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures and labels on the device, or a ValueError that says what is wrong.  uint8 (n, 3, h, w), int64 (n,)"""
+        if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3) or len(images) != len(labels):
+            raise ValueError(
+                f"expected uint8 (n, {self.size[0]}, {self.size[1]}, 3) with as many labels, got {images.dtype} {images.shape} and {len(labels)} labels"
+            )
+        if not np.isin(labels, np.arange(len(self.classes))).all():
+            raise ValueError(f"labels must lie in 0..{len(self.classes) - 1}, positions in {', '.join(self.classes)}")
+        missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
+        if missing:
+            raise ValueError(f"no training picture of class {', '.join(missing)}")
+        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2), torch.from_numpy(labels).to(self.device)
+
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        remaining = min(1.0, (1 - self.step / self.config.steps) / (1 - DECAY_FROM))
+        self.optimizers["generator"].param_groups[0]["lr"] = self.config.generator_lr * remaining
+        self.optimizers["discriminator"].param_groups[0]["lr"] = self.config.discriminator_lr * remaining
         for _ in range(self.config.discriminator_steps):
             real, labels = self._real_batch(data, targets)
             with autocast(self.device):
                 with torch.no_grad():
                     fake = self.generator(self._latents(len(labels)), labels)
                 # one pass over both halves: half the calls, and the same spectral norms for real and generated
-                scores = self._score(torch.cat([real, fake.float()]), labels.repeat(2))
-                score_real, score_fake = scores.chunk(2)
-                discriminator_loss = F.relu(1 - score_real).mean() + F.relu(1 + score_fake).mean()
+                scores = [scale.chunk(2) for scale in self._scores(torch.cat([real, fake.float()]), labels.repeat(2))]
+                discriminator_loss = _mean(F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean() for on_real, on_fake in scores)
             self._descend("discriminator", discriminator_loss)
 
-        self.discriminator.requires_grad_(False)
+        for parameter in self._judging:
+            parameter.requires_grad_(False)
         labels = targets[torch.randint(len(targets), (self.config.batch_size,), device=self.device, generator=self.rng)]
         with autocast(self.device):
             fake = self.generator(self._latents(len(labels)), labels)
-            generator_loss = -self._score(fake.float(), labels).mean()
+            generator_loss = -_mean(scale.mean() for scale in self._scores(fake.float(), labels))
         self._descend("generator", generator_loss)
-        self.discriminator.requires_grad_(True)
+        for parameter in self._judging:
+            parameter.requires_grad_(True)
         self._average()
         values = {
             "generator_loss": generator_loss,
             "discriminator_loss": discriminator_loss,
-            "score_real": score_real.mean(),
-            "score_fake": score_fake.mean(),
+            "score_real": _mean(on_real.mean() for on_real, _ in scores),
+            "score_fake": _mean(on_fake.mean() for _, on_fake in scores),
         }
         return {name: value.item() for name, value in values.items()}
 
-    def _score(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _scores(self, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
         return self.discriminator(augment(images, self.rng).contiguous(memory_format=torch.channels_last), labels)
 
     def _real_batch(self, data: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -334,7 +368,7 @@ class HistoGAN:
         """Write a checkpoint from which :meth:`load` samples, and from which training resumes: on the CPU exactly."""
         state = {
             "size": self.size, "classes": self.classes, "config": asdict(self.config), "step": self.step, "history": self.history,
-            "rng": self.rng.get_state(), "device": self.device.type,
+            "rng": self.rng.get_state(), "device": self.device.type, "pretrained": self.pretrained,
             "generator": self.generator.state_dict(), "average": self.average.state_dict(), "discriminator": self.discriminator.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }  # fmt: skip
@@ -349,15 +383,18 @@ class HistoGAN:
 
         :param path: checkpoint
         :param device: "auto", or a torch device
+        :raises ValueError: when it is of an earlier release, whose networks were others
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if "pretrained" not in state:
+            raise ValueError(f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again")
         gan = cls(tuple(state["size"]), tuple(state["classes"]), HistoGANConfig(**state["config"]), device)
         for name in ("generator", "average", "discriminator"):
             getattr(gan, name).load_state_dict(state[name])
         for name, optimizer in gan.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        gan.step, gan.history = state["step"], state.get("history", [])
-        if state.get("device", gan.device.type) == gan.device.type and len(state["rng"]) == len(gan.rng.get_state()):
+        gan.step, gan.history, gan.pretrained = state["step"], state["history"], state["pretrained"]
+        if state["device"] == gan.device.type and len(state["rng"]) == len(gan.rng.get_state()):
             gan.rng.set_state(state["rng"])
         else:
             gan.rng.manual_seed(gan.config.seed + gan.step)
@@ -370,12 +407,8 @@ def truncate(z: torch.Tensor, threshold: float) -> torch.Tensor:
     return torch.special.ndtri(below + torch.special.ndtr(z.double()) * (1 - 2 * below)).to(z.dtype)
 
 
-def _read_log(directory: Path) -> list[dict[str, float]]:
-    if not (directory / LOG).exists():
-        return []
-    with (directory / LOG).open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows]
+def _mean(values: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(values)).mean()
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:

@@ -1,11 +1,14 @@
-"""HistoGAN's networks: a class-conditional residual generator and a projection discriminator.
+"""HistoGAN's networks: a class-conditional residual generator, and a discriminator on the features of a network that knows the tissue.
 
 The paper gives its HistoGAN only in a supplement that is not public; these are ours, on common practice: conditional
-batch normalisation with a latent in every block (BigGAN, Brock et al. 2019), spectral normalisation (Miyato et al. 2018),
-a class projection in the discriminator (Miyato and Koyama 2018) and, on request, self-attention (Zhang et al. 2019).
+batch normalisation with a latent in every block (BigGAN, Brock et al. 2019), judgement of frozen features at several scales
+(Projected GAN, Sauer et al. 2021, arXiv:2111.01007), spectral normalisation (Miyato et al. 2018), a class projection (Miyato and
+Koyama 2018), batch statistics against repetition (Karras et al. 2018) and, on request, self-attention (Zhang et al. 2019).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +19,11 @@ STAGES = 4
 """Doublings from the smallest grid to the picture; sides are multiples of 2**STAGES."""
 
 ATTENDED = 2
-"""Blocks before the self-attention: in both networks the grid then has a quarter of the picture's side, 144 places at 48×48 pixels
+"""Blocks before the self-attention: the grid then has a quarter of the picture's side, 144 places at 48×48 pixels
 and 2,048 at 256×128. One stage finer would cost sixteen times as much."""
+
+REPETITION_GROUP = 4
+"""Pictures of a batch whose spread the discriminator sees together, where the batch can be cut so."""
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -46,16 +52,12 @@ class SelfAttention(nn.Module):
     channels, so that torch's memory-saving attention takes them.
 
     :param channels: channels of the input
-    :param normalise: spectral normalisation, for the discriminator
     """
 
-    def __init__(self, channels: int, normalise: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(1, channels // 4)
         self.project, self.out = nn.Conv2d(channels, 3 * inner, 1), nn.Conv2d(inner, channels, 1)
-        if normalise:
-            spectral_norm(self.project)
-            spectral_norm(self.out)
         self.strength = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +65,11 @@ class SelfAttention(nn.Module):
         queries, keys, values = self.project(x).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # (b, 1, h·w, inner) each
         found = F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2)  # (b, inner, h·w)
         return x + self.strength * self.out(found.unflatten(2, x.shape[2:]))
+
+
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    # bilinear: doubling by repetition left a checkerboard, by which a classifier told the generated classes apart
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class GeneratorBlock(nn.Module):
@@ -81,10 +88,10 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """(b, c_in, h, w), (b, condition), (b, 1, 2h, 2w) -> (b, c_out, 2h, 2w)"""
-        y = F.interpolate(F.relu(self.norm1(x, condition)), scale_factor=2.0, mode="nearest")
+        y = _doubled(F.relu(self.norm1(x, condition)))
         y = self.conv1(y) + self.noise_strength * noise
         y = self.conv2(F.relu(self.norm2(y, condition)))
-        return y + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        return y + _doubled(self.shortcut(x))
 
 
 class Generator(nn.Module):
@@ -113,7 +120,7 @@ class Generator(nn.Module):
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
         # without it nothing is drawn and nothing named: seeds and checkpoints of before the option give the same networks
-        self.attention = SelfAttention(channels[ATTENDED], normalise=False) if attention else nn.Identity()
+        self.attention = SelfAttention(channels[ATTENDED]) if attention else nn.Identity()
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(b, latent_length), (b,) -> (b, 3, h, w) in -1..1"""
@@ -125,7 +132,43 @@ class Generator(nn.Module):
         return torch.tanh(self.to_rgb(F.relu(self.norm(x))))
 
 
-class DiscriminatorBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions beside a 1×1 shortcut.  (b, c_in, h, w) -> (b, c_out, h/2, w/2)"""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False), nn.BatchNorm2d(c_out),
+        )  # fmt: skip
+        self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, 2, bias=False), nn.BatchNorm2d(c_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, c_in, h, w) -> (b, c_out, h/2, w/2)"""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class FeatureNetwork(nn.Module):
+    """What the discriminator looks through: a small residual network, trained on the real pictures before the GAN and frozen then.
+
+    :param width: channels at full resolution; :attr:`channels` has those of all scales
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.channels = [width, *(width * m for m in (1, 2, 4, 8))]
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(self.channels, self.channels[1:]))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps of five scales, the finest first.  (b, 3, h, w) in -1..1 -> (b, c, h / 2**s, w / 2**s) each"""
+        maps = [self.stem(x)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+class PixelBlock(nn.Module):
     """ReLU, convolve, twice over, halve, beside a 1×1 shortcut.  (b, c_in, h, w) -> (b, c_out, h/2, w/2)"""
 
     def __init__(self, c_in: int, c_out: int, first: bool = False) -> None:
@@ -142,24 +185,84 @@ class DiscriminatorBlock(nn.Module):
         return y + self.shortcut(F.avg_pool2d(x, 2))
 
 
-class Discriminator(nn.Module):
-    """Picture and class to a realness score.
+class Head(nn.Module):
+    """Judges every place of one feature map.
 
+    :param channels: of the map
+    :param hidden: channels inside
     :param n_classes: number of classes
-    :param width: channels of the first block; later ones have 2, 4 and 8 times as many
-    :param attention: self-attention at a quarter of the picture's side
+    :param stride: of the first convolution, 2 for fine maps
+    :param group: pictures whose spread is appended to the map, see :class:`Discriminator`; 0 for none
     """
 
-    def __init__(self, n_classes: int, width: int, attention: bool = False) -> None:
+    def __init__(self, channels: int, hidden: int, n_classes: int, stride: int, group: int = 0) -> None:
         super().__init__()
-        channels = [3] + [width * m for m in (1, 2, 4, 8)]
-        self.blocks = nn.Sequential(*(DiscriminatorBlock(a, b, first=a == 3) for a, b in zip(channels, channels[1:])))
-        self.score = spectral_norm(nn.Linear(channels[-1], 1))
-        self.projection = spectral_norm(nn.Embedding(n_classes, channels[-1]))
-        self.attention = SelfAttention(channels[ATTENDED], normalise=True) if attention else nn.Identity()
+        self.group = group
+        self.mix = nn.Conv2d(channels, hidden, 1).requires_grad_(False)
+        nn.init.kaiming_normal_(self.mix.weight, nonlinearity="linear")
+        self.conv1 = spectral_norm(nn.Conv2d(hidden, hidden, 3, stride, 1))
+        self.conv2 = spectral_norm(nn.Conv2d(hidden + (group > 0), hidden, 3, 1, 1))
+        self.score = nn.Conv2d(hidden, 1, 1)
+        self.projection = nn.Embedding(n_classes, hidden)
+        nn.init.zeros_(self.projection.weight)
 
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(b, 3, h, w), (b,) -> (b,)"""
-        x = self.blocks[ATTENDED:](self.attention(self.blocks[:ATTENDED](x)))
-        h = F.relu(x).sum(dim=(2, 3)).float()
-        return self.score(h).squeeze(1) + (h * self.projection(labels)).sum(1)
+    @torch.no_grad()
+    def calibrate(self, features: torch.Tensor) -> None:
+        """Scale the random mixture so that these features have zero mean and unit variance in each channel.  (b, c, h, w)"""
+        self.mix.bias.zero_()
+        mixed = self.mix(features).float()
+        deviation = mixed.std((0, 2, 3)).clamp_min(1e-6)
+        self.mix.weight.div_(deviation.view(-1, 1, 1, 1))
+        self.mix.bias.copy_(-mixed.mean((0, 2, 3)) / deviation)
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(b, c, h, w), (b,) -> (b, places)"""
+        x = F.leaky_relu(self.conv1(self.mix(features)), 0.2)
+        if self.group:
+            together = x.float().unflatten(0, (-1, self.group))
+            spread = (together.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3)).repeat_interleave(self.group)
+            x = torch.cat([x, spread.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:]).to(x.dtype)], 1)
+        x = F.leaky_relu(self.conv2(x), 0.2)
+        by_class = (x.float() * self.projection(labels)[:, :, None, None]).sum(1, keepdim=True)
+        return (self.score(x).float() + by_class).flatten(1)
+
+
+class Discriminator(nn.Module):
+    """Picture and class to realness scores, on frozen features of five scales (Projected GAN, Sauer et al. 2021) and on the pixels.
+
+    Features come from a network that was trained on the real training pictures, where the original takes one of ImageNet's: a
+    discriminator that starts from nothing learns too little of what tells the classes apart in the steps that a small set is worth. Channels
+    are mixed at random once, as in the original; scales are not mixed. Two trained blocks look at the pixels: a frozen network alone can be
+    fooled, and was, by a spot in a corner. The coarsest head is also told how much the pictures of a group differ, so that a
+    generator that repeats itself is found out.
+
+    :param n_classes: number of classes
+    :param width: of the feature network; heads have twice as many channels
+    :param batch_size: pictures of one kind, real or generated, that come together
+    """
+
+    def __init__(self, n_classes: int, width: int, batch_size: int) -> None:
+        super().__init__()
+        self.features = FeatureNetwork(width).requires_grad_(False).eval()
+        self.pixels = nn.Sequential(PixelBlock(3, width, first=True), PixelBlock(width, 2 * width))
+        group = math.gcd(batch_size, REPETITION_GROUP)
+        strides = (1, 2, 2, 2, 1, 1)  # maps of half the picture's side and more are halved, which spares three quarters of the work
+        groups = (0, 0, 0, 0, 0, group)
+        self.heads = nn.ModuleList(
+            Head(channels, 2 * width, n_classes, *settings)
+            for channels, *settings in zip((2 * width, *self.features.channels), strides, groups)
+        )
+
+    def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the heads look at.  (b, 3, h, w) in -1..1 -> (b, c, h', w') a head"""
+        return [self.pixels(x), *self.features(x)]
+
+    @torch.no_grad()
+    def calibrate(self, images: torch.Tensor) -> None:
+        """Fit the heads' inputs to the range of what they see of real pictures.  (b, 3, h, w) in -1..1"""
+        for head, features in zip(self.heads, self.maps(images)):
+            head.calibrate(features)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+        """(b, 3, h, w), (b,) -> (b, places) a head"""
+        return [head(features, labels) for head, features in zip(self.heads, self.maps(x))]
