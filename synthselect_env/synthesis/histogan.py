@@ -59,7 +59,7 @@ class HistoGANConfig:
     :param pretraining_steps: of the network that the discriminator looks through, before the first step
     """
 
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 32
     width: int = 32
     latent: int = 64
