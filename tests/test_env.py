@@ -87,7 +87,7 @@ def test_rewards_come_from_retrainings_where_the_bank_has_some(toy: FeatureBank)
     env = gym.make("SynthSelect-PCam-v0").unwrapped
     assert isinstance(env.evaluator, DatamodelEvaluator) and len(env.bank.retrainings.selections) >= 48
     truth, predicted = env.evaluator.figures.log_likelihood, env.evaluator.leave_one_out()
-    assert np.corrcoef(truth, predicted)[0, 1] > 0.8
+    assert np.corrcoef(truth, predicted)[0, 1] > 0.7
     assert isinstance(SyntheticSelectionEnv(toy).evaluator, LinearProbeEvaluator)
     assert isinstance(gym.make("SynthSelect-PCam-v0", evaluator="linear_probe").unwrapped.evaluator, LinearProbeEvaluator)
 
