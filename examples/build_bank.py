@@ -46,8 +46,10 @@ classes = real["train"].classes
 real |= {split: read_class_folders(args.data, split, classes) for split in ("valid", "test")}
 if args.counts:
     real["train"] = real["train"].subset(draw_per_class(real["train"].labels, args.counts, args.seed))
-encoded = {name: EncodedImages.encode(split.pixels(), quality=80) for name, split in tqdm(real.items(), desc="encode")}
-pictures = {name: replace(split, images=encoded[name]) for name, split in real.items()}
+pictures: dict[str, LabelledImages] = {}
+for name, split in real.items():
+    one_by_one = (split.images[i : i + 1].decode()[0] for i in tqdm(range(len(split)), desc=f"encode {name}"))  # sizes may differ
+    pictures[name] = replace(split, images=EncodedImages.encode(one_by_one, quality=80))
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 if args.extractor and args.extractor.exists():
@@ -58,7 +60,7 @@ if args.extractor and args.extractor.exists():
         )
 else:
     config = replace(EXTRACTOR, epochs=args.epochs)
-    config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*encoded["train"][:1].decode().shape[1:3])
+    config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*pictures["train"].images[:1].decode().shape[1:3])
     with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 
         def report(epoch: int, metrics: dict[str, float]) -> None:

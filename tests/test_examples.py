@@ -119,14 +119,15 @@ def test_add_retrainings(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of toy pictures, enlarged to a size that HistoGAN makes."""
+    """Class folders of toy pictures; their sizes differ, as those of patches from several sources do."""
     toy, root = load_bank("toy"), tmp_path_factory.mktemp("patches")
     for name in ("train", "valid", "test"):
         split = getattr(toy, name)
         for i in range(0, len(split), max(1, len(split) // 24)):
             folder = root / name / toy.classes[split.labels[i]]
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(split.images[i]).save(folder / f"{split.ids[i]}.png")
+            side = 12 + i % 5
+            Image.fromarray(split.images[i]).resize((side, side + i % 2)).save(folder / f"{split.ids[i]}.png")
     return root
 
 

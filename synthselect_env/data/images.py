@@ -88,10 +88,10 @@ class EncodedImages(LazyImages):
             digest.update(len(blob).to_bytes(8, "little") + blob)
 
     @classmethod
-    def encode(cls, images: np.ndarray, quality: int = 90) -> EncodedImages:
+    def encode(cls, images: Iterable[np.ndarray], quality: int = 90) -> EncodedImages:
         """Encode pictures as WebP.
 
-        :param images: uint8 (n, h, w, 3)
+        :param images: uint8 (h, w, 3) each; their sizes may differ
         :param quality: WebP quality, 0 to 100
         """
         blobs = []
