@@ -39,7 +39,7 @@ from synthselect_env.evaluators import (
     RetrainEvaluator,
     with_retrainings,
 )
-from synthselect_env.evaluators.datamodel import draw_design
+from synthselect_env.evaluators.ranking import draw_design
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import METRICS
 

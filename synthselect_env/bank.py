@@ -111,6 +111,8 @@ class FeatureBank:
             content.update(np.packbits(self.retrainings.selections, axis=1).tobytes())
             for metric in METRICS:
                 content.update(np.ascontiguousarray(self.retrainings.figures[metric]).tobytes())
+            if self.retrainings.own_log_probability is not None:
+                content.update(self.retrainings.own_log_probability.tobytes())
         return content.hexdigest()
 
     @property

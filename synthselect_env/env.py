@@ -12,7 +12,7 @@ from synthselect_env.bank import N_BATCHES, FeatureBank
 from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import Evaluations, Evaluator, make_evaluator
-from synthselect_env.evaluators.datamodel import label_fit
+from synthselect_env.evaluators.ranking import candidate_fit
 from synthselect_env.metrics import METRICS
 from synthselect_env.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
 from synthselect_env.split import Split
@@ -25,8 +25,8 @@ def observations(bank: FeatureBank, batches: list[np.ndarray], context: bool) ->
     """What an agent sees of each batch.
 
     Features, standardised by the real training split's mean and standard deviation. With ``context``, also the class (one
-    column each), the cosine to the centroid of the own class and to the nearest other one, the log-probability of the label under a
-    linear probe on the real pictures, the logarithm of the atypicality (zeros where it is not known), and a column of ones that
+    column each), the cosine to the centroid of the own class and to the nearest other one, the log-probability of the label
+    (:func:`~synthselect_env.evaluators.ranking.candidate_fit`), the logarithm of the atypicality (zeros where it is not known), and a column of ones that
     tells a candidate from padding. Batches shorter than the longest are padded with rows of zeros.
 
     :param bank: the bank
@@ -42,7 +42,7 @@ def observations(bank: FeatureBank, batches: list[np.ndarray], context: bool) ->
         own = bank.centroid_cosines[np.arange(n), labels]
         other = np.where(classes == 1, -np.inf, bank.centroid_cosines).max(1)
         unlike = np.zeros(n) if bank.atypicality is None else np.log(np.maximum(bank.atypicality, 1e-9))
-        rows = np.column_stack([rows, classes, own, other, label_fit(bank), unlike, np.ones(n)])
+        rows = np.column_stack([rows, classes, own, other, candidate_fit(bank), unlike, np.ones(n)])
     table = np.zeros((len(batches), max(map(len, batches)), rows.shape[1]), np.float32)
     for i, batch in enumerate(batches):
         table[i, : len(batch)] = np.clip(rows[batch], -OBSERVATION_LIMIT, OBSERVATION_LIMIT)

@@ -90,6 +90,8 @@ def write_retrainings(group: h5py.Group, retrainings: Retrainings) -> None:
     group.create_dataset("selections", data=np.packbits(retrainings.selections, axis=1), compression="gzip")
     for metric, values in retrainings.figures.items():
         group.create_dataset(f"figures/{metric}", data=values)
+    if retrainings.own_log_probability is not None:
+        group.create_dataset("own_log_probability", data=retrainings.own_log_probability, compression="gzip", shuffle=True)
     group.attrs["recipe"], group.attrs["pictures"] = json.dumps(retrainings.recipe), retrainings.pictures
 
 
@@ -104,8 +106,9 @@ def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
     try:
         packed, figures = group["selections"][()], {metric: values[()] for metric, values in group["figures"].items()}
         recipe, pictures = json.loads(group.attrs["recipe"]), str(group.attrs["pictures"])
+        own = group["own_log_probability"][()] if "own_log_probability" in group else None
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{where} is not as FeatureBank.save writes it ({error}); retrain again, or delete the group") from error
     if packed.ndim != 2 or packed.shape[1] != (n + 7) // 8:
         raise ValueError(f"{where}/selections is {packed.shape}, not of {n} candidates; retrain again, or delete the group")
-    return Retrainings(np.unpackbits(packed, axis=1, count=n).astype(bool), figures, recipe, pictures)
+    return Retrainings(np.unpackbits(packed, axis=1, count=n).astype(bool), figures, recipe, pictures, own)

@@ -127,12 +127,14 @@ class Retrainings:
     :param figures: metric to (m, e), the last e epochs
     :param recipe: JSON-able facts: how the network was trained, with which seed
     :param pictures: the :attr:`FeatureBank.pictures_digest` of what was trained and scored on
+    :param own_log_probability: float16 (m, n), that of each candidate's label under each of the networks; NaN, or None, where not known
     """
 
     selections: np.ndarray
     figures: dict[str, np.ndarray]
     recipe: dict[str, Any]
     pictures: str
+    own_log_probability: np.ndarray | None = None
 
     def check(self, n: int, where: str) -> None:
         """See whether they are of ``n`` candidates and have all figures.
@@ -149,3 +151,6 @@ class Retrainings:
         wrong = [f"{metric} {values.shape}" for metric, values in self.figures.items() if values.ndim != 2 or len(values) != m]
         if wrong:
             raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong)}")
+        own = self.own_log_probability
+        if own is not None and (own.shape != (m, n) or own.dtype.kind != "f"):
+            raise ValueError(f"{where}/own_log_probability is {own.dtype} {own.shape}, expected floats ({m}, {n})")

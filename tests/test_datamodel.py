@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
 
 from agents.compare import compare
 from synthselect_env import FeatureBank, Split, SyntheticSelectionEnv
 from synthselect_env.embedded import toy_bank
-from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
+from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, ranking, with_retrainings
 from synthselect_env.evaluators import datamodel as room
 from synthselect_env.metrics import METRICS
+from synthselect_env.split import Retrainings
 
 
 class Pretended(Evaluator):
@@ -25,11 +27,25 @@ class Pretended(Evaluator):
         return {"size": (1, 2)}
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        own = self.own(selections)[:, None]
+        return [Evaluations.from_epochs(dict.fromkeys(METRICS, own)) for _ in splits]
+
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        """Real pictures it takes for their label with the log-likelihood; candidates for what they show, some surer than others."""
+        p, rng = np.exp(self.own(selections))[:, None], np.random.default_rng(0)
+        predicted = []
+        for split in splits:
+            shown = split.labels if split.flaw is None else split.labels ^ (split.flaw > 0)
+            doubt = 0 if split.flaw is None else rng.normal(0, 0.3, len(split))
+            log_odds = (np.log(p / (1 - p)) + doubt) * (2 * shown - 1)  # (k, m)
+            predicted.append(np.stack([-np.logaddexp(0, log_odds), -np.logaddexp(0, -log_odds)], 2).astype(np.float32))
+        return predicted
+
+    def own(self, selections: np.ndarray) -> np.ndarray:
         sound, real = self.bank.candidates.flaw == 0, len(self.bank.train)
         size = real + selections.sum(1)
         values = -0.5 - 0.6 * (selections & ~sound).sum(1) / size + 0.05 * np.log((real + (selections & sound).sum(1)) / real)
-        noise = np.random.default_rng(int(selections.sum())).normal(0, 0.005, len(selections))
-        return [Evaluations.from_epochs(dict.fromkeys(METRICS, (values + noise)[:, None])) for _ in splits]
+        return values + np.random.default_rng(int(selections.sum())).normal(0, 0.005, len(selections))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +59,7 @@ def datamodel(bank: FeatureBank) -> DatamodelEvaluator:
 
 
 def test_predicts_retrainings_that_it_has_not_seen(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
-    others = room.draw_design(bank, 60, seed=1)
+    others = ranking.draw_design(bank, 60, seed=1)
     truth = Pretended(bank).evaluate(others, 0).log_likelihood
     assert spearmanr(datamodel.evaluate(others, 0).log_likelihood, truth)[0] > 0.8
     assert spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0] > 0.7
@@ -77,7 +93,7 @@ def test_leave_one_out_is_refitting_without(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_credit_is_the_derivative(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
-    selection = room.draw_design(bank, 4, seed=2)[2:3]
+    selection = ranking.draw_design(bank, 4, seed=2)[2:3]
     credit = datamodel.credit(selection, 0)[0]
     weights, intercept, _ = datamodel._fits["log_likelihood"]
     for i in (0, 3, 250, 399):
@@ -87,14 +103,14 @@ def test_credit_is_the_derivative(bank: FeatureBank, datamodel: DatamodelEvaluat
 
 
 def test_design_covers_sizes_and_ranks(bank: FeatureBank) -> None:
-    design, ranks = room.draw_design(bank, 48, seed=0), room.candidate_ranks(bank)
-    assert (design == room.draw_design(bank, 48, seed=0)).all() and not design[0].any() and design[1].all()
+    design, ranks = ranking.draw_design(bank, 48, seed=0), ranking.candidate_ranks(bank)
+    assert (design == ranking.draw_design(bank, 48, seed=0)).all() and not design[0].any() and design[1].all()
     rates, means = design.mean(1)[2:], np.array([ranks[mask].mean() for mask in design[2:]])
     assert rates.min() < 0.2 and rates.max() > 0.6 and means.min() < 0.45 and means.max() > 0.7
 
 
 def test_contract(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
-    masks = room.draw_design(bank, 5, seed=3)
+    masks = ranking.draw_design(bank, 5, seed=3)
     together = datamodel.evaluate(masks, 0)
     assert pickle.loads(pickle.dumps(datamodel)).evaluate(masks, 9).accuracy == pytest.approx(together.accuracy)
     assert datamodel.evaluate(masks[2:3], 0).brier == pytest.approx(together.brier[2:3])
@@ -107,7 +123,7 @@ def test_retrainings_are_kept_with_the_bank(datamodel: DatamodelEvaluator, tmp_p
     datamodel.bank.save(tmp_path / "bank.h5")
     loaded = FeatureBank.load(tmp_path / "bank.h5")
     assert "retrainings    40" in loaded.describe()
-    masks = room.draw_design(datamodel.bank, 5, seed=3)
+    masks = ranking.draw_design(datamodel.bank, 5, seed=3)
     assert (DatamodelEvaluator(loaded).evaluate(masks, 0).accuracy == datamodel.evaluate(masks, 0).accuracy).all()
     assert len(with_retrainings(loaded, Pretended(loaded), masks).retrainings.selections) == 45
     more = with_retrainings(loaded, Pretended(loaded), 5).retrainings.selections  # the draw goes on, nothing comes twice
@@ -166,11 +182,48 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
 
 def test_ranks_go_by_label_and_looks(bank: FeatureBank) -> None:
     """Of two candidates with the same fit the more typical one ranks higher; without looks the fit decides alone."""
-    assert np.array_equal(np.argsort(room.candidate_ranks(bank)), np.argsort(room.label_fit(bank), kind="stable"))
+    assert np.array_equal(np.argsort(ranking.candidate_ranks(bank)), np.argsort(ranking.label_fit(bank), kind="stable"))
     rng = np.random.default_rng(0)
     real, pool = rng.normal(size=(24, 2)), rng.normal(size=(400, 2))
     pool[::2] *= 50
     seen = replace(bank, train=replace(bank.train, appearance=real), candidates=replace(bank.candidates, appearance=pool))
-    scores = room.label_fit(bank) - np.log(seen.atypicality)
-    assert np.array_equal(np.argsort(room.candidate_ranks(seen)), np.argsort(scores, kind="stable"))
-    assert room.candidate_ranks(seen)[1::2].mean() > room.candidate_ranks(seen)[::2].mean() + 0.2
+    scores = ranking.label_fit(bank) - np.log(seen.atypicality)
+    assert np.array_equal(np.argsort(ranking.candidate_ranks(seen)), np.argsort(scores, kind="stable"))
+    assert ranking.candidate_ranks(seen)[1::2].mean() > ranking.candidate_ranks(seen)[::2].mean() + 0.2
+
+
+def test_out_of_bag_fit(bank: FeatureBank) -> None:
+    """By hand: the mean over the networks that a candidate was kept from, the better ones weighing more."""
+    n, rng = len(bank.candidates), np.random.default_rng(0)
+    selections, own = rng.random((6, n)) < 0.6, np.log(rng.uniform(0.01, 1, (6, n))).astype(np.float16)
+    selections[:, 7], own[2] = True, np.nan
+    figures = {m: np.linspace(-0.6, -0.5, 6)[:, None] for m in METRICS}
+    seen = replace(bank, retrainings=Retrainings(selections, figures, {}, bank.pictures_digest, own))
+    fit = ranking.out_of_bag_fit(seen)
+    for i in range(n):
+        rows = [j for j in range(6) if not selections[j, i] and j != 2]
+        weights = [np.exp(ranking.SHARPNESS * figures["log_likelihood"][j, 0]) for j in rows]
+        expected = np.log(np.average(np.exp(own[rows, i].astype(float)), weights=weights)) if rows else np.nan
+        assert fit[i] == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(fit[7]) and ranking.candidate_fit(seen)[7] == ranking.label_fit(seen)[7]
+    assert ranking.out_of_bag_fit(bank) is None and np.array_equal(ranking.candidate_fit(bank), ranking.label_fit(bank))
+
+
+def test_retrainings_tell_of_candidates(bank: FeatureBank, datamodel: DatamodelEvaluator, tmp_path: Path) -> None:
+    """The networks know which labels are wrong, so candidates rank better than by the probe; the design does not move."""
+    sound = bank.candidates.flaw == 0
+    before, after = (roc_auc_score(sound, ranking.fit_and_looks(b)) for b in (bank, datamodel.bank))
+    assert after > before + 0.02
+    assert np.array_equal(ranking.draw_design(bank, 9, 0), ranking.draw_design(datamodel.bank, 9, 0))
+    datamodel.bank.save(tmp_path / "bank.h5")
+    assert np.array_equal(
+        FeatureBank.load(tmp_path / "bank.h5").retrainings.own_log_probability, datamodel.bank.retrainings.own_log_probability
+    )
+
+    silent = replace(datamodel.bank, retrainings=replace(datamodel.bank.retrainings, own_log_probability=None))
+    assert silent.digest != datamodel.bank.digest
+    more = with_retrainings(silent, Pretended(bank), 5)  # of the former 40 it stays unknown
+    assert np.isnan(more.retrainings.own_log_probability[:40]).all() and np.isfinite(more.retrainings.own_log_probability[40:]).all()
+    assert np.isfinite(ranking.candidate_fit(more)).all()
+    with pytest.raises(ValueError, match=r"own_log_probability is int64 \(40, 400\), expected floats"):
+        replace(bank, retrainings=replace(datamodel.bank.retrainings, own_log_probability=np.zeros((40, 400), int)))

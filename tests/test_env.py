@@ -27,7 +27,7 @@ from synthselect_env.evaluators import (
     LinearProbeEvaluator,
     ParallelEvaluator,
 )
-from synthselect_env.evaluators.datamodel import label_fit
+from synthselect_env.evaluators.ranking import label_fit
 from synthselect_env.metrics import METRICS
 from synthselect_env.registration import ENV_IDS
 from synthselect_env.rewards import REWARDS

@@ -10,7 +10,7 @@ from agents.selectors.base import RatioSelector, best_of_each_class
 from agents.selectors.valuation import class_log_probabilities
 from synthselect_env import FeatureBank
 from synthselect_env.compute import seeded
-from synthselect_env.evaluators.datamodel import ranking_probe
+from synthselect_env.evaluators.ranking import ranking_probe
 
 MAX_DISTANCE = 2.0
 """Of cosines."""

@@ -9,21 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from synthselect_env.bank import FeatureBank
 from synthselect_env.evaluators.base import Evaluations, Evaluator
-from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
-from synthselect_env.metrics import METRICS
+from synthselect_env.evaluators.ranking import candidate_ranks, draw_design
+from synthselect_env.metrics import METRICS, classification_metrics
 from synthselect_env.split import Retrainings, Split
 
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
-
-RANKING_COMPONENTS, RANKING_RIDGE = 32, 1.0
-"""The probe that ranks candidates. Fixed, and not the evaluator's defaults: retrainings are kept by the selections drawn with it."""
-
-RATE, TILT, CLASS_TILT = (-3.0, 1.5), (-2.0, 6.0), 0.5
-"""Ranges of a design selection's log-odds: overall, by rank, and standard deviation by class. See :func:`draw_design`."""
 
 
 class DatamodelEvaluator(Evaluator):
@@ -31,7 +26,7 @@ class DatamodelEvaluator(Evaluator):
 
     After the datamodels of Ilyas et al. (2022, arXiv:2202.00622), which regress a network's output on the presence of each training
     picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
-    fits and how much they look like real pictures (:func:`fit_and_looks`); a training set is described by the shares that
+    fits and how much they look like real pictures (:func:`~synthselect_env.evaluators.ranking.fit_and_looks`); a training set is described by the shares that
     candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real ones, and by the
     logarithm of its size. Each metric of the last epoch is a ridge regression on these, with the penalty chosen by leave-one-out error.
 
@@ -139,7 +134,8 @@ def with_retrainings(
 
     :param bank: the bank
     :param retrain: does the retrainings, best a :class:`CachedEvaluator` of a :class:`RetrainEvaluator`
-    :param selections: what to retrain on, bool (k, n), or how many selections to draw for the purpose (:func:`draw_design`)
+    :param selections: what to retrain on, bool (k, n), or how many selections to draw for the purpose
+        (:func:`~synthselect_env.evaluators.ranking.draw_design`)
     :param seed: of the draw, which goes on where the bank's own stops, and of all retrainings (common random numbers)
     :param on_retraining: called with the number of retrainings done
     :raises ValueError: when the bank's own retrainings are of another recipe, seed, or other pictures, or ``retrain`` is another bank's
@@ -160,66 +156,27 @@ def with_retrainings(
         raise ValueError(
             f"{bank.source}: its retrainings are of other pictures or labels; drop them: dataclasses.replace(bank, retrainings=None)"
         )
-    parts = [] if before is None else [Evaluations.from_epochs(before.figures)]
-    step = retrain.batch_size
+    n, labels, step = len(bank.candidates), bank.candidates.labels, retrain.batch_size
+    own = np.zeros((0, n), np.float16)
+    parts = [] if before is None else [{m: before.figures[m][:, -1:] for m in METRICS}]
     for start in range(0, len(selections), step):
-        parts.append(retrain.evaluate(selections[start : start + step], seed))
+        seen, pool = retrain.predict_on(selections[start : start + step], seed, bank.valid, bank.candidates)
+        scored = classification_metrics(torch.from_numpy(seen), torch.from_numpy(bank.valid.labels))
+        parts.append({m: values.double().numpy()[:, None] for m, values in scored.items()})
+        own = np.concatenate([own, pool[:, np.arange(n), labels].astype(np.float16)])
         if on_retraining:
-            on_retraining(min(start + step, len(selections)))
-    both = selections if before is None else np.concatenate([before.selections, selections])
-    figures = Evaluations.concatenate(parts).epochs
-    return replace(bank, retrainings=Retrainings(both, figures, recipe, bank.pictures_digest))
-
-
-def ranking_probe(bank: FeatureBank) -> LinearProbeEvaluator:
-    """The linear probe that ranks candidates, fitted to the real pictures alone."""
-    return LinearProbeEvaluator(bank, n_components=RANKING_COMPONENTS, ridge=RANKING_RIDGE, device="cpu")
-
-
-def label_fit(bank: FeatureBank) -> np.ndarray:
-    """Log-probability of each candidate's label under a probe on the real pictures alone.  (n,)"""
-    return ranking_probe(bank).own_log_probability(bank.candidates)
-
-
-def fit_and_looks(bank: FeatureBank) -> np.ndarray:
-    """How well each candidate's label fits what it shows, and its looks those of real pictures.  (n,)
-
-    The logarithm of the probability of its label under a probe on the real pictures, less that of its atypicality where that is known.
-    On banks of known truth it tells sound candidates from others with an area under the curve of .75 (pcam-planted; label fit alone .72)
-    and .79 (cervical; .68).
-    """
-    fit = label_fit(bank)
-    return fit if bank.atypicality is None else fit - np.log(np.maximum(bank.atypicality, 1e-9))
-
-
-def candidate_ranks(bank: FeatureBank) -> np.ndarray:
-    """Rank of each candidate in the pool by :func:`fit_and_looks`, 0 to 1.  (n,)"""
-    order = np.argsort(fit_and_looks(bank), kind="stable")
-    ranks = np.empty(len(order))
-    ranks[order] = np.linspace(0, 1, len(order))
-    return ranks
+            on_retraining(len(own))
+    if before is not None:
+        unknown = np.full(before.selections.shape, np.nan, np.float16)
+        own = np.concatenate([unknown if before.own_log_probability is None else before.own_log_probability, own])
+        selections = np.concatenate([before.selections, selections])
+    figures = {m: np.concatenate([part[m] for part in parts]) for m in METRICS}
+    return replace(bank, retrainings=Retrainings(selections, figures, recipe, bank.pictures_digest, own))
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """Without what changes rounding only."""
     return {key: value for key, value in recipe.items() if key not in ("device", "bfloat16")}
-
-
-def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
-    """Selections from which a datamodel learns most: of all sizes, and tilted towards low or high ranks and to either class.
-
-    :param bank: the bank
-    :param k: how many; the first is empty and the second is the whole pool
-    :param seed: of the draw
-    :return: bool (k, n)
-    """
-    rng, n = np.random.default_rng(seed), len(bank.candidates)
-    ranks, labels = 2 * candidate_ranks(bank) - 1, bank.candidates.labels
-    selections = [np.zeros(n, bool), np.ones(n, bool)]
-    for _ in range(k - 2):
-        log_odds = rng.uniform(*RATE) + rng.uniform(*TILT) * ranks + rng.normal(0, CLASS_TILT, len(bank.classes))[labels]
-        selections.append(rng.random(n) < 1 / (1 + np.exp(-log_odds)))
-    return np.stack(selections[:k])
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:

@@ -109,9 +109,15 @@ class RetrainEvaluator(Evaluator):
             self._training = self._pixels(self.bank.train, self.bank.candidates), self._pixels(self.bank.valid)
         return self._training
 
+    def _known_pixels(self, split: Split) -> torch.Tensor:
+        """A split's pictures, those that lie on the device already without decoding them again."""
+        if self.is_valid(split):
+            return self._data[1]
+        return self._data[0][len(self.bank.train) :] if split is self.bank.candidates else self._pixels(split)
+
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, one retraining after the other."""
-        scored = [None if self.is_valid(split) else self._pixels(split) for split in splits]
+        scored = [None if self.is_valid(split) else self._known_pixels(split) for split in splits]
         histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
         for classifier in self.classifiers(selections, seed):
             for history, split, pixels in zip(histories, splits, scored):
@@ -120,7 +126,7 @@ class RetrainEvaluator(Evaluator):
 
     def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
         """Log-probabilities after each of k retrainings.  float32 (k, m, c), a split each"""
-        scored = [self._data[1] if self.is_valid(split) else self._pixels(split) for split in splits]
+        scored = [self._known_pixels(split) for split in splits]
         predicted: list[list[np.ndarray]] = [[] for _ in splits]
         for classifier in self.classifiers(selections, seed, scored_epochs=0):
             for part, pixels in zip(predicted, scored):

@@ -209,11 +209,13 @@ class Head(nn.Module):
     @torch.no_grad()
     def calibrate(self, features: torch.Tensor) -> None:
         """Scale the random mixture so that these features have zero mean and unit variance in each channel.  (b, c, h, w)"""
-        self.mix.bias.zero_()
+        weight, bias = self.mix.weight, self.mix.bias
+        assert bias is not None
+        bias.zero_()
         mixed = self.mix(features).float()
         deviation = mixed.std((0, 2, 3)).clamp_min(1e-6)
-        self.mix.weight.div_(deviation.view(-1, 1, 1, 1))
-        self.mix.bias.copy_(-mixed.mean((0, 2, 3)) / deviation)
+        weight.div_(deviation.view(-1, 1, 1, 1))
+        bias.copy_(-mixed.mean((0, 2, 3)) / deviation)
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(b, c, h, w), (b,) -> (b, places)"""
@@ -261,7 +263,7 @@ class Discriminator(nn.Module):
     def calibrate(self, images: torch.Tensor) -> None:
         """Fit the heads' inputs to the range of what they see of real pictures.  (b, 3, h, w) in -1..1"""
         for head, features in zip(self.heads, self.maps(images)):
-            head.calibrate(features)
+            head.calibrate(features)  # type: ignore[operator]
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
         """(b, 3, h, w), (b,) -> (b, places) a head"""
