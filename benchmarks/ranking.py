@@ -3,8 +3,8 @@
     python benchmarks/ranking.py --bank pcam-planted
 
 On a bank of known truth, for each way to rank candidates: the area under the curve of its score against the truth, over all flaws and for
-each; the share of sound ones in the better half of each class; and that half's gain over no candidates on the test split, ResNet18 with the shorter side at 32 pixels, one retraining a seed. Finished retrainings are
-kept in runs/.
+each; the share of sound ones in the better half of each class; and that half's gain over no candidates on the test split, ResNet18 with the
+shorter side at 32 pixels, one retraining a seed. Finished retrainings are kept in runs/.
 """
 
 import argparse
