@@ -64,7 +64,7 @@ class FitAndLooksSelector(RatioSelector):
     name = "fit and looks"
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Logarithm of the own label's probability, less that of the atypicality; nothing here is random."""
+        """Logarithm of the own label's probability, by retrained networks where the bank tells, less that of the atypicality."""
         return fit_and_looks(bank)
 
 

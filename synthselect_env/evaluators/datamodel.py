@@ -26,9 +26,10 @@ class DatamodelEvaluator(Evaluator):
 
     After the datamodels of Ilyas et al. (2022, arXiv:2202.00622), which regress a network's output on the presence of each training
     picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
-    fits and how much they look like real pictures (:func:`~synthselect_env.evaluators.ranking.fit_and_looks`); a training set is described by the shares that
-    candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real ones, and by the
-    logarithm of its size. Each metric of the last epoch is a ridge regression on these, with the penalty chosen by leave-one-out error.
+    fits and how much they look like real pictures (:func:`~synthselect_env.evaluators.ranking.fit_and_looks`); a training set is
+    described by the shares that candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real
+    ones, and by the logarithm of its size. Each metric of the last epoch is a ridge regression on these, with the penalty chosen by
+    leave-one-out error.
 
     Measured (benchmarks/probe_fidelity.py, planted flaws, ResNet18): Spearman .957 with the retrained test log-likelihood of 48 random
     selections, fitted to 48 others; the best linear probe .83, the default one .21. A policy trained by PPO on it gained 1.5 ± .5 points
@@ -131,6 +132,9 @@ def with_retrainings(
     on_retraining: Callable[[int], None] | None = None,
 ) -> FeatureBank:
     """The bank with further retrainings beside those that it has.
+
+    Each network is scored on the validation split, and says what it takes each candidate for, from which
+    :func:`~synthselect_env.evaluators.ranking.out_of_bag_fit` learns how well labels fit.
 
     :param bank: the bank
     :param retrain: does the retrainings, best a :class:`CachedEvaluator` of a :class:`RetrainEvaluator`
