@@ -188,7 +188,7 @@ class TestContract:
     def test_predictions_are_behind_the_figures(self, toy: FeatureBank, name: str) -> None:
         """By scikit-learn's metrics, which know nothing of this project's."""
         ours, masks = evaluator(name, toy), selections(toy, 2)
-        splits = (toy.valid, toy.test)
+        splits = (toy.valid, toy.test, toy.candidates)
         for split, predicted, figures in zip(splits, ours.predict_on(masks, 3, *splits), ours.evaluate_on(masks, 3, *splits)):
             assert predicted.shape == (2, len(split), 2) and predicted.dtype == np.float32
             assert np.exp(predicted).sum(2) == pytest.approx(1, abs=1e-5)
