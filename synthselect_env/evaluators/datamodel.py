@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,33 @@ from synthselect_env.split import Retrainings, Split
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
 
+POWERS = (1.0, 1.5, 2.0)
+"""Of the shares; chosen likewise. A network shrugs off a few wrong labels and learns many, so that harm grows faster than their share."""
+
+LEAST_LOSS = 1e-6
+"""Which keeps the logarithm of a loss finite."""
+
+
+class _Fit(NamedTuple):
+    """A ridge regression."""
+
+    weights: np.ndarray
+    intercept: float
+    left_out: np.ndarray
+    """What it predicts for each row when it is fitted without."""
+    power: float = 1.0
+
+
+class _Parts(NamedTuple):
+    """What k training sets are made of."""
+
+    size: np.ndarray
+    """(k, 1)"""
+    class_shares: np.ndarray
+    """(k, c)"""
+    shares: np.ndarray
+    """Of candidates near each rank.  (k, n_knots)"""
+
 
 class DatamodelEvaluator(Evaluator):
     """Predicts a full retraining's validation figures from what the training set is made of, thousands a second.
@@ -28,8 +55,13 @@ class DatamodelEvaluator(Evaluator):
     picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
     fits and how much they look like real pictures (:func:`~synthselect_env.evaluators.ranking.fit_and_looks`); a training set is
     described by the shares that candidates near each of ``n_knots`` ranks have in it, by how far its classes' shares are from the real
-    ones, and by the logarithm of its size. Each metric of the last epoch is a ridge regression on these, with the penalty chosen by
+    ones, and by the logarithm of its size. Each metric of the last epoch is a ridge regression on these, the log-likelihood by the
+    logarithm of the loss, which cannot fall below nothing; the penalty and the power to which shares are raised are chosen by
     leave-one-out error.
+
+    Measured (the embedded banks, leave-one-out correlation of the log-likelihood): pcam-planted .986, by shares and losses as they are .958;
+    cervical .934 and .920; pcam .76 with either. Of what it promises the better half of pcam-planted, +.258, retraining keeps +.156
+    on the validation split; before it promised +.326.
 
     Measured (benchmarks/probe_fidelity.py, planted flaws, ResNet18): Spearman .957 with the retrained test log-likelihood of 48 random
     selections, fitted to 48 others; the best linear probe .83, the default one .21. A policy trained by PPO on it gained 1.5 ± .5 points
@@ -67,19 +99,19 @@ class DatamodelEvaluator(Evaluator):
         self._hats = np.maximum(0, 1 - np.abs(ranks[:, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, n_knots)
         self._classes = np.eye(len(bank.classes))[bank.candidates.labels]
         self._real = np.bincount(bank.train.labels, minlength=len(bank.classes)).astype(float)
-        described = self._describe(self.selections.astype(float))
-        self._fits = {m: _ridge(described, getattr(self.figures, m)) for m in METRICS}
+        parts = self._parts(self.selections.astype(float))
+        self._fits = {m: self._fitted(parts, _linked(m, getattr(self.figures, m))) for m in METRICS}
 
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         content = hashlib.sha256(np.packbits(self.selections, axis=1).tobytes())
         for metric in METRICS:
             content.update(getattr(self.figures, metric).tobytes())
-        return {"n_knots": self.n_knots, "retrainings": content.hexdigest()}
+        return {"n_knots": self.n_knots, "powers": POWERS, "retrainings": content.hexdigest()}
 
     def leave_one_out(self, metric: str = "log_likelihood") -> np.ndarray:
         """What a datamodel without it predicts for each of the retrainings.  (m,)"""
-        return self._fits[metric][2]
+        return _unlinked(metric, self._fits[metric].left_out)
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Predict the validation figures of k selections; the seed changes nothing.
@@ -88,8 +120,8 @@ class DatamodelEvaluator(Evaluator):
         """
         if not all(self.is_valid(split) for split in splits):
             raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
-        described = self._describe(self.checked(selections).astype(float))
-        predicted = {m: (b + described @ w)[:, None] for m, (w, b, _) in self._fits.items()}
+        parts = self._parts(self.checked(selections).astype(float))
+        predicted = {m: _unlinked(m, self._linear(fit, parts))[:, None] for m, fit in self._fits.items()}
         return [Evaluations.from_epochs(predicted) for _ in splits]
 
     def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
@@ -103,25 +135,41 @@ class DatamodelEvaluator(Evaluator):
         """
         if split is not None and not self.is_valid(split):
             raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
-        weights = self.checked(selections).astype(float)
-        size, class_shares = self._shares(weights)
-        w = self._fits["log_likelihood"][0]
-        hats, balance, growth = w[: self.n_knots], w[-2], w[-1]
-        deviation = 2 * (class_shares - self._real / self._real.sum())  # (k, c)
-        own = self._hats @ hats + balance * deviation @ self._classes.T  # (k, n)
-        mean = weights @ (self._hats @ hats) / size[:, 0] + balance * (deviation * class_shares).sum(1)
-        return (own - mean[:, None] + growth) / size
+        fit, parts = self._fits["log_likelihood"], self._parts(self.checked(selections).astype(float))
+        steepness = fit.power * parts.shares ** (fit.power - 1) * fit.weights[: self.n_knots]  # (k, n_knots)
+        balance, growth = fit.weights[-2:]
+        deviation = 2 * (parts.class_shares - self._real / self._real.sum())  # (k, c)
+        own = steepness @ self._hats.T + balance * deviation @ self._classes.T  # (k, n)
+        mean = (steepness * parts.shares).sum(1) + balance * (deviation * parts.class_shares).sum(1)
+        outer = -np.exp(self._linear(fit, parts))  # of the link
+        return outer[:, None] * (own - mean[:, None] + growth) / parts.size
 
-    def _shares(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Size of the training sets (k, 1), and their classes' shares (k, c)."""
+    def _parts(self, weights: np.ndarray) -> _Parts:
+        """What training sets are made of.  (k, n)"""
         size = self._real.sum() + weights.sum(1, keepdims=True)
-        return size, (self._real + weights @ self._classes) / size
+        return _Parts(size, (self._real + weights @ self._classes) / size, weights @ self._hats / size)
 
-    def _describe(self, weights: np.ndarray) -> np.ndarray:
-        """What the regression sees of training sets.  (k, n) -> (k, n_knots + 2)"""
-        size, class_shares = self._shares(weights)
-        imbalance = ((class_shares - self._real / self._real.sum()) ** 2).sum(1, keepdims=True)
-        return np.concatenate([weights @ self._hats / size, imbalance, np.log(size / self._real.sum())], axis=1)
+    def _describe(self, parts: _Parts, power: float) -> np.ndarray:
+        """What the regression sees of training sets.  (k, n_knots + 2)"""
+        imbalance = ((parts.class_shares - self._real / self._real.sum()) ** 2).sum(1, keepdims=True)
+        return np.concatenate([parts.shares**power, imbalance, np.log(parts.size / self._real.sum())], axis=1)
+
+    def _fitted(self, parts: _Parts, values: np.ndarray) -> _Fit:
+        """The regression with the power that predicts best when left out."""
+        fits = [_ridge(self._describe(parts, power), values)._replace(power=power) for power in POWERS]
+        return min(fits, key=lambda fit: ((fit.left_out - values) ** 2).sum())
+
+    def _linear(self, fit: _Fit, parts: _Parts) -> np.ndarray:
+        return fit.intercept + self._describe(parts, fit.power) @ fit.weights
+
+
+def _linked(metric: str, values: np.ndarray) -> np.ndarray:
+    """In the unit in which effects add up."""
+    return np.log(np.maximum(-values, LEAST_LOSS)) if metric == "log_likelihood" else values
+
+
+def _unlinked(metric: str, values: np.ndarray) -> np.ndarray:
+    return -np.exp(values) if metric == "log_likelihood" else values
 
 
 def with_retrainings(
@@ -183,8 +231,8 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in ("device", "bfloat16")}
 
 
-def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """Coefficients, intercept, and leave-one-out predictions of the ridge regression that predicts best when left out."""
+def _ridge(x: np.ndarray, y: np.ndarray) -> _Fit:
+    """The regression with the penalty that predicts best when left out."""
     mean, std = x.mean(0), x.std(0) + 1e-9
     z, centred, n = (x - mean) / std, y - y.mean(), len(y)
     best: tuple[float, np.ndarray, np.ndarray] | None = None
@@ -194,4 +242,4 @@ def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]
         if best is None or (errors**2).mean() < best[0]:
             best = (errors**2).mean(), solved @ centred / std, y - errors
     assert best is not None
-    return best[1], float(y.mean() - mean @ best[1]), best[2]
+    return _Fit(best[1], float(y.mean() - mean @ best[1]), best[2])
