@@ -56,7 +56,8 @@ class FitAndLooksSelector(RatioSelector):
     """Adds the candidates whose label fits and that look like real pictures: what the datamodel ranks candidates by.
 
     Ours. A classifier's confidence tells wrong labels, and is blind to blur, faded stains and tears; a picture's low-level statistics
-    (:func:`~synthselect_env.data.appearance`) tell these and nothing of labels. Where a bank has no appearances, it is the order of confidence.
+    (:func:`~synthselect_env.data.appearance`) tell these and nothing of labels. How well labels fit, the networks of
+    the bank's retrainings say that were not trained on a candidate. Where a bank has neither, it is the order of confidence.
 
     :param ratio: see :class:`RatioSelector`
     """
