@@ -54,6 +54,11 @@ def literal(text: str) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as the format that the path's suffix names."""
+    """Write a figure as the format that the path's suffix names.
+
+    :raises ValueError: when it has no suffix
+    """
+    if not Path(path).suffix:
+        raise ValueError(f"{path}: name the picture's format by a suffix, .png or .svg")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
