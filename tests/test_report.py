@@ -250,6 +250,8 @@ def test_charts_show_the_figures(toy: FeatureBank, tmp_path: Path) -> None:
     best = max((i for i in range(64) if toy.candidates.labels[i] == 0), key=lambda i: chosen.scores[i])
     assert figure.axes[0].texts[0].get_text() == f"{chosen.scores[best]:.3g}\n{chosen.ids[best]}" and len(figure.axes) == 4
     save_figure(figure, tmp_path / "wanted.png")
+    with pytest.raises(ValueError, match="name the picture's format by a suffix"):
+        save_figure(figure, tmp_path / "wanted")
 
 
 def test_plane_is_that_of_a_singular_value_decomposition() -> None:
