@@ -18,7 +18,7 @@ from synthselect_env.classifier import QUICK
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator
-from synthselect_env.evaluators.ranking import candidate_fit, label_fit
+from synthselect_env.evaluators.ranking import candidate_fit, label_fit, looks
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,14 +28,14 @@ if __name__ == "__main__":
     args = parser.parse_args()
     bank = resolve_bank(args.bank)
     flaw, labels, nothing = bank.candidates.flaw, bank.candidates.labels, np.zeros(len(bank.candidates), bool)
-    if flaw is None or bank.atypicality is None:
+    likeness = looks(bank)
+    if flaw is None or likeness is None:
         parser.error(f"{args.bank} must know the truth and how its pictures look; pcam-planted and cervical do")
-    looks = -np.log(np.maximum(bank.atypicality, 1e-9))
     fits = {"probe": label_fit(bank)}
     if bank.retrainings is not None and bank.retrainings.own_log_probability is not None:
         fits["out of bag"] = candidate_fit(bank)
-    scores = {"looks": looks} | {
-        f"fit, {name}{more}": fit + weight * looks
+    scores = {"looks": likeness} | {
+        f"fit, {name}{more}": fit + weight * likeness
         for name, fit in fits.items()
         for more, weight in (("", 0), (" + looks", 1), (" + looks / 2", 0.5))
     }

@@ -12,7 +12,7 @@ from synthselect_env.bank import N_BATCHES, FeatureBank
 from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import Evaluations, Evaluator, make_evaluator
-from synthselect_env.evaluators.ranking import candidate_fit
+from synthselect_env.evaluators.ranking import candidate_fit, looks
 from synthselect_env.metrics import METRICS
 from synthselect_env.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
 from synthselect_env.split import Split
@@ -41,7 +41,8 @@ def observations(bank: FeatureBank, batches: list[np.ndarray], context: bool) ->
         classes = np.eye(len(bank.classes))[labels]
         own = bank.centroid_cosines[np.arange(n), labels]
         other = np.where(classes == 1, -np.inf, bank.centroid_cosines).max(1)
-        unlike = np.zeros(n) if bank.atypicality is None else np.log(np.maximum(bank.atypicality, 1e-9))
+        likeness = looks(bank)
+        unlike = np.zeros(n) if likeness is None else -likeness
         rows = np.column_stack([rows, classes, own, other, candidate_fit(bank), unlike, np.ones(n)])
     table = np.zeros((len(batches), max(map(len, batches)), rows.shape[1]), np.float32)
     for i, batch in enumerate(batches):

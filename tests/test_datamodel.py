@@ -100,16 +100,16 @@ def test_credit_is_the_derivative(bank: FeatureBank, datamodel: DatamodelEvaluat
     assert fit.power == power
     for i in (0, 3, 250, 399):
         step = 1e-4 * (np.arange(400) == i)
-        up, down = (-np.exp(model._linear(fit, model._parts(selection + s))) for s in (step, -step))
+        up, down = (-np.exp(fit.linear(model._describe(model._parts(selection + s)))) for s in (step, -step))
         assert credit[i] == pytest.approx((up - down)[0] / 2e-4, rel=1e-4)
 
 
 def test_the_power_is_the_one_that_the_retrainings_follow(datamodel: DatamodelEvaluator) -> None:
     """On figures made by it, each power is found again, and leaves nothing unexplained."""
-    parts = datamodel._parts(datamodel.selections.astype(float))
+    described = datamodel._describe(datamodel._parts(datamodel.selections.astype(float)))
     for power in room.POWERS:
-        values = datamodel._describe(parts, power) @ np.array([-0.9, -0.5, 0.1, 0.4, 0.6, 0.0, 0.1])
-        fit = datamodel._fitted(parts, values)
+        values = described[power] @ np.array([-0.9, -0.5, 0.1, 0.4, 0.6, 0.0, 0.1])
+        fit = room._fitted(described, values)
         assert fit.power == power and np.corrcoef(fit.left_out, values)[0, 1] > 0.99
 
 

@@ -36,6 +36,10 @@ class _Fit(NamedTuple):
     """What it predicts for each row when it is fitted without."""
     power: float = 1.0
 
+    def linear(self, described: dict[float, np.ndarray]) -> np.ndarray:
+        """What it predicts for what :meth:`DatamodelEvaluator._describe` says.  (k,)"""
+        return self.intercept + described[self.power] @ self.weights
+
 
 class _Parts(NamedTuple):
     """What k training sets are made of."""
@@ -63,7 +67,7 @@ class DatamodelEvaluator(Evaluator):
     cervical .934 and .920; pcam .76 with either. Of what it promises the better half of pcam-planted, +.258, retraining keeps +.156
     on the validation split; before it promised +.326.
 
-    Measured (benchmarks/probe_fidelity.py, planted flaws, ResNet18): Spearman .957 with the retrained test log-likelihood of 48 random
+    Measured before it knew looks, out-of-bag fits and powers (benchmarks/probe_fidelity.py, planted flaws, ResNet18): Spearman .957 with the retrained test log-likelihood of 48 random
     selections, fitted to 48 others; the best linear probe .83, the default one .21. A policy trained by PPO on it gained 1.5 ± .5 points
     of test accuracy, .1 ± .3 on a probe; every sound candidate and no other gains 3.0 ± 1.1. What it promises before it is corrected is
     more than is kept: a log-likelihood of +.136 against +.095 on the validation split and +.058 on the test split.
@@ -99,8 +103,8 @@ class DatamodelEvaluator(Evaluator):
         self._hats = np.maximum(0, 1 - np.abs(ranks[:, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, n_knots)
         self._classes = np.eye(len(bank.classes))[bank.candidates.labels]
         self._real = np.bincount(bank.train.labels, minlength=len(bank.classes)).astype(float)
-        parts = self._parts(self.selections.astype(float))
-        self._fits = {m: self._fitted(parts, _linked(m, getattr(self.figures, m))) for m in METRICS}
+        described = self._describe(self._parts(self.selections.astype(float)))
+        self._fits = {m: _fitted(described, _linked(m, getattr(self.figures, m))) for m in METRICS}
 
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
@@ -120,8 +124,8 @@ class DatamodelEvaluator(Evaluator):
         """
         if not all(self.is_valid(split) for split in splits):
             raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
-        parts = self._parts(self.checked(selections).astype(float))
-        predicted = {m: _unlinked(m, self._linear(fit, parts))[:, None] for m, fit in self._fits.items()}
+        described = self._describe(self._parts(self.checked(selections).astype(float)))
+        predicted = {m: _unlinked(m, fit.linear(described))[:, None] for m, fit in self._fits.items()}
         return [Evaluations.from_epochs(predicted) for _ in splits]
 
     def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
@@ -141,7 +145,7 @@ class DatamodelEvaluator(Evaluator):
         deviation = 2 * (parts.class_shares - self._real / self._real.sum())  # (k, c)
         own = steepness @ self._hats.T + balance * deviation @ self._classes.T  # (k, n)
         mean = (steepness * parts.shares).sum(1) + balance * (deviation * parts.class_shares).sum(1)
-        outer = -np.exp(self._linear(fit, parts))  # of the link
+        outer = _unlinked("log_likelihood", fit.linear(self._describe(parts)))  # an exponential is its own derivative
         return outer[:, None] * (own - mean[:, None] + growth) / parts.size
 
     def _parts(self, weights: np.ndarray) -> _Parts:
@@ -149,18 +153,11 @@ class DatamodelEvaluator(Evaluator):
         size = self._real.sum() + weights.sum(1, keepdims=True)
         return _Parts(size, (self._real + weights @ self._classes) / size, weights @ self._hats / size)
 
-    def _describe(self, parts: _Parts, power: float) -> np.ndarray:
-        """What the regression sees of training sets.  (k, n_knots + 2)"""
+    def _describe(self, parts: _Parts) -> dict[float, np.ndarray]:
+        """What a regression sees of training sets, for each power.  (k, n_knots + 2)"""
         imbalance = ((parts.class_shares - self._real / self._real.sum()) ** 2).sum(1, keepdims=True)
-        return np.concatenate([parts.shares**power, imbalance, np.log(parts.size / self._real.sum())], axis=1)
-
-    def _fitted(self, parts: _Parts, values: np.ndarray) -> _Fit:
-        """The regression with the power that predicts best when left out."""
-        fits = [_ridge(self._describe(parts, power), values)._replace(power=power) for power in POWERS]
-        return min(fits, key=lambda fit: ((fit.left_out - values) ** 2).sum())
-
-    def _linear(self, fit: _Fit, parts: _Parts) -> np.ndarray:
-        return fit.intercept + self._describe(parts, fit.power) @ fit.weights
+        rest = imbalance, np.log(parts.size / self._real.sum())
+        return {power: np.concatenate([parts.shares**power, *rest], axis=1) for power in POWERS}
 
 
 def _linked(metric: str, values: np.ndarray) -> np.ndarray:
@@ -229,6 +226,12 @@ def with_retrainings(
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """Without what changes rounding only."""
     return {key: value for key, value in recipe.items() if key not in ("device", "bfloat16")}
+
+
+def _fitted(described: dict[float, np.ndarray], values: np.ndarray) -> _Fit:
+    """The regression with the power that predicts best when left out."""
+    fits = [_ridge(x, values)._replace(power=power) for power, x in described.items()]
+    return min(fits, key=lambda fit: ((fit.left_out - values) ** 2).sum())
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> _Fit:
