@@ -75,6 +75,22 @@ def test_logistic_head_is_scikit_learns(toy: FeatureBank) -> None:
     assert ours[:, 1] - ours[:, 0] == pytest.approx(np.append(oracle.coef_[0], oracle.intercept_), abs=1e-4)
 
 
+def test_logistic_head_recovers_from_real_pictures_that_it_is_sure_of() -> None:
+    """Few real pictures in many dimensions are told apart without doubt; candidates then contradict that."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(320, 24)), np.arange(320) % 2
+    x[:20, 0] += 6 * labels[:20]
+    y, penalty = np.eye(2)[labels], 1e-4
+    design = Design(torch.from_numpy(np.column_stack([x, np.ones(320)])), torch.from_numpy(y))
+    real, pool = (Design(design.x[part], design.y[part]) for part in (slice(0, 20), slice(20, 320)))
+    masks = rng.random((4, 300)) < np.array([0.1, 0.3, 0.6, 1.0])[:, None]
+    for mask, ours in zip(masks, HEADS["logistic"](real, pool, penalty).fit(torch.from_numpy(masks)).numpy()):
+        s = np.concatenate([np.ones(20), mask])
+        oracle = LogisticRegression(C=1 / (penalty * s.sum() / 2), tol=1e-12, max_iter=100_000).fit(x[s > 0], labels[s > 0])
+        least = objective("logistic", np.outer(np.append(oracle.coef_[0], oracle.intercept_), [-0.5, 0.5]), x, y, s, penalty)
+        assert objective("logistic", ours, x, y, s, penalty) == pytest.approx(least, rel=1e-6)
+
+
 @pytest.mark.parametrize("head", HEADS)
 class TestCredit:
     def test_is_the_derivative(self, toy: FeatureBank, head: str) -> None:

@@ -22,8 +22,11 @@ CHUNK = 4096
 TABLE_BYTES = 2**28
 """Size up to which the candidates' outer products are kept; for a larger pool they are made again, chunk by chunk."""
 
-NEWTON_STEPS, HALVINGS = 8, 3
-"""Of the logistic fit, from the fit without candidates on; a step is halved where it would not improve the objective."""
+NEWTON_STEPS, HALVINGS = 8, 12
+"""Of the logistic fit; a step is halved where it would not improve the objective, and not taken where even so it does not."""
+
+ROUNDING = 1e-12
+"""Relative, of the objective, which at its minimum goes up and down by that."""
 
 
 class Design(NamedTuple):
@@ -184,19 +187,27 @@ class LogisticHead(Head):
         return value
 
     def fit(self, masks: torch.Tensor) -> torch.Tensor:
-        """The classifiers of k selections, by Newton's method.  bool (k, n) -> W (k, p, c)"""
+        """The classifiers of k selections, by Newton's method.  bool (k, n) -> W (k, p, c)
+
+        It begins with the fit without candidates, or with nothing where that is better: a fit that is sure of its few
+        real pictures is so wrong of candidates with other labels that Newton's method does not come back from there.
+        """
         weights = self._start.repeat(len(masks), 1, 1)
-        value = self._objective(masks, weights)
+        value, nothing = self._objective(masks, weights), self._objective(masks, torch.zeros_like(weights))
+        weights = torch.where((nothing < value)[:, None, None], 0.0, weights)
+        value = torch.minimum(value, nothing)
         for _ in range(NEWTON_STEPS):
             gradient = self.penalty * self._size(masks)[:, None, None] * weights * self.penalised[:, None]
             for x, y, s in self._training(masks):
                 gradient -= x.T @ (s[:, :, None] * (y - self.predict(x @ weights)))
             step = self.solve_hessian(masks, weights, gradient)
-            for _ in range(HALVINGS):
-                worse = self._objective(masks, weights - step) > value
-                step = torch.where(worse[:, None, None], step / 2, step)
-            weights = weights - step
-            value = self._objective(masks, weights)
+            for halving in range(HALVINGS + 1):
+                after = self._objective(masks, weights - step)
+                worse = ~(after <= value + ROUNDING * value.abs())  # or not a number
+                if not worse.any():
+                    break
+                step = torch.where(worse[:, None, None], 0.0 if halving == HALVINGS else step / 2, step)
+            weights, value = weights - step, torch.where(worse, value, after)
         return weights
 
     def solve_hessian(self, masks: torch.Tensor, weights: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
