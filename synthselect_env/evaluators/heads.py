@@ -193,7 +193,7 @@ class LogisticHead(Head):
         real pictures is so wrong of candidates with other labels that Newton's method does not come back from there.
         """
         weights = self._start.repeat(len(masks), 1, 1)
-        value, nothing = self._objective(masks, weights), self._objective(masks, torch.zeros_like(weights))
+        value, nothing = self._objective(masks, weights), self._size(masks) * math.log(weights.shape[2])
         weights = torch.where((nothing < value)[:, None, None], 0.0, weights)
         value = torch.minimum(value, nothing)
         for _ in range(NEWTON_STEPS):
