@@ -178,13 +178,11 @@ if __name__ == "__main__":
     args = parser.parse_args()
 
     bank = resolve_bank(args.bank)
-    if any(getattr(bank, name).images is None for name in ("train", "valid", "test", "candidates")):
-        parser.error(f"{args.bank} has no pictures to judge; build it with them")
+    try:
+        parts = bank.pictures
+    except ValueError as error:
+        parser.error(str(error))
     classes = tuple(bank.classes)
-    parts: dict[str, LabelledImages] = {}
-    for name in ("train", "valid", "test", "candidates"):
-        split = getattr(bank, name)
-        parts[name] = LabelledImages(split.images, split.labels, tuple(map(str, range(len(split)))), classes)
     made_by = f"the candidates of {args.bank}"
     if args.gan:
         gan = HistoGAN.load(args.gan)

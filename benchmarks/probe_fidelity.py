@@ -5,8 +5,8 @@
 
 Every selection is retrained in full (ResNet18, shorter side at 32 pixels, 400 steps of 32). "promised" is what the reward says of a
 selection on the validation split, "real" what retraining says, both as the gain over no candidates. The datamodel is the embedded one: it is
-fitted to the bank's own retrainings, none of which is among those of this benchmark. Finished work is kept in runs/; a rerun takes
-minutes.
+fitted to the bank's own retrainings, which have no candidates and all of them in common with this benchmark, and no other selection.
+Finished work is kept in runs/; a rerun takes minutes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,7 @@ from agents.report import save_figure
 from agents.report.figure import KEPT, panels
 from agents.selectors import SELECTORS, TrainingSelector
 from synthselect_env import FeatureBank
-from synthselect_env.classifier import QUICK
-from synthselect_env.data import LabelledImages
+from synthselect_env.classifier import QUICK, Classifier, TrainingConfig
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import (
@@ -51,6 +51,7 @@ from synthselect_env.metrics import METRICS
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
 ROUNDS = 3
+COLUMNS = ("head", "features", "components", "ridge", "metric", "spearman", "kendall")
 DESIGN_SEED = 1
 """Of the random selections on a bank without known truth; the bank's own retrainings were drawn with 0."""
 
@@ -58,7 +59,7 @@ Views = dict[str, list[FeatureBank]]
 """By what the features are of: one bank, or several whose probes are averaged."""
 
 
-def views(bank: FeatureBank, root: Path) -> Views:
+def views(bank: FeatureBank, config: TrainingConfig, root: Path) -> Views:
     """The bank through its own extractor and through smaller ones, trained on all real patches or without those that they then see.
 
     "cross-fitted" is what ``extract_bank(n_folds=4)`` makes: one bank whose training features are of networks that have not seen
@@ -71,26 +72,22 @@ def views(bank: FeatureBank, root: Path) -> Views:
             make().save(file)
         return FeatureBank.load(file)
 
-    pictures = {
-        name: LabelledImages(s.images, s.labels, s.ids or tuple(map(str, range(len(s)))), tuple(bank.classes), s.groups, s.flaw)
-        for name, s in bank.splits.items()
-        if s.images is not None
-    }
-    config = QUICK.for_pictures(*bank.train.picture_size)
+    pictures, fold = bank.pictures, np.random.default_rng(0).permutation(len(bank.train)) % FOLDS
+    train = pictures["train"]
 
-    def extracted(kept: np.ndarray | None = None, n_folds: int = 0) -> FeatureBank:
-        """By a network that is trained on the pictures at ``kept``; the others are then the real training split."""
-        train = pictures["train"]
-        if kept is None:
-            return extract_bank(pictures, train_extractor(train, pictures["valid"], 0, config), n_folds=n_folds)
-        return extract_bank({**pictures, "train": train.subset(~kept)}, train_extractor(train.subset(kept), pictures["valid"], 0, config))
+    @cache
+    def whole() -> Classifier:
+        return train_extractor(train, pictures["valid"], 0, config)
 
-    fold = np.random.default_rng(0).permutation(len(bank.train)) % FOLDS
+    def of_fold(i: int) -> FeatureBank:
+        network = train_extractor(train.subset(fold != i), pictures["valid"], 0, config)
+        return extract_bank({**pictures, "train": train.subset(fold == i)}, network)
+
     return {
         "the bank's": [bank],
-        "ResNet18": [seen("whole", extracted)],
-        "ResNet18, cross-fitted": [seen("cross-fitted", lambda: extracted(n_folds=FOLDS))],
-        "four folds": [seen(f"fold{i}", lambda i=i: extracted(fold != i)) for i in range(FOLDS)],
+        "ResNet18": [seen("whole", lambda: extract_bank(pictures, whole()))],
+        "ResNet18, cross-fitted": [seen("cross-fitted", lambda: extract_bank(pictures, whole(), n_folds=FOLDS))],
+        "four folds": [seen(f"fold{i}", partial(of_fold, i)) for i in range(FOLDS)],
     }
 
 
@@ -170,17 +167,17 @@ def random_half(
 ) -> None:
     """Print rank correlations between each proxy's validation figures and the retrainings' test log-likelihood."""
     truth = test.log_likelihood
-    tables: dict[tuple[str, str], list[dict[str, object]]] = {}
+    table: list[dict[str, object]] = []
     for head, view in [*(("ridge", view) for view in seen), ("logistic", next(iter(seen)))]:
-        rows = tables[head, view] = []
+        rows: list[dict[str, object]] = []
         for d in DIMENSIONS:
             for ridge in RIDGES:
                 probes = [LinearProbeEvaluator(b, head=head, n_components=d, ridge=ridge).evaluate(masks, 0) for b in seen[view]]
                 for metric in METRICS:
                     values = np.mean([getattr(p, metric) for p in probes], 0) * (-1 if metric == "brier" else 1)
                     agree = [m(values, truth)[0] if np.ptp(values) else np.nan for m in (spearmanr, kendalltau)]
-                    keys = ("head", "features", "components", "ridge", "metric", "spearman", "kendall")
-                    rows.append(dict(zip(keys, (head, view, d, ridge, metric, *agree))))
+                    rows.append(dict(zip(COLUMNS, (head, view, d, ridge, metric, *agree))))
+        table += rows
         print(f"\nSpearman, {head} head, features of {view}, validation log-likelihood against retrained test log-likelihood")
         print("| components | " + " | ".join(f"ridge {r:g}" for r in RIDGES) + " |\n|---" + "|---" * len(RIDGES) + "|")
         for d in DIMENSIONS:
@@ -189,9 +186,9 @@ def random_half(
         best = [max((r for r in rows if r["metric"] == m), key=lambda r: np.nan_to_num(r["spearman"], nan=-1.0)) for m in METRICS]
         print("best of each metric: " + "; ".join(f"{r['metric']} {r['spearman']:.2f} ({r['components']}, {r['ridge']:g})" for r in best))
     with atomic_write(root / "random.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, keys)
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(row for rows in tables.values() for row in rows)
+        writer.writerows(table)
 
     proxies = {
         "linear probe (its defaults)": LinearProbeEvaluator(datamodel.bank).evaluate(masks, 0),
@@ -306,10 +303,11 @@ if __name__ == "__main__":
     root = Path("runs") / f"probe_fidelity-{digest(bank)}"
     root.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}; {args.workers} processes\n{bank.describe()}", flush=True)
-    datamodel, masks, seen = DatamodelEvaluator(bank), random_selections(bank, args.random), views(bank, root)
+    config = QUICK.for_pictures(*bank.train.picture_size)
+    datamodel, masks, seen = DatamodelEvaluator(bank), random_selections(bank, args.random), views(bank, config, root)
     left_out = spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0]
     print(f"datamodel: {len(datamodel.selections)} retrainings, Spearman with their validation when left out {left_out:.3f}", flush=True)
-    with ParallelEvaluator(RetrainEvaluator(bank, config=QUICK.for_pictures(*bank.train.picture_size)), args.workers) as parallel:
+    with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
         retrain = CachedEvaluator(parallel, "runs/retrained")
         valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)
         random_half(seen, masks, test, valid, datamodel, root, args.figure)

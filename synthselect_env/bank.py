@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from synthselect_env.data import LabelledImages
 from synthselect_env.files import atomic_write
 from synthselect_env.hdf5 import read_retrainings, read_split, write_retrainings, write_split
 from synthselect_env.metrics import METRICS
@@ -81,6 +82,20 @@ class FeatureBank:
     def splits(self) -> dict[str, Split]:
         """The splits that there are, by name; without the test split in a sealed bank."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
+
+    @property
+    def pictures(self) -> dict[str, LabelledImages]:
+        """The splits' pictures by name, e.g. to see them through another extractor (:func:`~synthselect_env.extraction.extract_bank`).
+
+        :raises ValueError: when a split has none
+        """
+        bare = [name for name, split in self.splits.items() if split.images is None]
+        if bare:
+            raise ValueError(f"{self.source}: no pictures in {', '.join(bare)}; build the bank with them")
+        return {
+            name: LabelledImages(s.images, s.labels, s.ids or tuple(map(str, range(len(s)))), tuple(self.classes), s.groups, s.flaw)  # type: ignore[arg-type]
+            for name, s in self.splits.items()
+        }
 
     @cached_property
     def sealed(self) -> FeatureBank:

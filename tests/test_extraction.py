@@ -40,6 +40,16 @@ def test_a_bank_holds_what_the_pictures_had(pictures: dict[str, LabelledImages],
     assert (bank.valid.features == extractor.features(pictures["valid"].images)).all()
 
 
+def test_a_banks_pictures_are_those_it_was_made_of(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
+    bank = extract_bank(pictures, extractor)
+    again = extract_bank(bank.pictures, extractor)
+    assert again.digest == bank.digest and (again.test.features == bank.test.features).all()
+    assert again.train.groups == bank.train.groups and again.candidates.ids == bank.candidates.ids
+    assert set(bank.sealed.pictures) == {"train", "valid", "candidates"}
+    with pytest.raises(ValueError, match="no pictures in valid; build the bank with them"):
+        replace(bank, valid=replace(bank.valid, images=None)).pictures  # noqa: B018
+
+
 def test_cross_fitting_replaces_the_train_view_alone(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
     plain, fitted = (extract_bank(pictures, extractor, n_folds=n) for n in (0, 3))
     assert "each trained without a part of it" in fitted.extractor
