@@ -121,11 +121,14 @@ def classifier_of(bank: FeatureBank, scale: Scale, augmentation: str | None = No
     return RetrainEvaluator(bank, config=replace(config, augmentation=augmentation or config.augmentation))
 
 
-def table_of(name: str, scale: Scale, root: Path, workers: int, wanted: Sequence[str] | None) -> tuple[FeatureBank, Comparison]:
-    """One bank's comparison, rows in the paper's order.
+def rows_of(scale: Scale, table: str) -> dict[str, Selector | str]:
+    """The rows of a table by name, in the paper's order; those of other augmentations select nothing."""
+    augmented = {} if scale.config is None else {NO_AUGMENTATION: "none", TRADITIONAL: "none"}  # a linear probe sees no pictures
+    return augmented | {row.name: row for row in (*controls_of(scale, table), *agents_of(scale, table))}
 
-    :raises ValueError: when a wanted row is none of the table's
-    """
+
+def table_of(name: str, scale: Scale, root: Path, workers: int, wanted: Sequence[str]) -> tuple[FeatureBank, Comparison]:
+    """One bank's comparison of the wanted rows, in the paper's order."""
     bank = load_bank(name)
     if scale.every > 1:
         bank = replace(bank, candidates=bank.candidates.subset(np.arange(0, len(bank.candidates), scale.every)), retrainings=None)
@@ -135,16 +138,10 @@ def table_of(name: str, scale: Scale, root: Path, workers: int, wanted: Sequence
         minutes = (time.perf_counter() - start) / 60
         print(f"{name}, {minutes:.0f} min: round {row.round}, {row.selector}: test accuracy {row.test['accuracy']:.4f}", flush=True)
 
-    selectors = [*controls_of(scale, name), *agents_of(scale, name)]
-    if unknown := set(wanted or ()) - {NO_AUGMENTATION, TRADITIONAL, *(selector.name for selector in selectors)}:
-        raise ValueError(
-            f"{name} has no row {', '.join(sorted(unknown))}; its rows are {', '.join(selector.name for selector in selectors)}"
-        )
+    chosen = {row: selector for row, selector in rows_of(scale, name).items() if row in wanted}
     for title, augmentation in ((NO_AUGMENTATION, "none"), (TRADITIONAL, "traditional"), (None, None)):
-        if title and scale.config is None:
-            continue  # a linear probe sees no pictures
-        rows = ["none"] if title else [selector for selector in selectors if wanted is None or selector.name in wanted]
-        if not rows or (title and wanted is not None and title not in wanted):
+        rows = [s for row, s in chosen.items() if (row == title if title else row not in (NO_AUGMENTATION, TRADITIONAL))]
+        if not rows:
             continue
         judge = classifier_of(bank, scale, augmentation)
         with ExitStack() as stack:
@@ -179,11 +176,15 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, help="directory for the tables and the report")
     add_worker_arguments(parser)
     args = parser.parse_args()
+    known = {name: list(rows_of(SCALES[args.scale], name)) for name in args.tables}
+    for name, rows in known.items():
+        if args.rows is not None and (unknown := set(args.rows) - set(rows)):
+            parser.error(f"--rows: {name} has no {', '.join(sorted(unknown))} at scale {args.scale}; its rows are {', '.join(rows)}")
     scale, root, begin = SCALES[args.scale], Path("runs/paper-tables") / args.scale, time.perf_counter()
     print(f"{describe_machine()}; {args.workers} processes; scale {args.scale}: {scale}; reward {DEFAULT_REWARD}\n", flush=True)
     tables: dict[str, tuple[str, str, Comparison]] = {}  # file name to title, bank and content
     for name in args.tables:
-        bank, comparison = table_of(name, scale, root, args.workers, args.rows)
+        bank, comparison = table_of(name, scale, root, args.workers, args.rows or known[name])
         if name == "pcam":
             tables["table2-pcam"] = "Table 2, PCam", name, comparison
             if args.out is not None and OURS in comparison.selectors:
