@@ -53,7 +53,7 @@ class ConfidenceSelector(RatioSelector):
 
 
 class FitAndLooksSelector(RatioSelector):
-    """Adds the candidates whose label fits and that look like real pictures: what the datamodel ranks candidates by.
+    """Adds the candidates whose label fits and that look like real pictures: the sum of what the datamodel ranks candidates by.
 
     Ours. A classifier's confidence tells wrong labels, and is blind to blur, faded stains and tears; a picture's low-level statistics
     (:func:`~synthselect_env.data.appearance`) tell these and nothing of labels. How well labels fit, the networks of

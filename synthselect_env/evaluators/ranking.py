@@ -68,9 +68,9 @@ def fit_and_looks(bank: FeatureBank) -> np.ndarray:
     """How well each candidate's label fits, and its looks those of real pictures.  (n,)
 
     :func:`candidate_fit`, and :func:`looks` where they are known. Measured (benchmarks/ranking.py, pcam-planted, by 48 retrainings of
-    an earlier design; the present ones tell .77): it tells sound candidates from others with an area under the curve of .78, by the probe alone .75; retrained on the better half, test accuracy
-    gains 5.1 ± .7 points in the place of 4.3 ± .6 (the log-likelihood .137 ± .011 and .148 ± .008; 3 seeds). Half the weight on looks
-    reaches .79, and loses by retraining (4.0 ± 1.0).
+    an earlier design; the present ones tell .77): it tells sound candidates from others with an area under the curve of .78, by the
+    probe alone .75; retrained on the better half, test accuracy gains 5.1 ± .7 points in the place of 4.3 ± .6 (the
+    log-likelihood .137 ± .011 and .148 ± .008; 3 seeds). Half the weight on looks reaches .79, and loses by retraining (4.0 ± 1.0).
     """
     fit, likeness = candidate_fit(bank), looks(bank)
     return fit if likeness is None else fit + likeness
