@@ -33,16 +33,18 @@ from synthselect_env.files import atomic_write
 
 DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
+CREDIT_SETTINGS = {"n_steps": 8, "device": "cpu"}  # beside its own defaults
 AGENTS = {
     "PPO, paper's reward": (PPO, {**PPO_SETTINGS, "gamma": 0.99}, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
     "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
-    "CreditPPO": (CreditPPO, PPO_SETTINGS, {}),
-    "CreditPPO, control variate": (CreditPPO, {**PPO_SETTINGS, "credit": "control_variate"}, {}),
-    "CreditPPO, no credit": (CreditPPO, {**PPO_SETTINGS, "credit": "none"}, {}),
-    "CreditPPO, joint ratio": (CreditPPO, {**PPO_SETTINGS, "ratio": "joint"}, {}),
-    "CreditPPO, mean ratio": (CreditPPO, {**PPO_SETTINGS, "ratio": "mean"}, {}),
+    "CreditPPO": (CreditPPO, CREDIT_SETTINGS, {}),
+    "CreditPPO, each step's own credit": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0}, {}),
+    "CreditPPO, control variate": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "control_variate"}, {}),
+    "CreditPPO, no credit": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "none"}, {}),
+    "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
+    "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
 UNSEARCHED = ["centroid", "fit and looks"]

@@ -100,7 +100,7 @@ def agents_of(scale: Scale, table: str) -> list[Selector]:
             if table == "cervical" or (controller, algorithm) == ("Transformer", "PPO"):
                 name = f"{controller}-{algorithm}"
                 rows.append(TrainingSelector(kind, policy, evaluations=scale.evaluations, name=name, **common, **settings))  # type: ignore[arg-type]
-    ours = TrainingSelector(CreditPPO, evaluations=scale.evaluations, name=OURS, **common, **PPO_AGENT)  # type: ignore[arg-type]
+    ours = TrainingSelector(CreditPPO, evaluations=scale.evaluations, name=OURS, device="cpu", **common)  # type: ignore[arg-type]
     return [*rows, ours]
 
 

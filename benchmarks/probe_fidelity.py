@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from learning import PPO_SETTINGS
+from learning import CREDIT_SETTINGS, PPO_SETTINGS
 from machine import add_worker_arguments, describe_machine, digest
 from scipy.stats import kendalltau, spearmanr
 from stable_baselines3 import PPO
@@ -159,7 +159,8 @@ def search(proxy: Proxy, n: int, trials: int = 4096) -> np.ndarray:
 
 def learn(algorithm: type[PPO] | type[CreditPPO], evaluator: Evaluator, bank: FeatureBank) -> np.ndarray:
     """What a transformer policy keeps that was trained with the settings of examples/train_ppo.py, by 1,024 evaluations."""
-    return TrainingSelector(algorithm, evaluator=evaluator, **PPO_SETTINGS).select(bank, 0).mask
+    settings = PPO_SETTINGS if algorithm is PPO else CREDIT_SETTINGS
+    return TrainingSelector(algorithm, evaluator=evaluator, **settings).select(bank, 0).mask
 
 
 def random_half(

@@ -33,7 +33,10 @@ from synthselect_env.evaluators import EVALUATORS, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
-ALGORITHMS = {"CreditPPO": CreditPPO, "PPO": PPO}
+ALGORITHMS = {
+    "CreditPPO": (CreditPPO, {"learning_rate": 1e-3, "batch_size": 32, "n_epochs": 10, "gamma": 1.0}),  # its defaults
+    "PPO": (PPO, {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 4, "gamma": 0.0}),  # SB3's do not fit 512 decisions an action
+}
 JUDGES = [name for name, evaluator in EVALUATORS.items() if evaluator.can_score_any_split]
 
 
@@ -55,12 +58,11 @@ class Args:
     seed: int = 0
     device: str = "auto"
     run: str = field(default="", metadata={"help": "run directory (default: runs/TIME-BANK-seedSEED)"})
-    # either algorithm's, fitted to 512 decisions an action
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    n_epochs: int = 4
+    learning_rate: float | None = field(default=None, metadata={"type": float, "help": "default: the algorithm's, as the next three"})
+    batch_size: int | None = field(default=None, metadata={"type": int, "help": "actions an update"})
+    n_epochs: int | None = field(default=None, metadata={"type": int, "help": "passes over a rollout"})
+    gamma: float | None = field(default=None, metadata={"type": float, "help": "discount"})
     clip_range: float = 0.2
-    gamma: float = 0.0
     width: int = 64
 
 
@@ -70,7 +72,7 @@ for f in fields(Args):
     default = f.default_factory() if many else f.default
     parser.add_argument(
         f"--{f.name.replace('_', '-')}",
-        type=str if many else type(default),
+        type=str if many else f.metadata.get("type", type(default)),
         default=default,
         nargs=many,
         help=f.metadata.get("help", "default: %(default)s"),
@@ -82,6 +84,10 @@ if unknown:
 
 if args.algorithm not in ALGORITHMS:
     parser.error(f"--algorithm: unknown algorithm {args.algorithm}; one of {', '.join(ALGORITHMS)}")
+algorithm, settings = ALGORITHMS[args.algorithm]
+for name, value in settings.items():
+    if getattr(args, name) is None:
+        setattr(args, name, value)
 
 start = time.perf_counter()
 run = Path(args.run or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.bank).stem}-seed{args.seed}")
@@ -104,15 +110,15 @@ env = SelectionVecEnv(bank, n_envs=args.n_envs, evaluator=args.evaluator or None
 env.seed(args.seed)
 
 # Agent.
-model = ALGORITHMS[args.algorithm](
+model = algorithm(
     TransformerPolicy,
     env,
     n_steps=8,
+    learning_rate=args.learning_rate,
     batch_size=args.batch_size,
     n_epochs=args.n_epochs,
-    learning_rate=args.learning_rate,
-    clip_range=args.clip_range,
     gamma=args.gamma,
+    clip_range=args.clip_range,
     policy_kwargs={"width": args.width},
     seed=args.seed,
     device=args.device,

@@ -79,7 +79,8 @@ class SelectionEpisodes:
         self._views: ValidationViews | None = None
         self._none: dict[Split, list[Evaluations]] = {}  # without candidates there is one classifier, not n
         self._tracker: RewardTracker | None = None
-        self._decided: tuple[np.ndarray, np.ndarray, Split] | None = None  # what the last step scored, and the batch it decided
+        self._decided: tuple[np.ndarray, np.ndarray, int, Split] | None = None  # masks before and after the last step, batches so far
+        self._known: list[tuple[np.ndarray, Split, np.ndarray]] = []  # credit that was asked for
 
     @property
     def batch_size(self) -> int:
@@ -112,7 +113,7 @@ class SelectionEpisodes:
         if seed is not None:
             if seed != self.seed or self._reward.rotation != "none":
                 self._none.clear()
-            self.seed, self._tracker = seed, None
+            self.seed, self._tracker, self._known = seed, None, []
             self._views = ValidationViews(self._reward, self.bank.valid, seed)
         self.masks[:] = False
         self.step_index = 0
@@ -154,10 +155,10 @@ class SelectionEpisodes:
         actions = np.asarray(actions)
         if actions.shape != (self.n, self.batch_size):
             raise ValueError(f"expected an action of {self.batch_size} bits for each of {self.n} episodes, got shape {actions.shape}")
-        batch = self.batches[self.step_index]
+        batch, before = self.batches[self.step_index], self.masks.copy()
         self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
-        self._decided = self.masks.copy(), batch, self._view
+        self._decided = before, self.masks.copy(), self.step_index, self._view
         rewarded, evaluations = self._evaluate(self.masks)
         assert self._tracker is not None
         return self._tracker(rewarded), evaluations
@@ -168,21 +169,37 @@ class SelectionEpisodes:
         return self.evaluator.has_credit and self._reward.metric == "log_likelihood" and not self._reward.smoothing
 
     def credit(self) -> np.ndarray:
-        """What each candidate of the batch of the last step was worth, also after a restart.
+        """What each decision of the episode has to do with the last step's reward; known also after a restart.
 
-        The derivative of the episode's validation log-likelihood by the candidate's weight in the training set, times the reward's
-        scale: in the unit of ``log_likelihood_gain``.
+        The derivative of that reward by the weight that each candidate of the batches so far has in the training set. Where a reward
+        subtracts the figure of the step before, so does its derivative: over an episode, those of a decision add up to that of the
+        final figure.
 
-        :return: float64 (n, batch_size), zero in padding rows
+        :return: float64 (n, batches so far, batch_size), zero in padding rows
         :raises NotImplementedError: when the evaluator has no credit
         :raises gymnasium.error.ResetNeeded: before the first step
         """
         if self._decided is None:
             raise gym.error.ResetNeeded("nothing has been decided yet: call step() before credit()")
-        masks, batch, view = self._decided
-        padded = np.zeros((self.n, self.batch_size))
-        padded[:, : len(batch)] = self._reward.scale * self.evaluator.credit(masks, self.seed, view)[:, batch]
-        return padded
+        before, after, seen, view = self._decided
+        padded = np.zeros((self.n, seen, self.batch_size))
+        last = self._worth(after, view)
+        for t, batch in enumerate(self.batches[:seen]):
+            padded[:, t, : len(batch)] = last[:, batch]
+        if self._reward.baseline == "previous" and seen > 1:
+            previous = self._worth(before, view)
+            for t, batch in enumerate(self.batches[: seen - 1]):
+                padded[:, t, : len(batch)] -= previous[:, batch]
+        return self._reward.scale * padded
+
+    def _worth(self, masks: np.ndarray, view: Split) -> np.ndarray:
+        """The evaluator's credit, remembered: what one step asks for is what the next one subtracts.  (n, n of the pool)"""
+        for known, known_view, worth in self._known:
+            if known_view is view and np.array_equal(known, masks):
+                return worth
+        worth = self.evaluator.credit(masks, self.seed, view)
+        self._known = [*self._known[-1:], (masks, view, worth)]
+        return worth
 
     def infos(self, evaluations: Evaluations | None = None) -> list[dict[str, Any]]:
         """The same small scalars for each episode at each step: step, number and share kept, validation metrics."""
@@ -258,7 +275,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:
-        """What each candidate of the last step's batch was worth; see :meth:`SelectionEpisodes.credit`.  float64 (batch,)"""
+        """Derivative of the last reward by each decision so far; see :meth:`SelectionEpisodes.credit`.  float64 (steps so far, batch)"""
         return self._episodes.credit()[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -69,7 +69,7 @@ class SelectionVecEnv(VecEnv):
         return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:
-        """What each candidate of the last step's batch was worth; see :meth:`SelectionEpisodes.credit`.  float64 (n_envs, batch)"""
+        """Derivatives of the last rewards by each decision so far; see :meth:`SelectionEpisodes.credit`.  float64 (n_envs, steps so far, batch)"""
         return self._episodes.credit()
 
     def reset(self) -> VecEnvObs:

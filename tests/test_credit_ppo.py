@@ -18,6 +18,7 @@ from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import Evaluations, Evaluator, LinearProbeEvaluator
+from synthselect_env.rewards import BASELINES
 
 TINY = {"width": 8}
 
@@ -34,23 +35,52 @@ def rollout(model: CreditPPO) -> None:
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
 
 
-def test_the_environment_says_what_the_last_batch_was_worth(small: FeatureBank) -> None:
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_the_environment_says_what_each_decision_was_worth(small: FeatureBank, baseline: str) -> None:
     """Padding is worth nothing, and the last step's credit outlives the episode."""
-    env, rng = SelectionVecEnv(small, n_envs=2), np.random.default_rng(0)
+    env, rng = SelectionVecEnv(small, n_envs=2, reward={"baseline": baseline, "scale": 100.0}), np.random.default_rng(0)
     env.seed(0)
     env.reset()
-    masks = np.zeros((2, 26), bool)
-    for batch in small.batches:
+    masks, before = np.zeros((2, 26), bool), np.zeros((2, 26))
+    for t, batch in enumerate(small.batches):
         bits = rng.integers(0, 2, (2, env.action_space.n))
         masks[:, batch] = bits[:, : len(batch)] > 0
         env.step(bits)
         credit = env.credit()
-        expected = 100 * LinearProbeEvaluator(small).credit(masks, 0)[:, batch]
-        assert credit[:, : len(batch)] == pytest.approx(expected, rel=1e-9) and not credit[:, len(batch) :].any()
+        after = 100 * LinearProbeEvaluator(small).credit(masks, 0)
+        assert credit.shape == (2, t + 1, env.action_space.n)
+        for s, earlier in enumerate(small.batches[: t + 1]):
+            expected = after[:, earlier] - (before[:, earlier] if baseline == "previous" and s < t else 0)
+            assert credit[:, s, : len(earlier)] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            assert not credit[:, s, len(earlier) :].any()
+        before = after
     single = SyntheticSelectionEnv(small)
     single.reset(seed=0)
     with pytest.raises(Exception, match="nothing has been decided"):
         single.credit()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("n_steps", [8, 5])
+def test_a_decision_is_credited_with_its_part_in_the_return(toy: FeatureBank, gamma: float, baseline: str, n_steps: int) -> None:
+    """Discounted rewards of the rest of the episode, as far as the rollout has them; an oracle that takes each selection's credit anew."""
+    env = SelectionVecEnv(toy, n_envs=2, reward={"baseline": baseline, "scale": 100.0})
+    model = CreditPPO(TransformerPolicy, env, n_steps=n_steps, gamma=gamma, policy_kwargs=TINY, seed=0, device="cpu")
+    rollout(model)
+    buffer, evaluator = model.rollout_buffer, LinearProbeEvaluator(toy)
+    masks, worth = np.zeros((2, len(toy.candidates)), bool), []
+    for batch, bits in zip(toy.batches, buffer.actions):
+        masks[:, batch] = bits > 0
+        worth.append(100 * evaluator.credit(masks, 0))
+    for t, batch in enumerate(toy.batches[:n_steps]):
+        expected = np.zeros((2, len(batch)))
+        for later in range(t, n_steps):
+            reward = worth[later] - (worth[later - 1] if baseline == "previous" and later > t else 0)
+            expected += gamma ** (later - t) * reward[:, batch]
+        assert buffer.credits[t] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    if gamma == 1 and baseline == "previous":
+        assert buffer.credits[0] == pytest.approx(worth[-1][:, toy.batches[0]], rel=1e-4, abs=1e-5)  # of the final selection
 
 
 @pytest.mark.parametrize("credit", CREDITS)

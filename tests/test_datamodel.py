@@ -199,7 +199,7 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         SyntheticSelectionEnv(datamodel.bank, evaluator=datamodel, reward={"rotation": "folds"})
     with pytest.raises(ValueError, match="no retrainings to fit a datamodel to; make some with"):
         DatamodelEvaluator(bank)
-    with pytest.raises(ValueError, match="4 retrainings, a datamodel with 3 knots by 1 ranks needs at least 6"):
+    with pytest.raises(ValueError, match="4 retrainings, a datamodel of 3 shares and two more figures needs at least 6"):
         DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 4))
     with pytest.raises(ValueError, match="are of other pictures or labels than the bank's"):
         DatamodelEvaluator(replace(datamodel.bank, valid=bank.test))

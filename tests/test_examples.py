@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import pkgutil
 import subprocess
@@ -59,15 +60,23 @@ def test_train_ppo(tmp_path: Path) -> None:
     }  # fmt: skip
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["bank"] == "toy" and config["versions"]["torch"]
-    given = {"n_envs", "n_timesteps", "policy", "policy_kwargs", "n_steps", "ent_coef"}  # here, or not to be chosen
-    ppo = pytest.importorskip("yaml").safe_load((HYPERPARAMS / "ppo.yml").read_text())["default"]
-    assert {name: config["arguments"][name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
+    for name in ("learning_rate", "batch_size", "n_epochs", "gamma", "clip_range"):
+        assert config["arguments"][name] == inspect.signature(CreditPPO).parameters[name].default
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))) == 256 // 64
     selection = Selection.load(tmp_path / "run" / "selection.csv")
     again = PolicySelector(CreditPPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
     assert (selection.mask == again.mask).all() and selection.ids == again.ids
     with Image.open(tmp_path / "run" / "figures" / "kept_and_discarded.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_train_ppo_with_ppo(tmp_path: Path) -> None:
+    """Its settings are those of the file for RL Zoo, and no table is asked for."""
+    run("train_ppo.py", "--algorithm", "PPO", "--bank", "toy", "--timesteps", 64, "--n-envs", 8, "--evaluate", "--run", tmp_path / "run")
+    arguments = json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]
+    given = {"n_envs", "n_timesteps", "policy", "policy_kwargs", "n_steps", "ent_coef"}  # here, or not to be chosen
+    ppo = pytest.importorskip("yaml").safe_load((HYPERPARAMS / "ppo.yml").read_text())["default"]
+    assert {name: arguments[name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

@@ -24,7 +24,7 @@ Self = TypeVar("Self", bound="CreditPPO")
 
 
 class CreditRolloutBuffer(RolloutBuffer):
-    """A rollout buffer that also keeps each step's credit.  (steps, envs, n)"""
+    """A rollout buffer that also keeps what each decision is worth: the derivative of the return from its step on.  (steps, envs, n)"""
 
     env: VecEnv | None = None
     """Whom to ask after each step; None keeps zeros."""
@@ -35,19 +35,21 @@ class CreditRolloutBuffer(RolloutBuffer):
         self.credits = np.zeros((self.buffer_size, self.n_envs, self.action_dim), np.float32)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        """Keep a step, and what its decisions were worth."""
+        """Keep a step, and credit its decisions, and those of the steps before it in the episode, with their part in its reward."""
         if self.env is not None:
             # the environments of a SelectionVecEnv share their evaluator, and are asked once
             asked = self.env.credit() if isinstance(self.env, SelectionVecEnv) else np.stack(self.env.env_method("credit"))
-            self.credits[self.pos] = asked
+            for age in range(min(asked.shape[1], self.pos + 1)):  # an episode may have begun in the rollout before
+                self.credits[self.pos - age] += self.gamma**age * asked[:, -1 - age]
         super().add(*args, **kwargs)
 
 
 class CreditPPO(PPO):
     """PPO (Schulman et al. 2017) for hundreds of decisions a step, told what each of them was worth.
 
-    An action has one reward for 512 decisions. Where the evaluator is differentiable, ``c_i``, the derivative of the reward by
-    candidate i's weight in the training set, says how it came about. It is used in one of three ways:
+    An action has one reward for 512 decisions. Where the evaluator is differentiable, ``c_i``, the derivative of the return (the
+    rewards from this step on, discounted by ``gamma``) by candidate i's weight in the training set, says how it came about. It is used in
+    one of three ways:
 
     * "advantage": decision i has the advantage ``c_i (a_i − p_i)``, where ``p_i`` is the probability with which it was kept, and
       ``c`` the mean over the selections that were drawn from the batch. First order in what a candidate does to the reward, and
@@ -58,8 +60,7 @@ class CreditPPO(PPO):
     * "none": the reward alone.
 
     Where there is no such derivative (full retraining, a reward that is not a log-likelihood or is smoothed), a :class:`RidgeCritic` on
-    (selection, reward) pairs estimates it. The credit is that of the step's own reward, whatever ``gamma`` is; the expectation is kept
-    exactly at the first update of a rollout, after which the ratio is clipped as in PPO.
+    (selection, return) pairs estimates it. The expectation is kept exactly at the first update of a rollout, after which the ratio is clipped as in PPO.
 
     The ratio of new to old policy is that of the whole action ("joint", as in PPO), its geometric mean over decisions ("mean"), or
     one for each decision, clipped each by itself ("per_candidate"). Advantages are compared within the group of selections that were
@@ -71,7 +72,9 @@ class CreditPPO(PPO):
     :param n_steps: steps a rollout for each environment
     :param batch_size: actions an update
     :param n_epochs: passes over a rollout
-    :param gamma: discount; 0 for rewards that are each step's own gain
+    :param gamma: discount. With 1, and rewards that are each step's gain, a decision is worth what it does to the final selection; with 0,
+        what it did to that of its step. 1 measured best for the credit as advantage; without, take 0: the noise of later steps costs more
+        than it tells (benchmarks/learning.py)
     :param clip_range: of the ratio
     :param credit: one of :data:`CREDITS`
     :param ratio: one of :data:`RATIOS`
@@ -93,9 +96,9 @@ class CreditPPO(PPO):
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
         n_steps: int = 8,
-        batch_size: int = 64,
-        n_epochs: int = 4,
-        gamma: float = 0.0,
+        batch_size: int = 32,
+        n_epochs: int = 10,
+        gamma: float = 1.0,
         clip_range: float | Schedule = 0.2,
         credit: str = "advantage",
         ratio: str = "per_candidate",

@@ -96,7 +96,7 @@ class DatamodelEvaluator(Evaluator):
         self._hats = hats.reshape(len(ranks), -1)  # (n, n_hats)
         if len(self.selections) < (least := self._hats.shape[1] + 3):
             raise ValueError(
-                f"{bank.source}: {len(self.selections)} retrainings, a datamodel with {n_knots} knots by {ranks.shape[1]} ranks needs at least {least}"
+                f"{bank.source}: {len(self.selections)} retrainings, a datamodel of {self._hats.shape[1]} shares and two more figures needs at least {least}"
             )
         self._classes = np.eye(len(bank.classes))[bank.candidates.labels]
         self._real = np.bincount(bank.train.labels, minlength=len(bank.classes)).astype(float)
