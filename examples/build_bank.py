@@ -1,7 +1,7 @@
 """Build a feature bank from real patches and a trained HistoGAN: the extractor, the candidates, the features, one file.
 
     python examples/train_histogan.py --data pcam.zip --split train --counts 1966 1378 --against valid --run runs/histogan
-    python examples/build_bank.py --data pcam.zip --counts 1966 1378 --gan runs/histogan/best.pt --out pcam.h5
+    python examples/build_bank.py --data pcam.zip --counts 1966 1378 --gan runs/histogan/histogan.pt --out pcam.h5
 
 These two commands, and add_retrainings.py after them, made the embedded PCam bank. With --candidates DIR, a folder of class
 folders takes the GAN's place.

@@ -1,6 +1,6 @@
 """Write class folders of pictures that a trained HistoGAN makes.
 
-    python examples/sample_histogan.py --gan runs/histogan/best.pt --per-class 2048 --out candidates
+    python examples/sample_histogan.py --gan runs/histogan/histogan.pt --per-class 2048 --out candidates
 
 The same checkpoint, seed and truncation give the same files on the same device. `build_bank.py --candidates` reads them.
 """
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from synthselect_env.synthesis import HistoGAN
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--gan", type=Path, required=True, help="checkpoint: best.pt or histogan.pt of a run")
+parser.add_argument("--gan", type=Path, required=True, help="checkpoint: histogan.pt or best.pt of a run")
 parser.add_argument("--per-class", type=int, default=2048, help="pictures of each class")
 parser.add_argument("--truncation", type=float, help="less diverse and more typical pictures, e.g. 1.0 (default: none)")
 parser.add_argument("--batch-size", type=int, default=128, help="pictures at once, 128 at most; bounds memory")

@@ -5,7 +5,8 @@
 The embedded PCam pool came from this command with its defaults (48×48 pixels, two CPU cores, three quarters of an hour). A small
 network learns the patches first, for the discriminator to look through. Called again with the same run directory, it goes on from the
 last checkpoint. The Fréchet distance in losses.csv is on the features of a small ResNet18 that is trained on the same patches (not the
-Inception FID); best.pt is the checkpoint where it was smallest.
+Inception FID), and swings; histogan.pt is the last checkpoint, whose learning rate has come down to zero, best.pt the one where the distance
+was smallest: what is left of a training that collapsed.
 """
 
 import argparse

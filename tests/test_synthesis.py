@@ -16,9 +16,9 @@ from PIL import Image
 
 from synthselect_env.data import read_class_folders
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig, frechet_distance, nearest_distances, share_closer, tile
-from synthselect_env.synthesis.augment import augment
+from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.histogan import truncate
-from synthselect_env.synthesis.networks import Discriminator, Generator
+from synthselect_env.synthesis.networks import Discriminator, Generator, Wrapped
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -219,6 +219,52 @@ def test_attention_starts_as_nothing_and_relates_distant_places() -> None:
     grid = torch.randn(1, attention.out.out_channels, 8, 8, requires_grad=True)
     attention(grid)[0, :, 0, 0].sum().backward()
     assert (grid.grad[0, :, 7, 7].abs() > 0).any()
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_no_place_of_the_canvas_differs_from_another(attention: bool) -> None:
+    """Noise that is moved by cells of the smallest grid, around the borders, moves the picture and changes nothing else."""
+    torch.manual_seed(0)
+    network = Generator((48, 64), 2, 4, 8, attention).eval()
+    if attention:
+        network.attention.strength.data.fill_(1.0)
+    z, labels = torch.randn(3, network.latent_length), torch.tensor([0, 1, 0])
+    vector, *noises = z.split([network.latent, *network.noise_lengths], dim=1)
+    moved = []
+    for noise, (h, w) in zip(noises, [network.grid, *network.noise_sizes]):
+        cell = h // network.grid[0]
+        moved.append(noise.view(3, -1, h, w).roll((cell, 2 * cell), (2, 3)).flatten(1))
+    with torch.no_grad():
+        picture, again = network(z, labels), network(torch.cat([vector, *moved], 1), labels)
+    assert torch.allclose(picture.roll((16, 32), (2, 3)), again, atol=1e-5)
+    assert (picture - picture.roll((16, 32), (2, 3))).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("size", [(4, 5), (1, 1), (1, 3)])
+def test_wrapping_is_circular_padding(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
+    assert torch.equal(Wrapped.apply(x), expected)
+    weights = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad((y * weights).sum(), x)[0] for y in (Wrapped.apply(x), expected))
+    assert torch.allclose(ours, theirs)
+
+
+def test_pictures_are_cut_out_of_the_canvas() -> None:
+    """Whole parts of it, at all places alike; a canvas of the pictures' size is left as it is."""
+    canvas = torch.arange(6 * 8).view(1, 1, 6, 8).repeat(4000, 3, 1, 1)
+    parts = crop(canvas, (4, 5), torch.Generator().manual_seed(0))
+    first = parts[:, 0, 0, 0]
+    assert torch.equal(parts - first.view(-1, 1, 1, 1), canvas[:, :, :4, :5])
+    places, counts = first.unique(return_counts=True)
+    assert places.tolist() == [8 * y + x for y in range(3) for x in range(4)] and counts.min() > 4000 / 12 * 0.75
+    assert torch.equal(crop(canvas, (6, 8), torch.Generator()), canvas)
+    sizes = {1.0: (16, 32), 4 / 3: (32, 48), 1.5: (32, 48), 2.0: (32, 64)}  # in units of 16
+    for factor, size in sizes.items():
+        small = gan(replace(CONFIG, canvas=factor))
+        assert small.generator.noise_sizes[-1] == size and small.sample(np.array([0, 1]), 0).shape == (2, 16, 32, 3)
+    with pytest.raises(ValueError, match="at least as large as the pictures, got 0.5 times"):
+        gan(replace(CONFIG, canvas=0.5))
 
 
 def test_truncation() -> None:

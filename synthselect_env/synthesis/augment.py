@@ -43,3 +43,22 @@ def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     y, x = places(h)[:, :, None], places(w)[:, None, :]
     batch = torch.arange(b, device=images.device).view(b, 1, 1)
     return images.permute(0, 2, 3, 1)[batch, y, x].permute(0, 3, 1, 2)
+
+
+def crop(images: torch.Tensor, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    """Cut a part out of each picture, each at its own place.
+
+    :param images: (b, 3, h, w), of any type
+    :param size: (height, width) of the parts, at most those of the pictures
+    :param generator: on the pictures' device
+    :return: (b, 3, *size)
+    """
+    b = len(images)
+
+    def places(whole: int, part: int) -> torch.Tensor:  # (b, part)
+        first = torch.randint(whole - part + 1, (b, 1), device=images.device, generator=generator)
+        return first + torch.arange(part, device=images.device)
+
+    y, x = places(images.shape[2], size[0])[:, :, None], places(images.shape[3], size[1])[:, None, :]
+    batch = torch.arange(b, device=images.device).view(b, 1, 1)
+    return images.permute(0, 2, 3, 1)[batch, y, x].permute(0, 3, 1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from synthselect_env.compute import autocast, pick_device, seeded
 from synthselect_env.data.augment import dihedral
 from synthselect_env.files import atomic_write
-from synthselect_env.synthesis.augment import augment, shift
+from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
 from synthselect_env.synthesis.pretraining import BATCH_SIZE, pretrain
 from synthselect_env.synthesis.quality import frechet_distance
@@ -33,7 +34,8 @@ LATENTS_AT_ONCE = 128
 of 16, for which torch's stream is that of a single draw of all: the embedded PCam pool was drawn so."""
 
 DECAY_FROM = 0.5
-"""Learning rates fall to zero from this share of the steps on."""
+"""The generator's learning rate falls to zero from this share of the steps on. The discriminator's stays: it learns to tell a generator
+that stands still from real pictures (area under the curve .65 to .85 in 240 steps, measured), and so has more to say to one that is slow."""
 
 LOG = "losses.csv"
 
@@ -57,19 +59,22 @@ class HistoGANConfig:
     :param seed: of weights, latents, batches and augmentation
     :param attention: self-attention in the generator
     :param pretraining_steps: of the network that the discriminator looks through, before the first step
+    :param canvas: sides of what the generator makes, as multiples of the pictures', which are cut out of it at random places; opposite
+        borders of a canvas fit each other, and so do a picture's where this is 1
     """
 
-    steps: int = 5000
+    steps: int = 2500
     batch_size: int = 32
     width: int = 32
     latent: int = 64
-    discriminator_steps: int = 1
+    discriminator_steps: int = 2
     generator_lr: float = 2e-4
     discriminator_lr: float = 5e-4
     ema: float = 0.998
     seed: int = 0
     attention: bool = False
     pretraining_steps: int = 750
+    canvas: float = 4 / 3
 
 
 class HistoGAN:
@@ -99,9 +104,14 @@ class HistoGAN:
             config or HistoGANConfig(),
             pick_device(device),
         )
-        c = self.config
+        c, unit = self.config, 1 << STAGES
+        if c.canvas < 1:
+            raise ValueError(f"the canvas must be at least as large as the pictures, got {c.canvas} times their sides")
+        height, width = (
+            unit * math.ceil(side * c.canvas / unit - 1e-9) for side in self.size
+        )  # 4/3 of 48 are 64, whatever rounding makes of it
         with seeded(c.seed):
-            self.generator = Generator(self.size, len(classes), c.width, c.latent, c.attention)
+            self.generator = Generator((height, width), len(classes), c.width, c.latent, c.attention)
             self.discriminator = Discriminator(len(classes), c.width, c.batch_size)
         for network in (self.generator, self.discriminator):
             network.to(self.device).to(memory_format=torch.channels_last)
@@ -205,12 +215,11 @@ class HistoGAN:
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         remaining = min(1.0, (1 - self.step / self.config.steps) / (1 - DECAY_FROM))
         self.optimizers["generator"].param_groups[0]["lr"] = self.config.generator_lr * remaining
-        self.optimizers["discriminator"].param_groups[0]["lr"] = self.config.discriminator_lr * remaining
         for _ in range(self.config.discriminator_steps):
             real, labels = self._real_batch(data, targets)
             with autocast(self.device):
                 with torch.no_grad():
-                    fake = self.generator(self._latents(len(labels)), labels)
+                    fake = crop(self.generator(self._latents(len(labels)), labels), self.size, self.rng)
                 # one pass over both halves: half the calls, and the same spectral norms for real and generated
                 scores = [scale.chunk(2) for scale in self._scores(torch.cat([real, fake.float()]), labels.repeat(2))]
                 discriminator_loss = _mean(F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean() for on_real, on_fake in scores)
@@ -220,7 +229,7 @@ class HistoGAN:
             parameter.requires_grad_(False)
         labels = targets[torch.randint(len(targets), (self.config.batch_size,), device=self.device, generator=self.rng)]
         with autocast(self.device):
-            fake = self.generator(self._latents(len(labels)), labels)
+            fake = crop(self.generator(self._latents(len(labels)), labels), self.size, self.rng)
             generator_loss = -_mean(scale.mean() for scale in self._scores(fake.float(), labels))
         self._descend("generator", generator_loss)
         for parameter in self._judging:
@@ -258,11 +267,7 @@ class HistoGAN:
             mean.lerp_(current[name], 1 - decay) if mean.is_floating_point() else mean.copy_(current[name])
 
     def sample(self, labels: np.ndarray, seed: int, batch_size: int = LATENTS_AT_ONCE, truncation: float | None = None) -> np.ndarray:
-        """Generate pictures from the averaged generator, each shifted and turned at random.
-
-        The discriminator compares shifted pictures with real ones that are shifted and turned, so it is then that the generated ones are like
-        them. As the generator makes them, those of a class have marks in the same places, by which a classifier knows the class: one that was
-        trained on generated PCam patches alone scored .61 on real validation patches without this, and .75 with it (real ones: .79).
+        """Generate pictures from the averaged generator, each cut out of its canvas and turned at random.
 
         ``truncation`` trades diversity for typical pictures (BigGAN, Brock et al. 2019): the numbers of the latent vector follow a normal
         distribution without what lies beyond ± that value. BigGAN draws again what lies beyond; here each number moves to the same quantile
@@ -334,7 +339,7 @@ class HistoGAN:
                 for z, y in zip(latents.split(batch_size), part.split(batch_size))
             ]
             unit = F.pad(torch.cat(pictures), (0, 0, 0, 0, 0, 0, 0, LATENTS_AT_ONCE - len(part)))  # as many random numbers each time
-            yield dihedral(shift(unit, places), places)[: len(part)].permute(0, 2, 3, 1).numpy()
+            yield dihedral(crop(unit, self.size, places), places)[: len(part)].permute(0, 2, 3, 1).numpy()
 
     def _keep(self, directory: Path | None, row: dict[str, float]) -> None:
         """Note a check; write the best checkpoint, the last one, a sample grid and the log.
@@ -393,7 +398,7 @@ class HistoGAN:
         :raises ValueError: when it is of an earlier release, whose networks were others
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if "pretrained" not in state:
+        if "pretrained" not in state or "canvas" not in state["config"]:
             raise ValueError(f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again")
         gan = cls(tuple(state["size"]), tuple(state["classes"]), HistoGANConfig(**state["config"]), device)
         for name in ("generator", "average", "discriminator"):
