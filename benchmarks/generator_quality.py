@@ -1,7 +1,7 @@
 """How good are generated candidates?  Fréchet distance, what a classifier learns from them, the class they show, and memorisation.
 
     python benchmarks/generator_quality.py                                    # the candidates of the embedded PCam bank
-    python benchmarks/generator_quality.py --gan runs/histogan/histogan.pt        # a checkpoint's, beside that bank's real pictures
+    python benchmarks/generator_quality.py --gan runs/histogan/histogan.pt    # a checkpoint's, beside that bank's real pictures
 
 Features are those of a ResNet that is trained on the real train split (at first, a few minutes): the Fréchet distance is **not** the
 Inception FID. It depends on the number of pictures, hence equal numbers on both sides, beside the distance of two halves of the real

@@ -2,7 +2,7 @@
 
     python examples/train_histogan.py --data pcam.zip --split train --counts 1966 1378 --against valid --run runs/histogan
 
-The embedded PCam pool came from this command with its defaults (48×48 pixels, two CPU cores, three quarters of an hour). A small
+The embedded PCam pool came from this command with its defaults (48×48 pixels, two CPU cores, 52 minutes). A small
 network learns the patches first, for the discriminator to look through. Called again with the same run directory, it goes on from the
 last checkpoint. The Fréchet distance in losses.csv is on the features of a small ResNet18 that is trained on the same patches (not the
 Inception FID), and swings; histogan.pt is the last checkpoint, whose learning rate has come down to zero, best.pt the one where the distance

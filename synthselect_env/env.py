@@ -79,7 +79,7 @@ class SelectionEpisodes:
         self._views: ValidationViews | None = None
         self._none: dict[Split, list[Evaluations]] = {}  # without candidates there is one classifier, not n
         self._tracker: RewardTracker | None = None
-        self._decided: tuple[np.ndarray, np.ndarray, int, Split] | None = None  # masks before and after the last step, batches so far
+        self._decided: tuple[np.ndarray, int, Split] | None = None  # what the last step scored, and how many batches had been decided
         self._known: list[tuple[np.ndarray, Split, np.ndarray]] = []  # credit that was asked for
 
     @property
@@ -155,10 +155,10 @@ class SelectionEpisodes:
         actions = np.asarray(actions)
         if actions.shape != (self.n, self.batch_size):
             raise ValueError(f"expected an action of {self.batch_size} bits for each of {self.n} episodes, got shape {actions.shape}")
-        batch, before = self.batches[self.step_index], self.masks.copy()
+        batch = self.batches[self.step_index]
         self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
-        self._decided = before, self.masks.copy(), self.step_index, self._view
+        self._decided = self.masks.copy(), self.step_index, self._view
         rewarded, evaluations = self._evaluate(self.masks)
         assert self._tracker is not None
         return self._tracker(rewarded), evaluations
@@ -181,16 +181,19 @@ class SelectionEpisodes:
         """
         if self._decided is None:
             raise gym.error.ResetNeeded("nothing has been decided yet: call step() before credit()")
-        before, after, seen, view = self._decided
-        padded = np.zeros((self.n, seen, self.batch_size))
-        last = self._worth(after, view)
-        for t, batch in enumerate(self.batches[:seen]):
-            padded[:, t, : len(batch)] = last[:, batch]
+        masks, seen, view = self._decided
+        last = self.batches[seen - 1]
+        worth = self._worth(masks, view)
         if self._reward.baseline == "previous" and seen > 1:
-            previous = self._worth(before, view)
-            for t, batch in enumerate(self.batches[: seen - 1]):
-                padded[:, t, : len(batch)] -= previous[:, batch]
-        return self._reward.scale * padded
+            before = masks.copy()
+            before[:, last] = False
+            earlier = self._worth(before, view).copy()
+            earlier[:, last] = 0  # the step before knew nothing of this batch
+            worth = worth - earlier
+        padded = np.zeros((self.n, seen, self.batch_size))
+        for t, batch in enumerate(self.batches[:seen]):
+            padded[:, t, : len(batch)] = self._reward.scale * worth[:, batch]
+        return padded
 
     def _worth(self, masks: np.ndarray, view: Split) -> np.ndarray:
         """The evaluator's credit, remembered: what one step asks for is what the next one subtracts.  (n, n of the pool)"""

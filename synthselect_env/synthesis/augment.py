@@ -40,9 +40,7 @@ def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         moved = torch.arange(length, device=images.device) + (_uniform(images, generator) * length / 4).round().long().view(b, 1)
         return length - 1 - (length - 1 - moved.abs()).abs()
 
-    y, x = places(h)[:, :, None], places(w)[:, None, :]
-    batch = torch.arange(b, device=images.device).view(b, 1, 1)
-    return images.permute(0, 2, 3, 1)[batch, y, x].permute(0, 3, 1, 2)
+    return _taken(images, places(h), places(w))
 
 
 def crop(images: torch.Tensor, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
@@ -59,6 +57,10 @@ def crop(images: torch.Tensor, size: tuple[int, int], generator: torch.Generator
         first = torch.randint(whole - part + 1, (b, 1), device=images.device, generator=generator)
         return first + torch.arange(part, device=images.device)
 
-    y, x = places(images.shape[2], size[0])[:, :, None], places(images.shape[3], size[1])[:, None, :]
-    batch = torch.arange(b, device=images.device).view(b, 1, 1)
-    return images.permute(0, 2, 3, 1)[batch, y, x].permute(0, 3, 1, 2)
+    return _taken(images, places(images.shape[2], size[0]), places(images.shape[3], size[1]))
+
+
+def _taken(images: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The pixels at each picture's own rows and columns.  (b, 3, h, w), (b, h'), (b, w') -> (b, 3, h', w')"""
+    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    return images.permute(0, 2, 3, 1)[batch, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
