@@ -20,9 +20,21 @@ def test_the_papers_counts_and_split_by_patient() -> None:
     groups = [set(part.groups) for part in parts.values()]
     assert not any(groups[i] & groups[j] for i in range(3) for j in range(i))
     shares = np.array([np.bincount(part.labels) / COUNTS for part in parts.values()])  # (part, grade)
-    assert np.abs(shares - [[0.7], [0.1], [0.2]]).max() < 0.04
+    assert np.abs(shares - [[0.7], [0.1], [0.2]]).max() < 0.002
+    assert [len(group) for group in groups] == pytest.approx([42, 30, 60], abs=4)  # one may have been dealt no picture
     ids = [i for part in parts.values() for i in part.ids]
     assert len(set(ids)) == sum(COUNTS) and all(part.classes == GRADES for part in parts.values())
+
+
+def test_a_patient_is_mostly_of_one_grade_and_none_has_stains_that_brighten() -> None:
+    part = cervical_phantom()["train"]
+    patients, index = np.unique(part.groups, return_inverse=True)
+    counts = np.zeros((len(patients), len(GRADES)))
+    np.add.at(counts, (index, part.labels), 1)
+    assert counts.max(1).sum() / counts.sum() > 0.8
+    drawn = [Patient.draw(np.random.default_rng(i)) for i in range(200)]
+    assert min(patient.stains.min() for patient in drawn) > 0
+    assert all(np.linalg.norm(patient.stains, axis=1) == pytest.approx(1) for patient in drawn)
 
 
 def test_pictures_do_not_depend_on_what_else_is_rendered() -> None:

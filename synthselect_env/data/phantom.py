@@ -8,7 +8,7 @@ anything about tissue, patients or diagnosis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,6 @@ from PIL import Image, ImageFilter
 
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS, LabelledImages, RenderedImages
-from synthselect_env.data.subsets import split_by_group
 
 GRADES = ("Normal", "CIN1", "CIN2", "CIN3")
 HEIGHT, WIDTH = 256, 128
@@ -27,21 +26,34 @@ HEIGHT, WIDTH = 256, 128
 COUNTS = (1284, 410, 481, 472)
 """Pictures of each grade in the paper's set."""
 
-N_PATIENTS = 150
-"""The paper gives no number; about 18 pictures of a patient."""
-
 SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
-"""The paper's split by patient."""
+"""Of the pictures of each grade; the paper's split by patient."""
 
-CANDIDATE_FLAWS = {"wrong label": 0.2, "torn": 0.1, "blur and noise": 0.08, "wrong stain": 0.08, "near duplicate": 0.04}
+PATIENTS = {"train": 42, "valid": 30, "test": 60}
+"""Of each part; the paper gives no number. A classifier that has seen the stain and the tissue of few patients takes what is theirs for
+the grade, and candidates of others are worth adding for that. Figures are of more patients, with fewer pictures each."""
+
+N_CANDIDATE_PATIENTS = 400
+"""Whose pictures the candidates are: others than the real set's."""
+
+CANDIDATE_FLAWS = {"wrong label": 0.3, "torn": 0.06, "blur and noise": 0.06, "wrong stain": 0.05, "near duplicate": 0.03}
 """Shares of a pool of which half is sound."""
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same arguments render differently, so that a stored recipe is not taken for another picture's."""
 
-REACH, REACH_SPREAD = (0.0, 0.30, 0.58, 0.90), (0.06, 0.18, 0.20, 0.17)
+REACH, REACH_SPREAD = (0.0, 0.30, 0.58, 0.90), (0.04, 0.11, 0.12, 0.10)
 """Height of the atypia as a share of the epithelium's, by grade: mean and standard deviation. Neighbouring grades overlap, as they do
 between pathologists; the overlap sets what the best classifier can reach."""
+
+STAIN_SPREAD, GAIN_SPREAD, NUCLEUS_SPREAD = 0.1, 0.4, 0.2
+"""How patients differ, standard deviations: of the stains' optical densities, and of the logarithms of their amounts and of the size of nuclei."""
+
+LEAST_DENSITY = 0.05
+"""Of a stain in any colour; no stain makes glass brighter."""
+
+GRADES_OF_A_PATIENT = 0.05
+"""Concentration of the Dirichlet distribution of a patient's grades; at this one most patients have a single one."""
 
 REACTIVE = 0.35
 """Share of normal pictures with reactive change: dense, dark nuclei low in the epithelium, but regular ones."""
@@ -80,11 +92,11 @@ class Patient:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Patient:
         """A patient at random."""
-        stains = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.045, (2, 3))
+        stains = np.maximum(np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, STAIN_SPREAD, (2, 3)), LEAST_DENSITY)
         return cls(
             stains=stains / np.linalg.norm(stains, axis=1, keepdims=True),
-            gains=np.exp(rng.normal(0, 0.2, 2)),
-            nucleus=float(np.exp(rng.normal(0, 0.1))),
+            gains=np.exp(rng.normal(0, GAIN_SPREAD, 2)),
+            nucleus=float(np.exp(rng.normal(0, NUCLEUS_SPREAD))),
             basal=rng.uniform(0.06, 0.2),
             inflammation=rng.beta(1.2, 3.0),
             fibre=rng.uniform(5, 14),
@@ -214,19 +226,32 @@ class Cast:
         )
 
 
+def _people(counts: Sequence[int] | np.ndarray, n_patients: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Grades in order, and a patient for each, of so many who have mostly one grade.  int64 (n,) each"""
+    mixtures = rng.dirichlet(np.full(len(GRADES), GRADES_OF_A_PATIENT), n_patients)  # (patients, grades)
+    patients = [rng.choice(n_patients, n, p=p / p.sum()) for n, p in zip(counts, mixtures.T)]
+    return np.repeat(np.arange(len(GRADES)), counts), np.concatenate(patients)
+
+
 @lru_cache(maxsize=8)
-def _cast(counts: tuple[int, ...], seed: int) -> Cast:
-    """Grades in order, patients at random; a patient has mostly one or two grades."""
-    rng = np.random.default_rng(seed)
-    mixtures = rng.dirichlet(np.full(len(GRADES), 0.4), N_PATIENTS)  # (patients, grades)
-    grades = np.repeat(np.arange(len(GRADES)), counts)
-    patients = np.concatenate([rng.choice(N_PATIENTS, n, p=p / p.sum()) for n, p in zip(counts, mixtures.T)])
-    return Cast(grades, patients, seed)
+def _real(seed: int) -> tuple[Cast, dict[str, np.ndarray]]:
+    """The real set, and the positions of each part in it."""
+    rng, everyone = np.random.default_rng(seed), np.array(COUNTS)
+    counts = {part: np.round(everyone * share).astype(int) for part, share in SHARES.items()}
+    counts["train"] = everyone - counts["valid"] - counts["test"]  # what rounding leaves
+    grades, patients, parts, n, n_patients = [], [], {}, 0, 0
+    for part in SHARES:
+        of_grade, whose = _people(counts[part], PATIENTS[part], rng)
+        grades.append(of_grade)
+        patients.append(n_patients + whose)
+        parts[part] = np.arange(n, n + len(of_grade))
+        n, n_patients = n + len(of_grade), n_patients + PATIENTS[part]
+    return Cast(np.concatenate(grades), np.concatenate(patients), seed), parts
 
 
 @lru_cache(maxsize=8)
 def _candidate_plan(per_class: int, flaws: tuple[tuple[str, float], ...], seed: int) -> tuple[Cast, FlawPlan]:
-    cast = _cast((per_class,) * len(GRADES), seed)
+    cast = Cast(*_people((per_class,) * len(GRADES), N_CANDIDATE_PATIENTS, np.random.default_rng(seed)), seed)
     return cast, plan_flaws(cast.grades, len(GRADES), dict(flaws), seed)
 
 
@@ -236,13 +261,13 @@ def cervical_phantom(seed: int = 0) -> dict[str, LabelledImages]:
     :param seed: of everything; another one is another hospital
     :return: "train", "valid" and "test"; pictures are rendered when they are asked for
     """
-    cast = _cast(COUNTS, seed)
+    cast, parts = _real(seed)
     groups = [f"patient-{p:03d}" for p in cast.patients]
     ids = tuple(f"{GRADES[g]}-{i:04d}" for i, g in enumerate(cast.grades))
     everything = LabelledImages(
         RenderedImages("cervical phantom", {"seed": seed, "version": VERSION}, np.arange(len(ids))), cast.grades, ids, GRADES, tuple(groups)
     )
-    return {name: everything.subset(positions) for name, positions in split_by_group(groups, cast.grades, SHARES, seed).items()}
+    return {name: everything.subset(parts[name]) for name in SHARES}
 
 
 def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1) -> LabelledImages:
@@ -268,7 +293,7 @@ def _check_version(version: object, ours: object) -> None:
 
 def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
     _check_version(version, VERSION)
-    return _cast(COUNTS, seed).render(positions)
+    return _real(seed)[0].render(positions)
 
 
 def _render_candidates(positions: np.ndarray, per_class: int, flaws: list[list[Any]], seed: int, version: list[int]) -> np.ndarray:
