@@ -157,17 +157,14 @@ if __name__ == "__main__":
             "| arm | test accuracy | gain in points | gain in AUC, points | gain in log-likelihood | the same on validation | "
             "gap in accuracy, points |\n|---|---|---|---|---|---|---|"
         )
+        forms = {"accuracy": ("+.1f", 100), "auc": ("+.1f", 100), "log_likelihood": ("+.3f", 1)}  # format and unit
         for i, name in enumerate(kept):
-
-            def cell(metric: str, form: str, scale: float = 1, i: int = i) -> str:
-                values = scale * gain[metric][:, i]
-                return f"{interval(values, form)} ({values.mean() / (scale * gain[metric][:, 1].mean()):.0%})"
-
             cells = [
                 interval(test["accuracy"][:, i], ".4f"),
-                cell("accuracy", "+.1f", 100),
-                cell("auc", "+.1f", 100),
-                cell("log_likelihood", "+.3f"),
+                *(
+                    f"{interval(scale * gain[m][:, i], form)} ({gain[m][:, i].mean() / gain[m][:, 1].mean():.0%})"
+                    for m, (form, scale) in forms.items()
+                ),
                 interval(seen["log_likelihood"][:, i], "+.3f"),
                 interval(100 * (valid["accuracy"] - test["accuracy"])[:, i], "+.1f"),
             ]

@@ -239,14 +239,11 @@ def _real(seed: int) -> tuple[Cast, dict[str, np.ndarray]]:
     rng, everyone = np.random.default_rng(seed), np.array(COUNTS)
     counts = {part: np.round(everyone * share).astype(int) for part, share in SHARES.items()}
     counts["train"] = everyone - counts["valid"] - counts["test"]  # what rounding leaves
-    grades, patients, parts, n, n_patients = [], [], {}, 0, 0
-    for part in SHARES:
-        of_grade, whose = _people(counts[part], PATIENTS[part], rng)
-        grades.append(of_grade)
-        patients.append(n_patients + whose)
-        parts[part] = np.arange(n, n + len(of_grade))
-        n, n_patients = n + len(of_grade), n_patients + PATIENTS[part]
-    return Cast(np.concatenate(grades), np.concatenate(patients), seed), parts
+    grades, whose = zip(*(_people(counts[part], PATIENTS[part], rng) for part in SHARES))
+    before = np.cumsum([0, *PATIENTS.values()])  # patients of the parts before
+    everything = Cast(np.concatenate(grades), np.concatenate([n + w for n, w in zip(before, whose)]), seed)
+    positions = np.split(np.arange(len(everything.grades)), np.cumsum([len(g) for g in grades])[:-1])
+    return everything, dict(zip(SHARES, positions))
 
 
 @lru_cache(maxsize=8)
