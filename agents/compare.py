@@ -175,6 +175,7 @@ def compare(
         raise ValueError(f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one")
     where = None if directory is None else Path(directory)
     judge = evaluator if where is None else CachedEvaluator(evaluator, where / "predictions")
+    seed = int(seed)
     selected = [[_select(selector, sealed, seed + r, where) for selector in chosen] for r in range(rounds)]
 
     groups = None if bank.test.groups is None else np.asarray(bank.test.groups)

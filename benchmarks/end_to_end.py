@@ -10,7 +10,6 @@ runs/, so that an interrupted run goes on where it stopped.
 import argparse
 import csv
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from machine import describe_machine, digest
 from agents import CreditPPO
 from agents.compare import compare
 from agents.selectors import PolicySelector
+from synthselect_env.compute import available_cores
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.files import atomic_write
 
@@ -59,7 +59,7 @@ if __name__ == "__main__":
     parser.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=SELECTORS)
     parser.add_argument("--workers", type=int, default=2, help="processes that judge; they share the cores")
     args = parser.parse_args()
-    threads = max(1, (os.cpu_count() or 1) // args.workers)
+    threads = max(1, available_cores() // args.workers)
     print(f"{describe_machine()}; judged by {args.workers} processes of {threads} threads", flush=True)
     root = Path("runs") / f"end_to_end-{digest(resolve_bank(args.bank))}"
     runs = [root / f"seed{seed}" for seed in range(args.seeds)]

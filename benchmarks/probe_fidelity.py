@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -50,7 +50,12 @@ from synthselect_env.metrics import METRICS
 
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
-ROUNDS = 3
+CLIMBED: dict[str, list[tuple[float, int, bool]]] = {
+    "the bank's": [(0.1, 32, False), (1, 32, False), (10, 32, False), (100, 128, False)],
+    "ResNet18, cross-fitted": [(1, 32, False), (10, 32, False)],
+    "four folds": [(1, 32, False), (10, 32, False), (10, 32, True), (30, 64, False)],
+}
+"""Probes whose credit is climbed, by view: ridge, components, and whether the least of several probes is taken in the place of their mean."""
 COLUMNS = ("head", "features", "components", "ridge", "metric", "spearman", "kendall")
 DESIGN_SEED = 1
 """Of the random selections on a bank without known truth; the bank's own retrainings were drawn with 0."""
@@ -59,7 +64,10 @@ Views = dict[str, list[FeatureBank]]
 """By what the features are of: one bank, or several whose probes are averaged."""
 
 
-def views(bank: FeatureBank, config: TrainingConfig, root: Path) -> Views:
+VIEWS = ("the bank's", "ResNet18", "ResNet18, cross-fitted", "four folds")
+
+
+def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence[str]) -> Views:
     """The bank through its own extractor and through smaller ones, trained on all real patches or without those that they then see.
 
     "cross-fitted" is what ``extract_bank(n_folds=4)`` makes: one bank whose training features are of networks that have not seen
@@ -83,12 +91,13 @@ def views(bank: FeatureBank, config: TrainingConfig, root: Path) -> Views:
         network = train_extractor(train.subset(fold != i), pictures["valid"], 0, config)
         return extract_bank({**pictures, "train": train.subset(fold == i)}, network)
 
-    return {
-        "the bank's": [bank],
-        "ResNet18": [seen("whole", lambda: extract_bank(pictures, whole()))],
-        "ResNet18, cross-fitted": [seen("cross-fitted", lambda: extract_bank(pictures, whole(), n_folds=FOLDS))],
-        "four folds": [seen(f"fold{i}", partial(of_fold, i)) for i in range(FOLDS)],
+    makers: dict[str, Callable[[], list[FeatureBank]]] = {
+        "the bank's": lambda: [bank],
+        "ResNet18": lambda: [seen("whole", lambda: extract_bank(pictures, whole()))],
+        "ResNet18, cross-fitted": lambda: [seen("cross-fitted", lambda: extract_bank(pictures, whole(), n_folds=FOLDS))],
+        "four folds": lambda: [seen(f"fold{i}", partial(of_fold, i)) for i in range(FOLDS)],
     }
+    return {name: make() for name, make in makers.items() if name in names}
 
 
 def random_selections(bank: FeatureBank, k: int) -> np.ndarray:
@@ -214,7 +223,9 @@ def random_half(
         save_figure(picture, figure)
 
 
-def optimised_half(bank: FeatureBank, seen: Views, datamodel: DatamodelEvaluator, retrain: CachedEvaluator, seeds: int) -> None:
+def optimised_half(
+    bank: FeatureBank, seen: Views, datamodel: DatamodelEvaluator, retrain: CachedEvaluator, seeds: int, corrections: int
+) -> None:
     """Print what each proxy promises of the selection that climbs it, and what retraining says of it."""
     n, flaw = len(bank.candidates), bank.candidates.flaw
     found: list[tuple[str, np.ndarray, float | None]] = [("none", np.zeros(n, bool), None), ("all", np.ones(n, bool), None)]
@@ -230,17 +241,14 @@ def optimised_half(bank: FeatureBank, seen: Views, datamodel: DatamodelEvaluator
         name = f"probe, {several}{view}, ridge {ridge:g}, {components} components"
         return Proxy(name, [LinearProbeEvaluator(b, n_components=components, ridge=ridge) for b in seen[view]], least)
 
-    for proxy in (
-        *(probes("the bank's", ridge, d) for ridge, d in ((0.1, 32), (1, 32), (10, 32), (100, 128))),
-        *(probes("ResNet18, cross-fitted", ridge, 32) for ridge in (1, 10)),
-        *(probes("four folds", ridge, d, least) for ridge, d, least in ((1, 32, False), (10, 32, False), (10, 32, True), (30, 64, False))),
-    ):
-        take("climbed", proxy, climb(proxy, n))
+    for view, settings in CLIMBED.items():
+        for proxy in (probes(view, *setting) for setting in settings if view in seen):
+            take("climbed", proxy, climb(proxy, n))
     weak = probes("the bank's", 1, 32)
     take("best of 4,096", weak, search(weak, n))
     for algorithm in (PPO, CreditPPO):
         take(algorithm.__name__, weak, learn(algorithm, weak.evaluators[0], bank))
-    for i in range(ROUNDS):  # two time scales: learn on the proxy, correct it by retraining what was found
+    for i in range(corrections + 1):  # two time scales: learn on the proxy, correct it by retraining what was found
         proxy = Proxy("datamodel" + (f", corrected {i}×" if i else ""), [datamodel])
         fresh = {"climbed": climb(proxy, n), "CreditPPO": learn(CreditPPO, datamodel, datamodel.bank)}
         if not i:
@@ -248,7 +256,7 @@ def optimised_half(bank: FeatureBank, seen: Views, datamodel: DatamodelEvaluator
             take("PPO", proxy, learn(PPO, datamodel, datamodel.bank))
         for name, mask in fresh.items():
             take(name, proxy, mask)
-        if i + 1 < ROUNDS:
+        if i < corrections:
             datamodel = DatamodelEvaluator(with_retrainings(datamodel.bank, retrain, np.stack(list(fresh.values()))))
 
     masks = np.stack([mask for _, mask, _ in found])
@@ -296,20 +304,28 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", default="pcam-planted", help="a bank with pictures and retrainings")
     parser.add_argument("--random", type=int, default=48, help="random selections to judge proxies by")
-    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each optimised selection")
+    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each optimised selection, 2 or more")
+    parser.add_argument(
+        "--views", nargs="+", default=VIEWS, choices=VIEWS, help="features that probes are tried on; the bank's must be among them"
+    )
+    parser.add_argument(
+        "--corrections", type=int, default=2, help="how often the datamodel is corrected by retraining what was found on it"
+    )
     parser.add_argument("--figure", type=Path, help="where to write the scatter plot")
     add_worker_arguments(parser)
     args = parser.parse_args()
+    if VIEWS[0] not in args.views:
+        parser.error(f"--views: {VIEWS[0]!r} must be among them, the probes of other views are compared with it")
     bank = resolve_bank(args.bank)
     root = Path("runs") / f"probe_fidelity-{digest(bank)}"
     root.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}; {args.workers} processes\n{bank.describe()}", flush=True)
     config = QUICK.for_pictures(*bank.train.picture_size)
-    datamodel, masks, seen = DatamodelEvaluator(bank), random_selections(bank, args.random), views(bank, config, root)
+    datamodel, masks, seen = DatamodelEvaluator(bank), random_selections(bank, args.random), views(bank, config, root, args.views)
     left_out = spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0]
     print(f"datamodel: {len(datamodel.selections)} retrainings, Spearman with their validation when left out {left_out:.3f}", flush=True)
     with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
         retrain = CachedEvaluator(parallel, "runs/retrained")
         valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)
         random_half(seen, masks, test, valid, datamodel, root, args.figure)
-        optimised_half(bank, seen, datamodel, retrain, args.seeds)
+        optimised_half(bank, seen, datamodel, retrain, args.seeds, args.corrections)

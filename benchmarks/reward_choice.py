@@ -23,6 +23,7 @@ from machine import describe_machine, digest
 
 from agents.selectors import SELECTORS
 from synthselect_env import FeatureBank, Selection, Split
+from synthselect_env.compute import available_cores
 from synthselect_env.data import draw_per_class
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import RetrainEvaluator
@@ -69,7 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=2, help="processes; they share the cores")
     parser.add_argument("--arguments", nargs=argparse.REMAINDER, default=[], help="passed on to examples/train_ppo.py")
     args = parser.parse_args()
-    threads = max(1, (os.cpu_count() or 1) // args.workers)
+    threads = max(1, available_cores() // args.workers)
     print(f"{describe_machine()}; {args.workers} processes of {threads} threads", flush=True)
     root = Path("runs") / f"reward_choice-{digest(resolve_bank(args.bank), args.arguments)}"
     names = [*args.rewards, "none", "half real"]

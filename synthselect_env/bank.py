@@ -65,6 +65,9 @@ class FeatureBank:
         widths = {name: split.features.shape[1] for name, split in self.splits.items()}
         if len(set(widths.values())) > 1:
             raise ValueError(f"{self.source}: features differ in length ({widths}); extract all splits with the same extractor")
+        looks = {name: split.appearance.shape[1] for name, split in self.splits.items() if split.appearance is not None}
+        if len(set(looks.values())) > 1:
+            raise ValueError(f"{self.source}: appearances differ in length ({looks}); extract all splits with the same release")
         empty = [c for i, c in enumerate(self.classes) if not (self.train.labels == i).any()]
         if empty:
             raise ValueError(f"{self.source}: train/labels has no picture of class {', '.join(empty)}; add some or drop the class")
@@ -202,15 +205,21 @@ class FeatureBank:
     def warnings(self) -> list[str]:
         """What makes figures on this bank doubtful: classes that are nearly empty, pictures or patients in two splits at once.
 
-        Pictures are the same when their features are, to half precision.
+        Pictures are the same when their features are, to half precision of a standard deviation of the real training features.
         """
         found = []
         for name, split in self.splits.items():
             for label, count in zip(self.classes, np.bincount(split.labels, minlength=len(self.classes))):
                 if count < FEW and name != "candidates":
                     found.append(f"{name} has {count} pictures of class {label}; figures of that class mean little below {FEW}")
-        with np.errstate(over="ignore"):
-            rows = {name: {row.tobytes() for row in split.features.astype(np.float16)} for name, split in self.splits.items()}
+        mean, std = self.train.features.mean(0, np.float64), np.maximum(self.train.features.std(0, np.float64), 1e-12)
+        rows: dict[str, set[bytes]] = {}
+        for name, split in self.splits.items():
+            rows[name] = set()
+            for start in range(0, len(split), 4096):
+                with np.errstate(over="ignore"):
+                    part = ((split.features[start : start + 4096] - mean) / std).astype(np.float16)
+                rows[name].update(row.tobytes() for row in part)
         for name, other in (("train", "valid"), ("train", "test"), ("valid", "test"), ("candidates", "valid"), ("candidates", "test")):
             if other not in rows:
                 continue

@@ -233,6 +233,7 @@ def train_classifier(
     device = pick_device(device)
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
+    seed = int(seed)
     members = np.arange(len(labels)) if members is None else np.asarray(members)
     empty = np.setdiff1d(np.arange(n_classes), np.asarray(labels)[members])
     if len(empty):

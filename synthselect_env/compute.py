@@ -45,13 +45,18 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     cuda = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.random.default_generator.manual_seed(seed)
+        torch.random.default_generator.manual_seed(int(seed))
         if cuda:
             with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+                torch.cuda.manual_seed(int(seed))
         yield
+
+
+def available_cores() -> int:
+    """Cores that this process may use: on a shared machine, those that a scheduler has given it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
     """Processes that train side by side: one a core, or one alone where there is a GPU, which they would share."""
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    return 1 if torch.cuda.is_available() else available_cores()

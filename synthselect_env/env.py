@@ -302,8 +302,8 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         """The batch of the last step as a picture, uint8 (h, w, 3); all grey before the first step."""
         if self.render_mode is None:
             return None
-        decided = self._episodes.step_index > 0
-        batch = self._episodes.batches[max(self._episodes.step_index - 1, 0)]
+        decided = self._seeded and self._episodes.step_index > 0
+        batch = self._episodes.batches[self._episodes.step_index - 1 if decided else 0]
         return framed(self.bank, batch, self._episodes.masks[0][batch] if decided else None)
 
 

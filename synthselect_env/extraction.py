@@ -57,39 +57,61 @@ def extract_bank(
     by networks that have not: each is trained on the other folds, and a linear map, fitted on the candidates, brings its features into
     the extractor's space (cross-fitting).
 
-    :param pictures: "train", "valid", "test" and "candidates"
+    :param pictures: "train", "valid", "candidates" and, where it is at hand, "test"
     :param extractor: trained on the real training pictures
     :param provenance: JSON-able facts on where the pictures come from
     :param n_folds: of the cross-fitting, 2 or more; 0 for the extractor's own view of its training pictures
     :param seed: of the folds and their networks
     :param on_epoch: called after each epoch of a fold's network
-    :raises ValueError: when the extractor is for other classes, or ``n_folds`` is 1
+    :raises ValueError: when pictures are of other classes than the training pictures, or the extractor is, or ``n_folds`` is 1 or more
+        than there are patients to share out
     """
     classes, config = pictures["train"].classes, extractor.config
     if extractor.n_classes != len(classes):
         raise ValueError(f"the extractor was trained for {extractor.n_classes} classes, the pictures have {len(classes)}")
+    for name, split in pictures.items():
+        if tuple(split.classes) != tuple(classes):
+            raise ValueError(
+                f"{name} has the classes {', '.join(split.classes)}, train has {', '.join(classes)}; read its pictures with the classes of train"
+            )
     if n_folds == 1 or n_folds < 0:
         raise ValueError(f"n_folds must be 0, or 2 and more, got {n_folds}")
+    if n_folds > (n_groups := len(np.unique(_groups(pictures["train"])))):
+        raise ValueError(f"{n_folds} folds need as many patients or slides, train has {n_groups}; take fewer folds")
     pixels = pictures["candidates"].pixels(config.size)  # rendered or decoded once
     assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
-    features = {name: extractor.features(pixels if name == "candidates" else pictures[name].pixels(config.size)) for name in SPLITS}
+    features = {
+        name: extractor.features(pixels if name == "candidates" else pictures[name].pixels(config.size))
+        for name in SPLITS
+        if name in pictures
+    }
     if n_folds:
         features["train"] = _cross_fitted(pictures, pixels, features["candidates"], config, n_folds, seed, on_epoch)
-    best = int(np.argmax(extractor.history["log_likelihood"]))
+    if extractor.history:
+        best = int(np.argmax(extractor.history["log_likelihood"]))
+        when = f", epoch {best + 1} of {config.epochs} by validation"
+        measured = {"extractor_validation": {name: round(extractor.history[name][best], 4) for name in METRICS}}
+    else:  # of elsewhere
+        when, measured = "", {}
     size = "×".join(map(str, config.size))
     looks = {"train": appearance(pictures["train"].pixels(config.size)), "candidates": appearance(pixels)}
     splits = {name: Split(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name)) for name, p in pictures.items()}
     return FeatureBank(
-        **splits,  # type: ignore[arg-type]
+        **{"test": None, **splits},  # type: ignore[arg-type]
         classes=classes,
-        extractor=f"{config.architecture} trained on the train split at {size} px, epoch {best + 1} of {config.epochs} by validation"
+        extractor=f"{config.architecture} trained on the train split at {size} px{when}"
         + (f"; the train split seen by {n_folds} others, each trained without a part of it" if n_folds else ""),
         provenance={
             **(provenance or {}),
-            "extractor_validation": {name: round(extractor.history[name][best], 4) for name in METRICS},
+            **measured,
             "candidates_that_the_extractor_assigns_to_their_class": round(float((assigned == pictures["candidates"].labels).mean()), 4),
         },
     )
+
+
+def _groups(train: LabelledImages) -> np.ndarray:
+    """The patient or slide of each picture as a number; each picture's own where they are not known.  int (n,)"""
+    return np.arange(len(train)) if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
 
 
 def _cross_fitted(
@@ -103,7 +125,7 @@ def _cross_fitted(
 ) -> np.ndarray:
     train, features = pictures["train"], np.zeros((len(pictures["train"]), target.shape[1]), np.float32)
     # whole patients or slides, where there are any: a network that saw others of a patient's pictures knows the patient
-    groups = np.arange(len(train)) if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
+    groups = _groups(train)
     fold_of = (np.random.default_rng(seed).permutation(groups.max() + 1) % n_folds)[groups]
     for fold in range(n_folds):
         network = train_extractor(train.subset(fold_of != fold), pictures["valid"], seed + 1 + fold, config, on_epoch=on_epoch)

@@ -31,12 +31,13 @@ def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor
     def over_classes(values: torch.Tensor) -> torch.Tensor:  # (k, c) -> (k,)
         return values[:, 1] if c == 2 else values.masked_fill(positives == 0, torch.nan).nanmean(1)
 
-    scored = (1,) if c == 2 else range(c)
+    # of two classes the log-odds: in the probability alone, all that a classifier is very sure of would be tied at 1
+    scores = [(log_p[:, 1] - log_p[:, 0], labels == 1)] if c == 2 else [(log_p[:, i], labels == i) for i in range(c)]
     own = log_p[:, labels, torch.arange(n, device=labels.device)]
     figures = {
         "accuracy": hits.sum(1) / n,
         "balanced_accuracy": recall.nanmean(1),
-        "auc": torch.stack([auc_one_vs_rest(log_p[:, i], labels == i) for i in scored], dim=1).nanmean(1),
+        "auc": torch.stack([auc_one_vs_rest(*pair) for pair in scores], dim=1).nanmean(1),
         "sensitivity": over_classes(recall),
         "specificity": over_classes(specificity),
         "log_likelihood": own.mean(1),

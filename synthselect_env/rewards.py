@@ -19,7 +19,8 @@ class Reward:
     """How an evaluation becomes a reward.
 
     :param metric: one of :data:`~synthselect_env.metrics.METRICS`; the Brier score counts negative, so that more is better
-    :param window: the best of this many last epochs; 1 for the last
+    :param window: the best of this many last epochs, as far as an evaluator keeps them: a retraining five, all others the last;
+        1 for the last
     :param baseline: "zero" for the figure itself; "none" to subtract that of the classifier without candidates;
         "previous" to subtract that of the step before, so that an episode's rewards add up to its gain over none
     :param smoothing: α of the paper's moving average, ``r̂ = α r̂ + (1 - α) r``, kept across episodes; 0 for no smoothing
@@ -27,7 +28,8 @@ class Reward:
     :param rotation: which validation pictures an episode is rewarded on: "none" for all of them; "folds" for one of
         ``n_folds`` stratified parts after the other; "bootstrap" for as many, drawn with replacement within each class
     :param n_folds: number of parts for "folds"
-    :raises ValueError: when a value is unknown or out of range
+    :raises ValueError: when a value is unknown or out of range, or there is a window for validation pictures that rotate: of these,
+        retraining keeps the last epoch
     """
 
     metric: str = "log_likelihood"
@@ -47,6 +49,8 @@ class Reward:
             raise ValueError(f"window must be at least 1 and smoothing in [0, 1), got {self.window} and {self.smoothing}")
         if self.rotation not in ROTATIONS:
             raise ValueError(f"unknown rotation {self.rotation!r}; one of {', '.join(ROTATIONS)}")
+        if self.rotation != "none" and self.window > 1:
+            raise ValueError(f"rotating validation pictures are scored after the last epoch alone; take window=1, got {self.window}")
         if self.n_folds < 2:
             raise ValueError(f"n_folds must be at least 2, got {self.n_folds}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,7 +41,12 @@ class Split:
         return len(self.labels)
 
     def subset(self, index: np.ndarray) -> Split:
-        """The pictures at ``index`` (positions or a boolean mask), in that order."""
+        """The pictures at ``index`` (positions or a boolean mask), in that order.
+
+        :raises ValueError: when a mask does not have one entry a picture
+        """
+        if index.dtype == bool and index.shape != (len(self),):
+            raise ValueError(f"a mask of {len(self)} pictures must be bool ({len(self)},), got {index.shape}")
         positions = np.flatnonzero(index) if index.dtype == bool else index
         ids, groups = (None if names is None else tuple(names[int(i)] for i in positions) for names in (self.ids, self.groups))
         images, flaw, looks = (None if values is None else values[positions] for values in (self.images, self.flaw, self.appearance))
@@ -49,8 +55,8 @@ class Split:
     @cached_property
     def features_digest(self) -> str:
         """A name for features and labels, to key caches by."""
-        content = hashlib.sha256(self.labels.tobytes())
-        content.update(np.ascontiguousarray(self.features).data)
+        content = hashlib.sha256(np.asarray(self.labels, np.int64).tobytes())
+        content.update(np.ascontiguousarray(self.features, np.float32).data)
         return content.hexdigest()
 
     @cached_property
@@ -83,7 +89,7 @@ class Split:
             raise ValueError(
                 f"{where}/labels is {labels.dtype} {labels.shape}, expected integers ({len(features)},); store one label a feature row"
             )
-        features = features.astype(np.float32, copy=False)
+        features = np.ascontiguousarray(features, np.float32)
         # in parts: the features may be a memory map that is larger than the memory
         bad = np.concatenate(
             [i + np.flatnonzero(~np.isfinite(features[i : i + 65536]).all(1)) for i in range(0, max(len(features), 1), 65536)]
@@ -106,7 +112,7 @@ class Split:
             if value is not None and (len(value) != len(labels) or (name == "flaw" and np.ndim(value) != 1)):
                 raise ValueError(f"{where}/{name} has {len(value)} entries for {len(labels)} labels; store one a picture")
         if self.ids is not None and len(set(self.ids)) < len(labels):
-            twice = next(i for i in self.ids if list(self.ids).count(i) > 1)
+            twice = Counter(self.ids).most_common(1)[0][0]
             raise ValueError(f"{where}/ids has {twice!r} more than once; ids name pictures, make them unique")
         if isinstance(self.images, np.ndarray) and (self.images.dtype != np.uint8 or self.images.shape[3:] != (3,)):
             raise ValueError(f"{where}/images is {self.images.dtype} {self.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
@@ -115,7 +121,7 @@ class Split:
         looks = None if self.appearance is None else np.asarray(self.appearance, np.float32)
         if looks is not None and (looks.ndim != 2 or not np.isfinite(looks).all()):
             raise ValueError(f"{where}/appearance is {looks.shape} or not finite, expected numbers (n, s); extract the bank again")
-        labels = labels.astype(np.int64, copy=False)
+        labels = np.ascontiguousarray(labels, np.int64)
         return replace(self, features=features, labels=labels, ids=ids, groups=groups, flaw=flaw, appearance=looks)
 
 

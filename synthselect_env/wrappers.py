@@ -83,7 +83,8 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
 
     def _begin(self, batch: np.ndarray) -> None:
         self._batch, self._bits, self._position = batch, np.zeros(self._n, np.int8), 0
-        self._size = max(int(batch.any(1).sum()), 1)  # padding rows are zeros, at the end
+        may_be_kept = self.env.get_wrapper_attr("action_masks")().reshape(self._n, 2)[:, 1]
+        self._size = max(int(may_be_kept.sum()), 1)  # padding rows stand at the end
 
     def _observe(self) -> np.ndarray:
         assert self._batch is not None

@@ -311,3 +311,21 @@ def test_atypicality_is_the_mahalanobis_distance(toy: FeatureBank) -> None:
     assert np.isfinite(odd.atypicality).all()
     with pytest.raises(ValueError, match="candidates/appearance is .* not finite"):
         replace(toy, candidates=replace(toy.candidates, appearance=np.full((64, 3), np.nan)))
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.1, 1000.0), (1e6, 0.0), (1e-9, 0.0)])
+def test_other_units_share_no_pictures(toy: FeatureBank, factor: float, shift: float) -> None:
+    moved = {name: replace(split, features=split.features * factor + shift) for name, split in toy.splits.items()}
+    assert not [w for w in replace(toy, **moved).warnings() if "share" in w]
+    moved["valid"] = moved["train"]
+    assert [w for w in replace(toy, **moved).warnings() if w.startswith("train and valid share 24 pictures")]
+
+
+def test_masks_and_appearances_that_do_not_fit(toy: FeatureBank) -> None:
+    with pytest.raises(ValueError, match=r"a mask of 64 pictures must be bool \(64,\), got \(10,\)"):
+        toy.candidates.subset(np.ones(10, bool))
+    looks = {
+        name: replace(toy.splits[name], appearance=np.zeros((len(toy.splits[name]), w))) for name, w in (("train", 2), ("candidates", 3))
+    }
+    with pytest.raises(ValueError, match="appearances differ in length"):
+        replace(toy, **looks)

@@ -265,3 +265,39 @@ def test_retrainings_tell_of_candidates(bank: FeatureBank, datamodel: DatamodelE
     assert np.isfinite(ranking.candidate_fit(more)).all()
     with pytest.raises(ValueError, match=r"own_log_probability is int64 \(40, 400\), expected floats"):
         replace(bank, retrainings=replace(datamodel.bank.retrainings, own_log_probability=np.zeros((40, 400), int)))
+
+
+def test_copies_have_one_rank(bank: FeatureBank) -> None:
+    """A pool with a picture many times over, as from a generator with few modes."""
+    labels = bank.candidates.labels
+    first, *copies = np.flatnonzero(labels == 1)[:40]
+    features = bank.candidates.features.copy()
+    features[copies] = features[first]
+    ranks = ranking.candidate_ranks(replace(bank, retrainings=None, candidates=replace(bank.candidates, features=features)))[:, 0]
+    assert (ranks[copies] == ranks[first]).all() and len(np.unique(ranks)) == len(labels) - len(copies)
+    assert 0 <= ranks.min() and ranks.max() <= 1
+
+
+def test_fingerprint_knows_what_ranks_are_made_from(bank: FeatureBank, datamodel: DatamodelEvaluator, tmp_path: Path) -> None:
+    """Looks, and what retrained networks say of candidates, change the answers, and so the name under which they are remembered."""
+    rng, masks = np.random.default_rng(0), np.random.default_rng(1).random((3, len(bank.candidates))) < 0.5
+    held = datamodel.bank.retrainings
+    assert held is not None
+    untold = replace(bank, retrainings=replace(held, own_log_probability=None))
+    real, pool = (rng.normal(size=(len(split), 2)) for split in (bank.train, bank.candidates))
+    looked = replace(
+        bank, retrainings=held, train=replace(bank.train, appearance=real), candidates=replace(bank.candidates, appearance=pool)
+    )
+    others = [DatamodelEvaluator(b) for b in (untold, looked)]
+    assert len({e.fingerprint for e in (datamodel, *others)}) == 3
+    for e in (datamodel, *others):
+        assert CachedEvaluator(e, tmp_path).evaluate(masks, 0).log_likelihood == pytest.approx(
+            e.evaluate(masks, 0).log_likelihood, abs=1e-9
+        )
+
+
+def test_numpys_integers_are_integers(bank: FeatureBank) -> None:
+    made = [with_retrainings(bank, Pretended(bank), n, seed) for n, seed in ((20, 1), (np.int64(20), np.int64(1)))]
+    assert made[0].digest == made[1].digest
+    with pytest.raises(ValueError, match="selections must be at least 1, got 0"):
+        with_retrainings(bank, Pretended(bank), 0)

@@ -255,7 +255,9 @@ def test_retraining_plays(toy: FeatureBank) -> None:
 
 def test_render(toy: FeatureBank) -> None:
     env = SyntheticSelectionEnv(toy, render_mode="rgb_array")
+    assert env.render()[0, 0].tolist() == [128, 128, 128]
     env.reset(seed=0)
+    assert env.render()[0, 0].tolist() == [128, 128, 128]
     env.step(np.arange(8) % 2)
     picture = env.render()
     assert picture.dtype == np.uint8 and picture.shape == (24, 32 * 24, 3)

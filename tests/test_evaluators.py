@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import QUICK, TrainingConfig
+from synthselect_env.compute import default_workers
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.heads import HEADS, Design
@@ -315,3 +316,52 @@ def test_the_small_network_has_a_name(toy: FeatureBank) -> None:
     assert (tiny.brier == RetrainEvaluator(toy, config=TINY, device="cpu").evaluate(masks, 0).brier).all()
     with pytest.raises(ValueError, match="train/images is missing"):
         make_evaluator("resnet18", replace(toy, train=replace(toy.train, images=None)))
+
+
+def test_temperature_is_found_from_afar(toy: FeatureBank) -> None:
+    """Few real pictures of one class may point the wrong way on validation: the fit without candidates is then no start for the others."""
+    probe = LinearProbeEvaluator(toy, device="cpu")
+    masks = selections(toy, 8)
+    weights = probe._head.fit(torch.from_numpy(masks))
+    x, labels = probe._scored(toy.valid)
+    scores = torch.cat([weights.mT @ x, -(weights.mT @ x)])  # the second half is best at the least factor
+    at_best = fit_temperature(scores, labels, 4.0)
+    for start in (0.01, 0.0156, 1000.0):
+        assert torch.allclose(fit_temperature(scores, labels, start), at_best, rtol=1e-6)
+    alone = torch.cat([fit_temperature(one[None], labels, 4.0) for one in scores])
+    assert torch.equal(alone, at_best)
+
+
+def test_a_candidate_far_from_all_others_is_named(toy: FeatureBank) -> None:
+    """Exact sums are rounded to what the farthest picture leaves: the probe would see nothing of the others."""
+    features = toy.candidates.features.copy()
+    features[7] *= 1e7
+    with pytest.raises(ValueError, match=r"candidates/features, row 7 lies .* standard deviations .* drop it"):
+        LinearProbeEvaluator(replace(toy, candidates=replace(toy.candidates, features=features)))
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "resnet18"])
+def test_splits_and_seeds_of_any_integers(toy: FeatureBank, name: str) -> None:
+    scored, masks = evaluator(name, toy), selections(toy, 2)
+    expected = scored.evaluate(masks, 3)
+    assert (scored.evaluate(masks, np.int64(3)).log_likelihood == expected.log_likelihood).all()
+    for kind in (np.uint8, np.int32):
+        copied = replace(toy.valid, labels=toy.valid.labels.astype(kind), features=np.asfortranarray(toy.valid.features))
+        assert scored.is_valid(copied)
+        assert (scored.evaluate_on(masks, 3, copied)[0].log_likelihood == expected.log_likelihood).all()
+        if scored.has_credit:
+            assert (scored.credit(masks, 0, copied) == scored.credit(masks, 0)).all()
+
+
+def test_features_of_any_layout(toy: FeatureBank) -> None:
+    turned = replace(toy, valid=replace(toy.valid.subset(np.arange(len(toy.valid))[::-1]), ids=None))
+    view = Split(toy.valid.features[::-1], toy.valid.labels[::-1])
+    masks = selections(toy, 2)
+    ours, expected = (LinearProbeEvaluator(b, device="cpu").evaluate(masks, 0) for b in (replace(toy, valid=view), turned))
+    assert (ours.log_likelihood == expected.log_likelihood).all()
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert default_workers() == 3

@@ -69,6 +69,20 @@ def test_errors(pictures: dict[str, LabelledImages], extractor: Classifier) -> N
     three = {name: replace(p, classes=("a", "b", "c")) for name, p in pictures.items()}
     with pytest.raises(ValueError, match="trained for 2 classes, the pictures have 3"):
         extract_bank(three, extractor)
+    with pytest.raises(ValueError, match="candidates has the classes b, a, train has .*; read its pictures with the classes of train"):
+        extract_bank({**pictures, "candidates": replace(pictures["candidates"], classes=("b", "a"))}, extractor)
+    with pytest.raises(ValueError, match="6 folds need as many patients or slides, train has 5; take fewer folds"):
+        extract_bank(pictures, extractor, n_folds=6)
+
+
+def test_a_bank_without_a_test_split_or_by_a_network_from_elsewhere(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
+    bank = extract_bank(pictures, extractor)
+    sealed = extract_bank(bank.sealed.pictures, extractor)
+    assert sealed.test is None and sealed.digest == bank.digest
+    foreign = extract_bank(pictures, Classifier(extractor.network, TINY, 2))
+    assert foreign.digest == bank.digest
+    assert "by validation" in bank.extractor and "by validation" not in foreign.extractor
+    assert "extractor_validation" not in foreign.provenance
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(96, 96, (48, 48)), (256, 128, (96, 48)), (128, 256, (48, 96)), (30, 60, (30, 60))])

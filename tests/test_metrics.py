@@ -74,3 +74,14 @@ def test_broken_classifier_scores_nothing() -> None:
     log_p[1, 4] = torch.nan
     for values in classification_metrics(log_p, torch.arange(30) % 2).values():
         assert values[0].isfinite() and values[1].isnan()
+
+
+def test_confident_classifiers_are_not_tied() -> None:
+    """In float32 the probability of a class is 1 from a difference of logits of 17 on; either class may be called the positive one."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 500)
+    margin = rng.normal(np.where(y, 22, 12), 6).astype(np.float32)
+    for sign, labels in ((1, y), (-1, 1 - y)):
+        log_p = torch.from_numpy(np.column_stack([0 * margin, sign * margin]))[None].log_softmax(2)
+        auc = classification_metrics(log_p, torch.from_numpy(labels))["auc"].item()
+        assert auc == pytest.approx(oracle.roc_auc_score(y, margin), abs=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -83,3 +84,16 @@ def test_padding_cannot_be_kept(small: FeatureBank) -> None:
         padded += int((~masks[:, 1]).sum())
         observation, _, finished, _, _ = env.step(np.ones(env.action_space.n, np.int8))
     assert padded > 0
+
+
+def test_a_candidate_of_zeros_is_no_padding(small: FeatureBank) -> None:
+    """Without context, a candidate at the mean of the real pictures has a row of zeros."""
+    features = small.candidates.features.copy()
+    features[:] = small.train.features.mean(0)
+    env = PerCandidateWrapper(SyntheticSelectionEnv(replace(small, candidates=replace(small.candidates, features=features)), context=False))
+    env.reset(seed=0)
+    steps, over = 0, False
+    while not over:
+        *_, over, _, info = env.step(1)
+        steps += 1
+    assert steps == len(small.candidates) and info["selected"] == len(small.candidates)

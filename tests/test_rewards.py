@@ -54,6 +54,7 @@ def test_brier_counts_negative() -> None:
         ({"baseline": "mean"}, "unknown baseline"),
         ({"smoothing": 1.0}, "smoothing in"),
         ({"rotation": "daily"}, "unknown rotation"),
+        ({"rotation": "bootstrap", "window": 5}, "take window=1, got 5"),
         ({"rotation": "folds", "n_folds": 1}, "n_folds must be at least 2"),
     ],
 )

@@ -212,7 +212,7 @@ def pictures_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) 
     :param images: lazy pictures, uint8 (n, h, w, 3), or None
     :param labels: int (n,)
     """
-    content = hashlib.sha256(labels.tobytes())
+    content = hashlib.sha256(np.asarray(labels, np.int64).tobytes())
     if isinstance(images, LazyImages):
         images.update(content)
     elif images is not None:

@@ -87,9 +87,12 @@ class DatamodelEvaluator(Evaluator):
             raise ValueError(
                 f"{bank.source}: no retrainings to fit a datamodel to; make some with synthselect_env.evaluators.with_retrainings"
             )
-        self.selections, self.n_knots = self.checked(bank.retrainings.selections), n_knots
+        self.selections, self.n_knots = self.checked(bank.retrainings.selections), int(n_knots)
         if bank.retrainings.pictures != bank.pictures_digest:
-            raise ValueError(f"{bank.source}: the retrainings are of other pictures or labels than the bank's; retrain with these")
+            raise ValueError(
+                f"{bank.source}: the retrainings are of other pictures or labels than the bank's; retrain with these, or "
+                "drop the retrainings: dataclasses.replace(bank, retrainings=None)"
+            )
         self.figures = Evaluations.from_epochs(bank.retrainings.figures)
         ranks = candidate_ranks(bank)
         hats = np.maximum(0, 1 - np.abs(ranks[:, :, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, 1 or 2, n_knots)
@@ -106,6 +109,7 @@ class DatamodelEvaluator(Evaluator):
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         content = hashlib.sha256(np.packbits(self.selections, axis=1).tobytes())
+        content.update(self._hats.tobytes())  # ranks come from appearances and networks, too, which the bank's features do not tell
         for metric in METRICS:
             content.update(getattr(self.figures, metric).tobytes())
         return {"n_knots": self.n_knots, "powers": POWERS, "retrainings": content.hexdigest()}
@@ -188,9 +192,12 @@ def with_retrainings(
     """
     if retrain.bank.pictures_digest != bank.pictures_digest:
         raise ValueError(f"the evaluator retrains on the pictures of {retrain.bank.source}, not on those of {bank.source}; make one for it")
-    if isinstance(selections, int):
+    seed = int(seed)
+    if isinstance(selections, int | np.integer):
+        if selections < 1:
+            raise ValueError(f"selections must be at least 1, got {selections}")
         held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
-        selections = draw_design(bank, held + selections, seed)[held:]
+        selections = draw_design(bank, held + int(selections), seed)[held:]
     recipe = json.loads(json.dumps({"seed": seed, **retrain.settings()}))
     before = bank.retrainings
     if before is not None and _comparable(before.recipe) != _comparable(recipe):

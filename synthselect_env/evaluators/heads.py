@@ -119,7 +119,8 @@ class RidgeHead(Head):
 
     def __init__(self, real: Design, pool: Design, penalty: float) -> None:
         super().__init__(real, pool, penalty)
-        self._real_sums = self._products(*real).sum(0)
+        parts = zip(real.x.split(CHUNK), real.y.split(CHUNK))
+        self._real_sums = torch.stack([self._products(*part).sum(0) for part in parts]).sum(0)
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # masks and sums of the last call
 
     def __getstate__(self) -> dict[str, object]:

@@ -14,7 +14,12 @@ from synthselect_env.evaluators.heads import CHUNK, HEADS, Design, grid
 from synthselect_env.metrics import classification_metrics
 from synthselect_env.split import Split
 
-TEMPERATURE_STEPS = 8
+TEMPERATURE_STEPS, TEMPERATURE_ROUNDING = 32, 1e-9
+"""Of the temperature's fit: the most steps, and the relative change below which it stands still. Newton's method needs some six."""
+
+COARSEST = 1e-3
+"""The most by which exact sums may round a component, in standard deviations."""
+
 REMEMBERED_SPLITS = 16
 """Splits whose components are kept, e.g. the folds of a rotating validation split."""
 
@@ -48,17 +53,24 @@ class LinearProbeEvaluator(Evaluator):
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")
         self.head, self.ridge, self.device = head, ridge, pick_device(device)
-        real = torch.from_numpy(bank.train.features).to(self.device, torch.float64)
+        real = torch.from_numpy(np.array(bank.train.features, np.float64)).to(self.device)
         self._mean = real.mean(0)
         _, singular, axes = torch.linalg.svd(real - self._mean, full_matrices=False)
         rank = int((singular > 1e-7 * singular[0]).sum())  # fewer pictures than components: the other axes are arbitrary
-        self.n_components = min(n_components, max(rank, 1))
+        self.n_components = min(int(n_components), max(rank, 1))
         scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()
         if scale < 1e-9:
             raise ValueError(f"{bank.source}: train/features are all the same; the extractor saw nothing, extract them again")
         self._axes = axes[: self.n_components].T / scale
         real_design, pool = self._design(bank.train), self._design(bank.candidates)
         self._grid = grid(real_design.x, pool.x)
+        if self._grid > COARSEST:
+            reach = torch.cat([real_design.x, pool.x]).abs().max(1).values
+            row = int(reach.argmax())
+            where = f"train/features, row {row}" if row < len(bank.train) else f"candidates/features, row {row - len(bank.train)}"
+            raise ValueError(
+                f"{bank.source}: {where} lies {reach[row]:.3g} standard deviations from the real pictures' mean; extract it again or drop it"
+            )
         real_design, pool = (Design((x / self._grid).round_() * self._grid, y) for x, y in (real_design, pool))
         self._head = HEADS[head](real_design, pool, ridge)
         self._splits: dict[int, tuple[Split, torch.Tensor, torch.Tensor]] = {}
@@ -74,7 +86,12 @@ class LinearProbeEvaluator(Evaluator):
 
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
-        return {"head": self.head, "n_components": self.n_components, "ridge": self.ridge}
+        return {
+            "head": self.head,
+            "n_components": self.n_components,
+            "ridge": self.ridge,
+            "temperature": [TEMPERATURE_STEPS, TEMPERATURE_ROUNDING],
+        }
 
     def components(self, features: np.ndarray) -> torch.Tensor:
         """What the probe sees of features, the last column ones.  (n, d) -> float64 (n, p)"""
@@ -85,8 +102,11 @@ class LinearProbeEvaluator(Evaluator):
         return x
 
     def _design(self, split: Split) -> Design:
-        labels = torch.from_numpy(split.labels).to(self.device)
+        labels = self._labels(split)
         return Design(self.components(split.features), torch.nn.functional.one_hot(labels, len(self.bank.classes)).to(torch.float64))
+
+    def _labels(self, split: Split) -> torch.Tensor:
+        return torch.from_numpy(np.array(split.labels, np.int64)).to(self.device)
 
     def _scored(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
         """Components and labels of a split that is scored.  (p, v), (v,)"""
@@ -94,7 +114,7 @@ class LinearProbeEvaluator(Evaluator):
             if len(self._splits) == REMEMBERED_SPLITS:
                 del self._splits[next(iter(self._splits))]
             # the split is kept, so that no other one can have its id
-            self._splits[id(split)] = split, self.components(split.features).T.contiguous(), torch.from_numpy(split.labels).to(self.device)
+            self._splits[id(split)] = split, self.components(split.features).T.contiguous(), self._labels(split)
         return self._splits[id(split)][1:]
 
     def __getstate__(self) -> dict[str, object]:
@@ -141,7 +161,7 @@ class LinearProbeEvaluator(Evaluator):
     def own_log_probability(self, split: Split) -> np.ndarray:
         """Log-probability of each picture's own label under the probe that is fitted to the real pictures alone.  (n,)"""
         log_p = (self._temperature * (self.components(split.features) @ self._none[0])).log_softmax(1)
-        return log_p[torch.arange(len(split)), torch.from_numpy(split.labels)].cpu().numpy()
+        return log_p[torch.arange(len(split)), self._labels(split)].cpu().numpy()
 
     def _fit_temperature(self, weights: torch.Tensor) -> torch.Tensor:  # (k, p, c) -> (k,)
         x, labels = self._scored(self.bank.valid)
@@ -151,19 +171,25 @@ class LinearProbeEvaluator(Evaluator):
 def fit_temperature(scores: torch.Tensor, labels: torch.Tensor, start: float = 4.0, steps: int = TEMPERATURE_STEPS) -> torch.Tensor:
     """The factor on each classifier's scores under which the labels are most likely, by Newton's method.
 
-    The log-likelihood is concave in the factor, so a fixed number of steps, each at most a doubling or halving, is enough.
+    The log-likelihood is concave in the factor. A step is at most a doubling or halving; a factor that stands still is left alone, so
+    that it does not depend on which others are fitted with it.
 
     :param scores: (k, c, n)
     :param labels: int64 (n,)
     :param start: first guess
+    :param steps: the most that are taken
     :return: (k,), between 0.01 and 1000
     """
     own = scores[:, labels, torch.arange(len(labels), device=labels.device)].mean(1)
-    factor = torch.full_like(own, start)
+    factor, moving = torch.full_like(own, start), torch.ones_like(own, dtype=torch.bool)
     for _ in range(steps):
         p = (factor[:, None, None] * scores).softmax(1)
         mean = (p * scores).sum(1)
         slope = own - mean.mean(1)
         curvature = ((p * scores.square()).sum(1) - mean.square()).mean(1).clamp(min=1e-12)
-        factor = torch.minimum(torch.maximum(factor + slope / curvature, factor / 2), factor * 2).clamp(0.01, 1000)
+        after = torch.minimum(torch.maximum(factor + slope / curvature, factor / 2), factor * 2).clamp(0.01, 1000)
+        moving &= (after - factor).abs() > TEMPERATURE_ROUNDING * factor
+        factor = torch.where(moving, after, factor)
+        if not moving.any():
+            break
     return factor

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.compute import default_workers
+from synthselect_env.compute import available_cores, default_workers
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
 from synthselect_env.split import Split
 
@@ -109,9 +109,8 @@ class ParallelEvaluator(SpreadEvaluator):
 
     def __init__(self, evaluator: Evaluator, workers: int | None = None, threads: int | None = None) -> None:
         super().__init__(evaluator)
-        cores = os.cpu_count() or 1
         self.workers = self.batch_size = workers or default_workers()
-        self.threads = threads or max(1, cores // self.workers)
+        self.threads = threads or max(1, available_cores() // self.workers)
         self._pool: ProcessPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, object]:

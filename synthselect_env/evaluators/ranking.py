@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy.stats import rankdata
 
 from synthselect_env.bank import FeatureBank
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
@@ -14,6 +15,9 @@ RANKING_COMPONENTS, RANKING_RIDGE = 32, 1.0
 
 SHARPNESS = 20.0
 """Of the weights of retrained networks by their validation log-likelihood: one that is .05 worse counts a third."""
+
+RANKED_DIGITS = 9
+"""Decimals of a score that count for a rank."""
 
 LEAST_PROBABILITY, LEAST_ATYPICALITY = 1e-6, 1e-9
 """Which keep logarithms finite."""
@@ -83,10 +87,9 @@ def candidate_ranks(bank: FeatureBank) -> np.ndarray:
     """
     likeness = looks(bank)
     scores = [candidate_fit(bank)] + ([] if likeness is None else [likeness])
-    ranks = np.empty((len(bank.candidates), len(scores)))
-    for axis, score in enumerate(scores):
-        ranks[np.argsort(score, kind="stable"), axis] = np.linspace(0, 1, len(score))
-    return ranks
+    # copies share their rank; matrix products give equal rows values that differ in the last digits
+    ranks = np.stack([rankdata(score.round(RANKED_DIGITS)) for score in scores], axis=1) - 1
+    return ranks / max(len(ranks) - 1, 1)
 
 
 def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
