@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from synthselect_env.files import atomic_write
 
 
 class SelectionMetrics(BaseCallback):
@@ -17,9 +20,13 @@ class SelectionMetrics(BaseCallback):
 
     SB3 itself writes before it updates, so that its rows pair a rollout with the update before. Here a row is written when
     the update is done: call ``learn(…, log_interval=None, callback=SelectionMetrics())``.
+
+    :raises ValueError: on learning, with an algorithm that does not update after each rollout
     """
 
     def _on_training_start(self) -> None:
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            raise ValueError(f"SelectionMetrics records on-policy updates, {type(self.model).__name__} makes none; use SB3's own log")
         self._updates = 0
         self._episodes: list[dict[str, float]] = []
         self._collected = False
@@ -44,9 +51,10 @@ class SelectionMetrics(BaseCallback):
         self._write_row()
 
     def _write_row(self) -> None:
+        assert isinstance(self.model, OnPolicyAlgorithm)
         if self._collected:
             self._updates += 1
-            self.model.dump_logs(self._updates)  # type: ignore[call-arg]  # OnPolicyAlgorithm's
+            self.model.dump_logs(self._updates)
             self._collected = False
 
 
@@ -57,20 +65,26 @@ class MetricsCSV(KVWriter):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer: csv.DictWriter[str] | None = None
+        self._path, self._columns = path, list[str]()
+        self._rows: list[dict[str, Any]] = []
+        with atomic_write(path) as temporary:
+            temporary.touch()  # not the rows of a run before
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append a row; the first one names the columns."""
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, sorted(key_values), restval="", extrasaction="ignore")
-            self._writer.writeheader()
-        self._writer.writerow(key_values)
-        self._file.flush()
+        """Append a row; where it has figures that no row before had, those have empty cells."""
+        self._rows.append(dict(key_values))
+        if new := set(key_values) - set(self._columns):
+            self._columns = sorted(new | set(self._columns))
+            with atomic_write(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns, restval="")
+                writer.writeheader()
+                writer.writerows(self._rows)
+            return
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns, restval="").writerow(key_values)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Nothing is held open."""
 
 
 def run_logger(directory: str | Path) -> Logger:

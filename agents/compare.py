@@ -19,8 +19,8 @@ from agents.intervals import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, make_evaluator
-from synthselect_env.files import atomic_write
-from synthselect_env.metrics import METRICS, classification_metrics
+from synthselect_env.files import atomic_write, code_digest
+from synthselect_env.metrics import METRICS, better, classification_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +105,11 @@ class Comparison:
         return paired_bootstrap(ours, theirs, self.labels, metric, self.groups)
 
     def wins(self, selector: str, over: str, metric: str = "accuracy") -> tuple[int, int]:
-        """In how many rounds a selector's test figure was above another one's, and how many rounds there were.
+        """In how many rounds a selector's test figure was better than another one's, and how many rounds there were.
 
         :raises ValueError: when one of the two was not compared
         """
-        above = self.test_figures(selector, metric) > self.test_figures(over, metric)
+        above = better(metric, self.test_figures(selector, metric)) > better(metric, self.test_figures(over, metric))
         return int(above.sum()), len(above)
 
     def best_control(self, metric: str = "accuracy") -> str | None:
@@ -118,7 +118,7 @@ class Comparison:
         Chosen on the test split, in its favour: whoever claims to be better has this one to beat.
         """
         controls = [name for name in self.selectors if not (self.of(name)[0].is_rl or self.of(name)[0].knows_truth)]
-        return max(controls, key=lambda name: self.test_figures(name, metric).mean(), default=None)
+        return max(controls, key=lambda name: better(metric, self.test_figures(name, metric)).mean(), default=None)
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with a row a selector and round."""
@@ -216,7 +216,7 @@ def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | 
     file = None
     if directory is not None:
         try:
-            facts = [type(selector).__qualname__, selector.settings(), bank.digest, seed, version("synthselect")]
+            facts = [code_digest(type(selector)), selector.settings(), bank.digest, seed, version("synthselect")]
         except NotImplementedError:
             pass  # who does not say what the selection depends on selects again
         else:

@@ -105,12 +105,15 @@ class SelectionPolicy(ActorCriticPolicy):
             )
         if not 0 < initial_rate < 1:
             raise ValueError(f"initial_rate must lie between 0 and 1, got {initial_rate}")
+        if kwargs.get("net_arch") is not None:
+            raise ValueError("the controller takes the place of net_arch; give its own options, e.g. width")
         self.initial_rate, self.controller_kwargs = initial_rate, controller_kwargs or {}
         kwargs = {"ortho_init": False, "features_extractor_class": CandidateRows, **kwargs}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "initial_rate": self.initial_rate, **self.controller_kwargs}
+        own = {"net_arch": None, "initial_rate": self.initial_rate, **self.controller_kwargs}
+        return {**super()._get_constructor_parameters(), **own}
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = ControllerExtractor(self.controller_class(self.features_dim, **self.controller_kwargs))  # type: ignore[assignment]

@@ -46,7 +46,7 @@ from synthselect_env.evaluators import (
 from synthselect_env.evaluators.ranking import draw_design
 from synthselect_env.extraction import extract_bank, train_extractor
 from synthselect_env.files import atomic_write
-from synthselect_env.metrics import METRICS
+from synthselect_env.metrics import METRICS, better
 
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
@@ -184,7 +184,7 @@ def random_half(
             for ridge in RIDGES:
                 probes = [LinearProbeEvaluator(b, head=head, n_components=d, ridge=ridge).evaluate(masks, 0) for b in seen[view]]
                 for metric in METRICS:
-                    values = np.mean([getattr(p, metric) for p in probes], 0) * (-1 if metric == "brier" else 1)
+                    values = better(metric, np.mean([getattr(p, metric) for p in probes], 0))
                     agree = [m(values, truth)[0] if np.ptp(values) else np.nan for m in (spearmanr, kendalltau)]
                     rows.append(dict(zip(COLUMNS, (head, view, d, ridge, metric, *agree))))
         table += rows

@@ -104,6 +104,10 @@ with atomic_write(run / "config.json") as path:
 # Environment: a batch of candidates a step; n_envs selections are scored by one call of the evaluator.
 bank = resolve_bank(args.bank)
 print(bank.describe())
+if args.evaluate and "test" not in bank.splits:
+    parser.error(
+        f"--evaluate: {args.bank} has no test split to compare on; give it one, or nothing after --evaluate for the selection alone"
+    )
 for classifier in args.evaluate:
     make_evaluator(classifier, bank)  # a bank that it cannot score is refused now, not after the training
 env = SelectionVecEnv(bank, n_envs=args.n_envs, evaluator=args.evaluator or None, reward=args.reward)

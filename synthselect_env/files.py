@@ -1,7 +1,9 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""What is remembered on disk: written whole or not at all, and under a name that changes with the code that made it."""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import secrets
 from collections.abc import Iterator
@@ -23,3 +25,34 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+OUR_PACKAGES = ("synthselect_env", "agents")
+"""Whose code changes with their release number."""
+
+
+def code_digest(kind: type) -> str:
+    """A name for a class of the user's own, to key caches by: its module and name, and the source of it and of its bases.
+
+    What a class calls beside itself is not followed. The classes of this library, Python's and torch's go by their names alone.
+
+    :param kind: the class
+    :raises NotImplementedError: when its source cannot be read, so that nobody can tell whether it was edited
+    """
+    content = hashlib.sha256()
+    for base in kind.__mro__:
+        content.update(f"{base.__module__}.{base.__qualname__}".encode())
+        if base.__module__.split(".")[0] in (*OUR_PACKAGES, "builtins", "abc", "torch"):
+            continue
+        try:
+            source = inspect.getsource(base)
+        except (OSError, TypeError):  # of a class in a notebook, only its functions' source is known
+            functions = [f for f in vars(base).values() if inspect.isfunction(f)]
+            try:
+                source = "".join(map(inspect.getsource, functions))
+            except (OSError, TypeError) as error:
+                raise NotImplementedError(
+                    f"the source of {base.__qualname__} cannot be read; define it in a file, so that what it answered can be remembered"
+                ) from error
+        content.update(source.encode())
+    return content.hexdigest()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 METRICS = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "log_likelihood", "brier")
+
+
+def better(metric: str, values: np.ndarray) -> np.ndarray:
+    """Figures of which more is better: the Brier score, an error, counts negative."""
+    return -values if metric == "brier" else values
 
 
 def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:

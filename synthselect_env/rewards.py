@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synthselect_env.evaluators import Evaluations
-from synthselect_env.metrics import METRICS
+from synthselect_env.metrics import METRICS, better
 from synthselect_env.split import Split
 
 BASELINES = ("zero", "none", "previous")
@@ -56,7 +56,7 @@ class Reward:
 
     def figure(self, evaluations: Evaluations) -> np.ndarray:
         """The metric, more is better: the best of the last ``window`` epochs.  (k,)"""
-        values = evaluations.epochs[self.metric] * (-1 if self.metric == "brier" else 1)
+        values = better(self.metric, evaluations.epochs[self.metric])
         return values[:, -self.window :].max(1)
 
 

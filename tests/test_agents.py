@@ -3,21 +3,26 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import REINFORCE, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.callbacks import SelectionMetrics, run_logger
 from agents.controllers import GRUAttentionController, GRUController, TransformerController
 from agents.controllers.transformer import sinusoidal_positions
 from agents.policies import distinct
+from agents.report import read_history
 from agents.selectors import SELECTORS, PolicySelector, TrainingSelector
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.embedded import toy_bank
+from synthselect_env.wrappers import PerCandidateWrapper
 
 TINY = {"width": 8, "n_layers": 1}
 
@@ -324,3 +329,68 @@ def test_same_seed_same_policy_where_threads_share_the_work() -> None:
         for _ in range(3)
     ]
     assert (scores[0] == scores[1]).all() and (scores[0] == scores[2]).all()
+
+
+def test_metrics_that_come_late_have_a_column(toy: FeatureBank, tmp_path: Path) -> None:
+    """A rollout without the end of an episode knows no return yet; the next one does."""
+    model = tiny_model(toy, n_steps=4)
+    model.set_logger(run_logger(tmp_path))
+    model.learn(64, callback=SelectionMetrics(), log_interval=None)
+    model.logger.close()
+    history = read_history(tmp_path / "metrics.csv")
+    assert history["time/total_timesteps"].tolist() == [16, 32, 48, 64]
+    assert np.isfinite(history["rollout/ep_rew_mean"]).tolist() == [False, True, True, True]
+    assert np.isfinite(history["validation/accuracy"]).tolist() == [False, True, False, True]
+    assert np.isfinite(history["train/loss"]).all()
+
+
+def test_metrics_are_of_on_policy_algorithms(toy: FeatureBank) -> None:
+    model = DQN("MlpPolicy", PerCandidateWrapper(SyntheticSelectionEnv(toy)), buffer_size=100, device="cpu")
+    with pytest.raises(ValueError, match="DQN makes none"):
+        model.learn(8, callback=SelectionMetrics())
+
+
+@pytest.mark.parametrize("n", [57, 64, 90])
+def test_shows_any_pool_as_in_training(n: int) -> None:
+    """The size of the longest batch does not tell how many there were where the pool does not divide."""
+    bank = toy_bank(candidates_per_class=45)
+    bank = replace(bank, candidates=bank.candidates.subset(np.arange(n)))
+    model = tiny_model(bank).learn(32)
+    expected = PolicySelector(model, n_batches=8).select(bank, 0)
+    assert (PolicySelector(model).select(bank, 0).scores == expected.scores).all()
+
+
+def test_a_policy_with_rows_of_its_own(toy: FeatureBank) -> None:
+    class Half(BaseFeaturesExtractor):
+        def __init__(self, space: gym.Space) -> None:
+            super().__init__(space, 5)
+            self.layer = torch.nn.Linear(space.shape[-1], 5)
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.layer(rows)
+
+    model = tiny_model(toy, policy_kwargs={**TINY, "features_extractor_class": Half}).learn(32)
+    assert len(PolicySelector(model).select(toy, 0)) == 64
+
+
+def test_normalised_observations_are_refused(toy: FeatureBank) -> None:
+    """The selector would show the policy other rows than it was trained on."""
+    for norm_obs in (True, False):
+        env = VecNormalize(SelectionVecEnv(toy, 2), norm_obs=norm_obs)
+        model = PPO(TransformerPolicy, env, n_steps=8, batch_size=16, policy_kwargs=TINY, device="cpu")
+        if norm_obs:
+            with pytest.raises(ValueError, match="norm_obs=False"):
+                PolicySelector(model)
+        else:
+            assert len(PolicySelector(model).select(toy, 0)) == 64
+
+
+def test_options_that_would_change_nothing_are_refused(toy: FeatureBank, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes the place of net_arch"):
+        tiny_model(toy, policy_kwargs={**TINY, "net_arch": [256]})
+    with pytest.raises(ValueError, match="n_envs must be at least 1"):
+        TrainingSelector(PPO, n_envs=0)
+    policy = tiny_model(toy).policy
+    policy.save(tmp_path / "policy.zip")
+    rows = torch.zeros(1, 8, policy.observation_space.shape[1])
+    assert torch.equal(TransformerPolicy.load(tmp_path / "policy.zip").keep_probabilities(rows), policy.keep_probabilities(rows))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from agents.report import centroid_histogram, comparison_table, kept_and_discard
 from agents.selectors import Selector
 from synthselect_env import FeatureBank, Selection, Split
 from synthselect_env.evaluators import LinearProbeEvaluator
+from synthselect_env.files import code_digest
 from synthselect_env.metrics import METRICS, classification_metrics
 
 
@@ -240,3 +243,51 @@ def test_pictures(toy: FeatureBank, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["distances.svg", "kept.png"]
     with pytest.raises(ValueError, match="nothing to picture"):
         kept_and_discarded(replace(toy, candidates=replace(toy.candidates, images=None)), selection)
+
+
+SOURCE = """
+from agents.selectors import RatioSelector
+
+class Mine(RatioSelector):
+    name = "mine"
+
+    def score(self, bank, seed):
+        return {sign}bank.centroid_distances
+"""
+
+
+def test_an_edited_selector_selects_again(toy: FeatureBank, tmp_path: Path) -> None:
+    """Selections are kept under the source of a user's own selector, too."""
+    nearness = []
+    for i, sign in enumerate(("-", "-", "+")):
+        folder = tmp_path / f"version{i}"
+        folder.mkdir()
+        (folder / "mine.py").write_text(SOURCE.replace("{sign}", sign))
+        spec = importlib.util.spec_from_file_location("mine", folder / "mine.py")
+        module = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "mine", module)
+            spec.loader.exec_module(module)
+            comparison = compare(toy, [module.Mine()], rounds=1, directory=tmp_path / "kept")
+        nearness.append(toy.centroid_distances[comparison.of("mine")[0].selection.mask].mean())
+    assert nearness[0] == nearness[1] < nearness[2]
+    assert len(list((tmp_path / "kept" / "selections").iterdir())) == 2
+
+
+def test_a_class_without_source_is_not_remembered(toy: FeatureBank, tmp_path: Path) -> None:
+    space: dict[str, type] = {"__name__": "nowhere"}
+    exec(SOURCE.replace("{sign}", "-"), space)
+    with pytest.raises(NotImplementedError, match="source of Mine cannot be read"):
+        code_digest(space["Mine"])
+    assert compare(toy, [space["Mine"]()], rounds=1, directory=tmp_path).of("mine")[0].selection.count == 32
+    assert not (tmp_path / "selections").exists()
+
+
+def test_the_better_brier_score_is_the_smaller(toy: FeatureBank) -> None:
+    comparison = compare(toy, ["none", "all", "random", "centroid", "oracle"], rounds=2)
+    controls = {name: comparison.test_figures(name, "brier").mean() for name in ("none", "all", "random", "centroid")}
+    assert comparison.best_control("brier") == min(controls, key=controls.get)
+    below = comparison.test_figures("oracle", "brier") < comparison.test_figures("all", "brier")
+    assert comparison.wins("oracle", "all", "brier") == (below.sum(), 2) == (2, 2)
+    with pytest.raises(ValueError, match="compared with nothing"):
+        verdict(compare(toy, ["random"], rounds=1), "random")

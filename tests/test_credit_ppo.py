@@ -24,9 +24,8 @@ TINY = {"width": 8}
 
 
 def tiny_model(bank: FeatureBank, n_envs: int = 4, **kwargs):
-    return CreditPPO(
-        TransformerPolicy, SelectionVecEnv(bank, n_envs=n_envs), batch_size=16, policy_kwargs=TINY, seed=0, device="cpu", **kwargs
-    )
+    kwargs = {"batch_size": 16, "policy_kwargs": TINY, "seed": 0, "device": "cpu"} | kwargs
+    return CreditPPO(TransformerPolicy, SelectionVecEnv(bank, n_envs=n_envs), **kwargs)
 
 
 def rollout(model: CreditPPO) -> None:
@@ -205,8 +204,9 @@ def test_a_reward_without_a_derivative_is_left_to_the_critic(toy: FeatureBank) -
 
 
 def test_one_selection_has_no_group(toy: FeatureBank) -> None:
-    with pytest.raises(ValueError, match="two environments or more"):
-        tiny_model(toy, n_envs=1).learn(8)
+    for others in ({}, {"group_baseline": False, "credit": "control_variate"}):
+        with pytest.raises(ValueError, match="two environments or more"):
+            tiny_model(toy, n_envs=1, **others).learn(8)
 
 
 def test_critic_finds_a_linear_reward() -> None:
@@ -223,6 +223,7 @@ def test_critic_finds_a_linear_reward() -> None:
     [
         ({"credit": "exact"}, "unknown credit 'exact'"),
         ({"ratio": "geometric"}, "unknown ratio 'geometric'"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"budget": 50}, "budget must lie between 0 and 1"),
         ({"target_entropy": 1.0}, "target_entropy must lie between"),
         ({"target_kl": 0.01}, "CreditPPO has no target_kl"),

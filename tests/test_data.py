@@ -118,6 +118,8 @@ def test_draw_per_class() -> None:
     assert (drawn == draw_per_class(labels, (4, 7), seed=3)).all() and not np.array_equal(drawn, draw_per_class(labels, (4, 7), seed=4))
     with pytest.raises(ValueError, match="class 0 has 10"):
         draw_per_class(labels, (11, 1), seed=0)
+    with pytest.raises(ValueError, match="1 counts were given, and the labels are of 2 classes"):
+        draw_per_class(labels, (4,), seed=0)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

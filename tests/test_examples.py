@@ -96,6 +96,9 @@ def test_hyperparameters_are_the_algorithms(algorithm: type[PPO | A2C]) -> None:
 def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
     assert "unknown classifier svm" in run("train_ppo.py", "--evaluate", "svm", code=2)
     assert "unknown algorithm DQN; one of CreditPPO, PPO" in run("train_ppo.py", "--algorithm", "DQN", code=2)
+    load_bank("toy").sealed.save(tmp_path / "sealed.h5")
+    told = run("train_ppo.py", "--bank", tmp_path / "sealed.h5", "--run", tmp_path / "run", code=2)
+    assert "has no test split to compare on" in told and not (tmp_path / "run" / "model.zip").exists()
 
 
 def test_add_retrainings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -105,3 +106,15 @@ def test_errors(toy: FeatureBank) -> None:
         REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=1))
     with pytest.raises(ValueError, match="no episode ended within n_steps=3"):
         REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=2), n_steps=3, device="cpu").learn(6)
+
+
+def test_the_moving_average_is_saved(toy: FeatureBank, tmp_path: Path) -> None:
+    env = SelectionVecEnv(toy, n_envs=2)
+    model = REINFORCE(TransformerPolicy, env, baseline="moving_average", policy_kwargs={"width": 8}, seed=0, device="cpu").learn(32)
+    model.save(tmp_path / "model.zip")
+    loaded = REINFORCE.load(tmp_path / "model.zip", env=env, device="cpu")
+    assert loaded._average == model._average and set(model._average) == set(range(8))
+
+
+def test_sb3s_names_of_policies(toy: FeatureBank) -> None:
+    assert REINFORCE("MlpPolicy", SelectionVecEnv(toy, n_envs=2), device="cpu").learn(16).num_timesteps == 16

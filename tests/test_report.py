@@ -235,6 +235,8 @@ def test_history(tmp_path: Path) -> None:
     rate, entropy = learning_curves(history, 64).axes
     assert rate.lines[0].get_xdata() == pytest.approx([8, 24]) and rate.lines[0].get_ydata() == pytest.approx([0.5, 0.25])
     assert entropy.lines[0].get_ydata() == pytest.approx([3, 2])
+    (decision,) = learning_curves({"train/entropy_of_a_decision": np.array([0.6, 0.5])}, 64).axes  # CreditPPO's
+    assert decision.get_title(loc="left") == "entropy of a decision, nats" and decision.lines[0].get_ydata() == pytest.approx([0.6, 0.5])
     with pytest.raises(ValueError, match="is it a metrics.csv"):
         learning_curves({"note": np.ones(3)}, 64)
 

@@ -36,6 +36,14 @@ class Additive(Evaluator):
 
 
 @pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("evaluations", [2, 5])
+def test_few_evaluations_are_not_exceeded(name: str, evaluations: int, toy: FeatureBank) -> None:
+    evaluator = Additive(toy)
+    SELECTORS[name](evaluator, evaluations=evaluations).select(toy, 0)
+    assert 1 <= evaluator.asked <= evaluations
+
+
+@pytest.mark.parametrize("name", SEARCHES)
 def test_finds_what_is_worth_something_within_its_evaluations(name: str, toy: FeatureBank) -> None:
     evaluator = Additive(toy)
     selection = SELECTORS[name](evaluator, evaluations=1024).select(toy, 0)

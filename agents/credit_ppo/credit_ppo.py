@@ -87,7 +87,7 @@ class CreditPPO(PPO):
     :param budget_weight: see ``budget``
     :param kwargs: as PPO's, without target_kl, clip_range_vf and normalize_advantage
     :raises ValueError: when an argument is unknown or out of range, the policy is another kind, or there is one environment alone and
-        a group or a critic needs several
+        a group, a critic or a control variate needs several
     """
 
     def __init__(
@@ -115,6 +115,8 @@ class CreditPPO(PPO):
                 raise ValueError(f"unknown {name} {value!r}; one of {', '.join(known)}")
         if budget is not None and not 0 <= budget <= 1:
             raise ValueError(f"budget must lie between 0 and 1, got {budget}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= target_entropy <= np.log(2):
             raise ValueError(f"target_entropy must lie between 0 and ln 2 = .693 nats a decision, got {target_entropy}")
         if unused := sorted({"target_kl", "clip_range_vf", "normalize_advantage"} & set(kwargs)):
@@ -152,7 +154,7 @@ class CreditPPO(PPO):
             self._critic = None
         elif self._critic is None:
             self._critic = RidgeCritic()
-        if self.n_envs < 2 and (self.group_baseline or self._critic is not None):
+        if self.n_envs < 2 and (self.group_baseline or self._critic is not None or self.credit == "control_variate"):
             raise ValueError(
                 "one selection has no group to be compared with: take two environments or more, e.g. SelectionVecEnv(bank, 16)"
             )

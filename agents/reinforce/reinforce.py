@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -38,6 +39,8 @@ class REINFORCE(OnPolicyAlgorithm):
     :param kwargs: as :class:`~stable_baselines3.PPO`'s: tensorboard_log, policy_kwargs, verbose, seed, device, stats_window_size
     :raises ValueError: when the baseline is unknown, or needs more environments than there are
     """
+
+    policy_aliases = PPO.policy_aliases
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class REINFORCE(OnPolicyAlgorithm):
         if self.baseline == "leave_one_out" and self.n_envs < 2:
             raise ValueError("the leave-one-out baseline needs two environments or more; add some, or take baseline='moving_average'")
         super()._setup_model()
+        self._average = {int(step): value for step, value in self._average.items()}  # a saved model's are strings
         self._clock = np.zeros(self.n_envs, int)  # steps since each environment's episode began
 
     def train(self) -> None:

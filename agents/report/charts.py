@@ -27,6 +27,7 @@ CURVES = {
     "validation/log_likelihood": "validation log-likelihood",
     "rollout/selected": "selection rate",
     "train/entropy_loss": "entropy of an action, nats",
+    "train/entropy_of_a_decision": "entropy of a decision, nats",
     "validation/accuracy": "validation accuracy",
     "validation/auc": "validation AUC",
 }

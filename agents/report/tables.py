@@ -142,8 +142,11 @@ def verdict(comparison: Comparison, ours: str) -> str:
 
     :param comparison: what to judge
     :param ours: name of the selector in question
+    :raises ValueError: when there is no other selection
     """
     others = [name for name in comparison.selectors if name != ours]
+    if not others:
+        raise ValueError(f"{ours} was compared with nothing; compare it with another selector, e.g. none")
     methods = [name for name in others if not comparison.of(name)[0].knows_truth]
     best = max(methods or others, key=lambda name: comparison.test_figures(name, "accuracy").mean())
     gain = comparison.gain(ours, best)

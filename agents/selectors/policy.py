@@ -27,9 +27,10 @@ class PolicySelector(Selector):
     more candidates, or of one class only, which no reward has ever judged.
 
     :param model: a trained SB3 algorithm with one of this library's policies
-    :param n_batches: batches that the pool is shown in; as in training by default
+    :param n_batches: batches that the pool is shown in; by default as many as make batches of the size that the policy was trained on,
+        the paper's eight where they do
     :param name: name in tables; the algorithm's by default
-    :raises ValueError: when the model's policy is another kind
+    :raises ValueError: when the model's policy is another kind, or saw observations normalised by their running statistics
     """
 
     is_rl = True
@@ -37,6 +38,12 @@ class PolicySelector(Selector):
     def __init__(self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None) -> None:
         if not isinstance(model.policy, SelectionPolicy):
             raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
+        normalised = model.get_vec_normalize_env()
+        if normalised is not None and normalised.norm_obs:
+            raise ValueError(
+                "the policy was trained on observations that VecNormalize changed, and would select from others; rows are "
+                "standardised already: train with VecNormalize(env, norm_obs=False)"
+            )
         self.policy: SelectionPolicy = model.policy
         self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
         self.n_batches = n_batches
@@ -48,8 +55,8 @@ class PolicySelector(Selector):
 
         :raises ValueError: when the bank's features do not fit the policy
         """
-        d = self.policy.features_dim
-        batches = bank.make_batches(self.n_batches or max(1, round(len(bank.candidates) / self.batch_size)))
+        d = self.policy.observation_space.shape[1]  # type: ignore[index]
+        batches = bank.make_batches(self.n_batches or self._default_batches(bank))
         table = observations(bank, batches, context=d != bank.n_features)
         if table.shape[2] != d:
             raise ValueError(
@@ -61,6 +68,12 @@ class PolicySelector(Selector):
         labels = bank.candidates.labels
         expected = np.bincount(labels, weights=probabilities, minlength=len(bank.classes))
         return Selection.of(bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name)
+
+    def _default_batches(self, bank: FeatureBank) -> int:
+        n = len(bank.candidates)
+        if n >= N_BATCHES and max(map(len, bank.batches)) == self.batch_size:
+            return N_BATCHES
+        return max(1, round(n / self.batch_size))
 
 
 class TrainingSelector(Selector):
@@ -92,6 +105,8 @@ class TrainingSelector(Selector):
     ) -> None:
         self.algorithm, self.policy, self.kwargs = algorithm, policy, {"n_steps": N_BATCHES, **kwargs}
         n_steps = self.kwargs["n_steps"]
+        if n_envs < 1:
+            raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         if evaluations < n_steps:
             raise ValueError(f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}")
         n_envs = min(n_envs, evaluations // n_steps)
@@ -111,7 +126,7 @@ class TrainingSelector(Selector):
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Train, and select as :class:`PolicySelector` does."""
-        return PolicySelector(self.train(bank, seed), name=self.name).select(bank, seed)
+        return PolicySelector(self.train(bank, seed), N_BATCHES, self.name).select(bank, seed)
 
 
 def mask_of_episode(model: BaseAlgorithm, env: gym.Env[Any, Any], seed: int) -> tuple[np.ndarray, dict[str, Any]]:

@@ -134,9 +134,10 @@ class CreditSelector(SearchSelector):
         rng, n = np.random.default_rng(seed), len(bank.candidates)
         log_odds = torch.zeros(n, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.Adam([log_odds], lr=self.learning_rate)
-        for _ in range(max(1, self.evaluations // self.drawn)):
+        drawn = min(self.drawn, self.evaluations)
+        for _ in range(self.evaluations // drawn):
             p = log_odds.sigmoid()
-            masks = rng.random((self.drawn, n)) < p.detach().numpy()
+            masks = rng.random((drawn, n)) < p.detach().numpy()
             optimizer.zero_grad()
             (-(p * torch.from_numpy(evaluator.credit(masks, seed).mean(0))).sum()).backward()
             optimizer.step()

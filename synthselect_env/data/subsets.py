@@ -14,8 +14,10 @@ def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.n
     :param counts: how many of class 0, 1, …
     :param seed: of the draw
     :return: int64 (sum(counts),), increasing
-    :raises ValueError: when a class has fewer
+    :raises ValueError: when a class has fewer, or no count
     """
+    if len(counts) <= labels.max(initial=-1):
+        raise ValueError(f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; give one for each")
     rng = np.random.default_rng(seed)
     drawn = []
     for label, count in enumerate(counts):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
+from synthselect_env.files import code_digest
 from synthselect_env.metrics import METRICS
 from synthselect_env.split import Split
 
@@ -127,12 +128,12 @@ class Evaluator(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that changes the answers: bank, settings, versions.
+        """A digest of everything that changes the answers: bank, settings, versions, and the source of a class of the user's own.
 
         The number of threads is left out. It changes the rounding, and thereby a retraining as another seed would.
         """
         content = {
-            "class": type(self).__qualname__,
+            "class": code_digest(type(self)),
             "bank": [self.digest_of(getattr(self.bank, name)) for name in ("train", "valid", "candidates")],
             "classes": len(self.bank.classes),
             "settings": self.settings(),
