@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from learning import CREDIT_SETTINGS, PPO_SETTINGS
 from machine import add_worker_arguments, describe_machine, digest
 from scipy.stats import kendalltau, spearmanr
@@ -28,8 +26,8 @@ from stable_baselines3 import PPO
 from agents import CreditPPO
 from agents.report import save_figure
 from agents.report.figure import KEPT, panels
-from agents.selectors import SELECTORS, TrainingSelector
-from synthselect_env import FeatureBank
+from agents.selectors import SELECTORS, CreditSelector, RandomSearchSelector, TrainingSelector
+from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import QUICK, Classifier, TrainingConfig
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.embedded import resolve_bank
@@ -120,50 +118,41 @@ def correlation(ours: np.ndarray, truth: np.ndarray, measure: Callable = spearma
     return measure(ours, truth)[0], *np.nanquantile(samples, [0.025, 0.975])
 
 
-@dataclass
-class Proxy:
-    """What an optimiser climbs: the validation log-likelihood by one evaluator, or by several that should agree.
+class Agreement(Evaluator):
+    """What several evaluators of the same candidates say together: what an optimiser climbs.
 
-    :param least: take the least of several figures in the place of their mean
+    :param name: in the table
+    :param evaluators: on as many views of the pictures
+    :param least: take the evaluator with the least log-likelihood in the place of the mean of all
     """
 
-    name: str
-    evaluators: list[Evaluator]
-    least: bool = False
+    has_credit = True
+    can_score_any_split = False
 
-    def _each(self, masks: np.ndarray) -> np.ndarray:
-        return np.stack([e.evaluate(masks, 0).log_likelihood for e in self.evaluators])  # (evaluators, k)
+    def __init__(self, name: str, evaluators: list[Evaluator], least: bool = False) -> None:
+        super().__init__(evaluators[0].bank)
+        self.name, self.evaluators, self.least = name, evaluators, least
 
-    def figures(self, masks: np.ndarray) -> np.ndarray:
-        return self._each(masks).min(0) if self.least else self._each(masks).mean(0)
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        if [split for split in splits if not self.is_valid(split)]:
+            raise ValueError("several banks have no common split but their own validation pictures")
+        each = [e.evaluate(selections, seed) for e in self.evaluators]
+        figures = {m: np.stack([getattr(e, m) for e in each]) for m in METRICS}  # (evaluators, k)
+        worst = figures["log_likelihood"].argmin(0), np.arange(len(selections))
+        together = {m: (v[worst] if self.least else v.mean(0))[:, None] for m, v in figures.items()}
+        return [Evaluations.from_epochs(together) for _ in splits]
 
-    def promised(self, masks: np.ndarray) -> np.ndarray:
-        return self.figures(masks) - self.figures(np.zeros_like(masks[:1]))
+    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+        credits = np.stack([e.credit(selections, seed) for e in self.evaluators])  # (evaluators, k, n)
+        if not self.least:
+            return credits.mean(0)
+        figures = np.stack([e.evaluate(selections, seed).log_likelihood for e in self.evaluators])
+        return credits[figures.argmin(0), np.arange(len(selections))]
 
-    def credit(self, masks: np.ndarray) -> np.ndarray:
-        credits = np.stack([e.credit(masks, 0) for e in self.evaluators])  # (evaluators, k, n)
-        return credits[self._each(masks).argmin(0), np.arange(len(masks))] if self.least else credits.mean(0)
-
-
-def climb(proxy: Proxy, n: int, steps: int = 150, k: int = 4) -> np.ndarray:
-    """Gradient ascent on the log-odds of each candidate (Adam), by the exact credit of k selections a step."""
-    rng = np.random.default_rng(0)
-    log_odds = torch.zeros(n, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([log_odds], lr=0.15)
-    for _ in range(steps):
-        p = log_odds.sigmoid()
-        masks = rng.random((k, n)) < p.detach().numpy()
-        optimizer.zero_grad()
-        (-(p * torch.from_numpy(proxy.credit(masks).mean(0))).sum()).backward()
-        optimizer.step()
-    return (log_odds > 0).numpy()
-
-
-def search(proxy: Proxy, n: int, trials: int = 4096) -> np.ndarray:
-    """The best of many random selections."""
-    rng = np.random.default_rng(0)
-    masks = rng.random((trials, n)) < rng.random((trials, 1))
-    return masks[np.concatenate([proxy.figures(part) for part in np.split(masks, trials // 64)]).argmax()]
+    def promised(self, mask: np.ndarray) -> float:
+        """The gain in log-likelihood over no candidates."""
+        none, selected = self.evaluate(np.stack([np.zeros_like(mask), mask]), 0).log_likelihood
+        return float(selected - none)
 
 
 def learn(algorithm: type[PPO] | type[CreditPPO], evaluator: Evaluator, bank: FeatureBank) -> np.ndarray:
@@ -233,26 +222,32 @@ def optimised_half(
     if flaw is not None:
         found += [("every sound candidate and no other", flaw == 0, None)]
 
-    def take(name: str, proxy: Proxy, mask: np.ndarray) -> None:
-        found.append((f"{name}: {proxy.name}", mask, float(proxy.promised(mask[None])[0])))
+    def take(name: str, proxy: Agreement, mask: np.ndarray) -> None:
+        found.append((f"{name}: {proxy.name}", mask, proxy.promised(mask)))
 
-    def probes(view: str, ridge: float, components: int, least: bool = False) -> Proxy:
+    def climb(proxy: Agreement) -> np.ndarray:
+        return CreditSelector(proxy, evaluations=600).select(bank, 0).mask
+
+    def search(proxy: Agreement) -> np.ndarray:
+        return RandomSearchSelector(proxy, evaluations=4096).select(bank, 0).mask
+
+    def probes(view: str, ridge: float, components: int, least: bool = False) -> Agreement:
         several = "least of " if least else "mean of " if len(seen[view]) > 1 else ""
         name = f"probe, {several}{view}, ridge {ridge:g}, {components} components"
-        return Proxy(name, [LinearProbeEvaluator(b, n_components=components, ridge=ridge) for b in seen[view]], least)
+        return Agreement(name, [LinearProbeEvaluator(b, n_components=components, ridge=ridge) for b in seen[view]], least)
 
     for view, settings in CLIMBED.items():
         for proxy in (probes(view, *setting) for setting in settings if view in seen):
-            take("climbed", proxy, climb(proxy, n))
+            take("climbed", proxy, climb(proxy))
     weak = probes("the bank's", 1, 32)
-    take("best of 4,096", weak, search(weak, n))
+    take("best of 4,096", weak, search(weak))
     for algorithm in (PPO, CreditPPO):
         take(algorithm.__name__, weak, learn(algorithm, weak.evaluators[0], bank))
     for i in range(corrections + 1):  # two time scales: learn on the proxy, correct it by retraining what was found
-        proxy = Proxy("datamodel" + (f", corrected {i}×" if i else ""), [datamodel])
-        fresh = {"climbed": climb(proxy, n), "CreditPPO": learn(CreditPPO, datamodel, datamodel.bank)}
+        proxy = Agreement("datamodel" + (f", corrected {i}×" if i else ""), [datamodel])
+        fresh = {"climbed": climb(proxy), "CreditPPO": learn(CreditPPO, datamodel, datamodel.bank)}
         if not i:
-            take("best of 4,096", proxy, search(proxy, n))
+            take("best of 4,096", proxy, search(proxy))
             take("PPO", proxy, learn(PPO, datamodel, datamodel.bank))
         for name, mask in fresh.items():
             take(name, proxy, mask)
