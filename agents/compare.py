@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -101,8 +102,15 @@ class Comparison:
         :return: mean, lower and upper end
         :raises ValueError: when one of the two was not compared
         """
-        ours, theirs = (np.stack([o.predictions for o in self.of(name)]) for name in (selector, over))
-        return paired_bootstrap(ours, theirs, self.labels, metric, self.groups)
+        if (key := (selector, over, metric)) not in self._gains:
+            ours, theirs = (np.stack([o.predictions for o in self.of(name)]) for name in (selector, over))
+            self._gains[key] = paired_bootstrap(ours, theirs, self.labels, metric, self.groups)
+        return self._gains[key]
+
+    @cached_property
+    def _gains(self) -> dict[tuple[str, str, str], tuple[float, float, float]]:
+        """Intervals that were asked for: every form of a table has them, and a large test split's take seconds each."""
+        return {}
 
     def wins(self, selector: str, over: str, metric: str = "accuracy") -> tuple[int, int]:
         """In how many rounds a selector's test figure was better than another one's, and how many rounds there were.

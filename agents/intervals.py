@@ -42,7 +42,7 @@ def paired_bootstrap(
     :param groups: patient of each picture (m,); None when each picture is its own
     :param resamples: draws
     :param seed: of the draws
-    :return: difference, lower and upper end of its interval
+    :return: difference, lower and upper end of its interval; NaN where all pictures are of one patient
     :raises ValueError: when shapes differ
     """
     if ours.shape != theirs.shape or ours.ndim != 3 or ours.shape[1] != len(labels):
@@ -52,6 +52,8 @@ def paired_bootstrap(
     figures = classification_metrics(both, truth)[metric].double().numpy()
     unit = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     n_units = int(unit.max()) + 1
+    if n_units < 2:  # all draws would be the same, which looks like certainty
+        return float((figures[:rounds] - figures[rounds:]).mean()), np.nan, np.nan
     often = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)[:, unit]  # (resamples, m)
     shares = (
         np.ones((resamples, 1)) if rounds == 1 else rng.multinomial(rounds - 1, np.full(rounds, 1 / rounds), size=resamples) / (rounds - 1)

@@ -46,10 +46,27 @@ classes = real["train"].classes
 real |= {split: read_class_folders(args.data, split, classes) for split in ("valid", "test")}
 if args.counts:
     real["train"] = real["train"].subset(draw_per_class(real["train"].labels, args.counts, args.seed))
+
+# Candidates, by the class they were asked for; before the extractor is trained, so that what is wrong with them shows at once.
+if args.gan:
+    gan = HistoGAN.load(args.gan)
+    if gan.classes != classes:
+        parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
+    labels = np.repeat(np.arange(len(classes)), args.per_class)
+    images = EncodedImages.encode(gan.sample(labels, args.seed, truncation=args.truncation), quality=90)
+    ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
+    candidates = LabelledImages(images, labels, ids, classes)
+    made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
+    made_by |= {"truncation": args.truncation} if args.truncation is not None else {}
+else:
+    candidates = read_class_folders(args.candidates, classes=classes)
+    made_by = {"generator": args.candidates.name}
+
 pictures: dict[str, LabelledImages] = {}
 for name, split in real.items():
-    one_by_one = (split.images[i : i + 1].decode()[0] for i in tqdm(range(len(split)), desc=f"encode {name}"))  # sizes may differ
+    one_by_one = (split.subset(np.array([i])).pixels()[0] for i in tqdm(range(len(split)), desc=f"encode {name}"))  # sizes may differ
     pictures[name] = replace(split, images=EncodedImages.encode(one_by_one, quality=80))
+pictures["candidates"] = candidates
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 if args.extractor and args.extractor.exists():
@@ -70,21 +87,6 @@ else:
         extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, on_epoch=report)
     if args.extractor:
         extractor.save(args.extractor)
-
-# Candidates, by the class they were asked for.
-if args.gan:
-    gan = HistoGAN.load(args.gan)
-    if gan.classes != classes:
-        parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
-    labels = np.repeat(np.arange(len(classes)), args.per_class)
-    images = EncodedImages.encode(gan.sample(labels, args.seed, truncation=args.truncation), quality=90)
-    ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
-    pictures["candidates"] = LabelledImages(images, labels, ids, classes)
-    made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
-    made_by |= {"truncation": args.truncation} if args.truncation is not None else {}
-else:
-    pictures["candidates"] = read_class_folders(args.candidates, classes=classes)
-    made_by = {"generator": args.candidates.name}
 
 provenance = {"real": args.origin or args.data.name, "candidates": made_by, "seed": args.seed}
 with tqdm(total=args.folds * extractor.config.epochs, desc="folds", unit="epoch", disable=not args.folds) as bar:

@@ -92,6 +92,6 @@ with tqdm(total=gan.config.steps, initial=gan.step, unit="step") as bar:
             bar.update()
             distance = {"frechet": row["frechet"]} if "frechet" in row else distance
             bar.set_postfix({name: f"{value:.2f}" for name, value in (row | distance).items() if name != "step"}, refresh=False)
-    except (CollapseError, FloatingPointError) as error:
+    except (CollapseError, FloatingPointError, ValueError) as error:
         raise SystemExit(f"{error} ({args.run})") from error
 print(f"checkpoints, losses.csv and sample grids in {args.run}")

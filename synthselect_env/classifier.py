@@ -54,6 +54,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"unknown augmentation {self.augmentation!r}; one of {', '.join(AUGMENTATIONS)}")
+        if min(self.epochs, self.batch_size, 1 if self.steps_per_epoch is None else self.steps_per_epoch) < 1:
+            raise ValueError(
+                f"epochs, steps_per_epoch and batch_size must be at least 1, got {self.epochs}, {self.steps_per_epoch} and {self.batch_size}"
+            )
         object.__setattr__(self, "size", tuple(self.size))
 
     def for_pictures(self, height: int, width: int) -> TrainingConfig:

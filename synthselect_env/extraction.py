@@ -64,7 +64,7 @@ def extract_bank(
     :param seed: of the folds and their networks
     :param on_epoch: called after each epoch of a fold's network
     :raises ValueError: when pictures are of other classes than the training pictures, or the extractor is, or ``n_folds`` is 1 or more
-        than there are patients to share out
+        than there are patients, or patients of a class, to share out
     """
     classes, config = pictures["train"].classes, extractor.config
     if extractor.n_classes != len(classes):
@@ -76,8 +76,7 @@ def extract_bank(
             )
     if n_folds == 1 or n_folds < 0:
         raise ValueError(f"n_folds must be 0, or 2 and more, got {n_folds}")
-    if n_folds > (n_groups := len(np.unique(_groups(pictures["train"])))):
-        raise ValueError(f"{n_folds} folds need as many patients or slides, train has {n_groups}; take fewer folds")
+    folds = _folds(pictures["train"], n_folds, seed) if n_folds else None
     pixels = pictures["candidates"].pixels(config.size)  # rendered or decoded once
     assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
     features = {
@@ -85,8 +84,8 @@ def extract_bank(
         for name in SPLITS
         if name in pictures
     }
-    if n_folds:
-        features["train"] = _cross_fitted(pictures, pixels, features["candidates"], config, n_folds, seed, on_epoch)
+    if folds is not None:
+        features["train"] = _cross_fitted(pictures, pixels, features["candidates"], config, folds, seed, on_epoch)
     if extractor.history:
         best = int(np.argmax(extractor.history["log_likelihood"]))
         when = f", epoch {best + 1} of {config.epochs} by validation"
@@ -109,9 +108,27 @@ def extract_bank(
     )
 
 
-def _groups(train: LabelledImages) -> np.ndarray:
-    """The patient or slide of each picture as a number; each picture's own where they are not known.  int (n,)"""
-    return np.arange(len(train)) if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
+def _folds(train: LabelledImages, n_folds: int, seed: int) -> np.ndarray:
+    """A fold for each picture, the classes shared out evenly.  int (n,)
+
+    Whole patients or slides, where they are known: a network that saw others of a patient's pictures knows the patient.
+    """
+    groups = np.arange(len(train)) if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
+    n_groups = groups.max() + 1
+    if n_folds > n_groups:
+        raise ValueError(f"{n_folds} folds need as many patients or slides, train has {n_groups}; take fewer folds")
+    counts = np.zeros((n_groups, len(train.classes)), int)
+    np.add.at(counts, (groups, train.labels), 1)
+    order = np.random.default_rng(seed).permutation(n_groups)
+    order = order[np.argsort(counts[order].argmax(1), kind="stable")]  # class by class, so that each is dealt out in turn
+    fold_of = np.empty(n_groups, int)
+    fold_of[order] = np.arange(n_groups) % n_folds
+    for fold in range(n_folds):
+        if len(missing := np.flatnonzero(counts[fold_of != fold].sum(0) == 0)):
+            raise ValueError(
+                f"without fold {fold + 1} of {n_folds} no training picture of class {train.classes[missing[0]]} is left; take fewer folds, or none"
+            )
+    return fold_of[groups]
 
 
 def _cross_fitted(
@@ -119,15 +136,12 @@ def _cross_fitted(
     candidates: np.ndarray,
     target: np.ndarray,
     config: TrainingConfig,
-    n_folds: int,
+    fold_of: np.ndarray,
     seed: int,
     on_epoch: OnEpoch | None,
 ) -> np.ndarray:
     train, features = pictures["train"], np.zeros((len(pictures["train"]), target.shape[1]), np.float32)
-    # whole patients or slides, where there are any: a network that saw others of a patient's pictures knows the patient
-    groups = _groups(train)
-    fold_of = (np.random.default_rng(seed).permutation(groups.max() + 1) % n_folds)[groups]
-    for fold in range(n_folds):
+    for fold in range(fold_of.max() + 1):
         network = train_extractor(train.subset(fold_of != fold), pictures["valid"], seed + 1 + fold, config, on_epoch=on_epoch)
         here = network.features(candidates).astype(np.float64)
         centre, middle = here.mean(0), target.mean(0)

@@ -84,6 +84,9 @@ def test_errors(toy: FeatureBank) -> None:
         train(toy, replace(TINY, architecture="resnet35"))
     with pytest.raises(ValueError, match="unknown augmentation"):
         TrainingConfig(augmentation="mixup")
+    for wrong in ({"epochs": 0}, {"steps_per_epoch": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            TrainingConfig(**wrong)
     with pytest.raises(ValueError, match="no linear layer"):
         last_layer(torch.nn.Conv2d(1, 1, 1))
     with pytest.raises(FloatingPointError, match="diverged in epoch 1; lower learning_rate"):

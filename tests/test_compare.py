@@ -13,7 +13,7 @@ from scipy.stats import bootstrap
 
 from agents.compare import Comparison, Outcome, compare
 from agents.intervals import paired_bootstrap
-from agents.report import centroid_histogram, comparison_table, kept_and_discarded, save_figure, verdict
+from agents.report import centroid_histogram, comparison_table, kept_and_discarded, recommendation, save_figure, verdict
 from agents.selectors import Selector
 from synthselect_env import FeatureBank, Selection, Split
 from synthselect_env.evaluators import LinearProbeEvaluator
@@ -291,3 +291,14 @@ def test_the_better_brier_score_is_the_smaller(toy: FeatureBank) -> None:
     assert comparison.wins("oracle", "all", "brier") == (below.sum(), 2) == (2, 2)
     with pytest.raises(ValueError, match="compared with nothing"):
         verdict(compare(toy, ["random"], rounds=1), "random")
+
+
+def test_one_patient_gives_no_interval(toy: FeatureBank) -> None:
+    """All draws of one patient are the same, which is not certainty."""
+    bank = replace(toy, test=replace(toy.test, groups=("p",) * len(toy.test)))
+    comparison = compare(bank, ["none", "oracle"], rounds=1)
+    mean, low, high = comparison.gain("oracle")
+    assert np.isfinite(mean) and np.isnan([low, high]).all()
+    decision, sentence = recommendation(comparison, "oracle")
+    assert decision == "undecided" and "of one patient, which tells nothing of others" in sentence
+    assert "neither won nor lost" in verdict(comparison, "oracle")

@@ -145,3 +145,44 @@ def test_appearance_is_what_it_says() -> None:
         assert found[i] == pytest.approx(expected, abs=2e-3)
     flat = appearance(np.full((2, 8, 8, 3), 200, np.uint8))
     assert np.isfinite(flat).all() and appearance(images[:0]).shape == (0, 12)
+
+
+def test_broken_file_is_named(picture_folder: Path) -> None:
+    file = picture_folder / "train" / "tumor" / "train-tumor-0.png"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"tumor/train-tumor-0\.png cannot be decoded .* remove it"):
+        read_class_folders(picture_folder, "train").pixels((8, 8))
+
+
+def test_splits_are_not_mixed(tmp_path: Path) -> None:
+    """Names may differ from split to split: without the split's name, a generator would learn the test pictures."""
+    for split in ("train", "valid", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / name / f"{split}.png")
+    with pytest.raises(ValueError, match="class folders under test, train, valid; name the split"):
+        read_class_folders(tmp_path)
+    assert read_class_folders(tmp_path, "test").ids == ("a/test.png", "b/test.png")
+    (tmp_path / "train" / "a" / "patient").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / "patient" / "1.png")
+    with pytest.raises(ValueError, match="class folders under train, train/a"):
+        read_class_folders(tmp_path, "train")
+
+
+def test_links_are_followed(picture_folder: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked" / "train"
+    linked.mkdir(parents=True)
+    for name in ("normal", "tumor"):
+        (linked / name).symlink_to(picture_folder / "train" / name)
+    ours, theirs = (read_class_folders(path, "train") for path in (tmp_path / "linked", picture_folder))
+    assert ours.ids == theirs.ids and ours.images == theirs.images
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_glass(mode: str) -> None:
+    """Slide readers fill what they have no tissue for with black that cannot be seen."""
+    picture, buffer = Image.new("RGBA", (4, 4), (0, 0, 0, 0)), io.BytesIO()
+    picture.putpixel((1, 0), (200, 200, 200, 255))
+    picture.convert(mode).save(buffer, "PNG", **({"transparency": picture.convert("P").getpixel((0, 0))} if mode == "P" else {}))
+    pixels = EncodedImages([buffer.getvalue()]).decode()[0]
+    assert pixels[0, 0].tolist() == [255, 255, 255] and np.abs(pixels[0, 1].astype(int) - 200).max() < 8

@@ -10,7 +10,7 @@ import pytest
 from synthselect_env import load_bank
 from synthselect_env.classifier import Classifier, TrainingConfig
 from synthselect_env.data import LabelledImages, appearance
-from synthselect_env.extraction import extract_bank, train_extractor
+from synthselect_env.extraction import _folds, extract_bank, train_extractor
 
 TINY = TrainingConfig(architecture="resnet18", size=(16, 16), epochs=2, steps_per_epoch=12, batch_size=16, learning_rate=1e-3)
 
@@ -95,3 +95,17 @@ def test_a_bank_knows_how_pictures_look(pictures: dict[str, LabelledImages], ext
     size = extractor.config.size
     assert np.array_equal(bank.train.appearance, appearance(pictures["train"].pixels(size)))
     assert np.array_equal(bank.candidates.appearance, appearance(pictures["candidates"].pixels(size)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_folds_share_out_rare_classes(pictures: dict[str, LabelledImages], seed: int) -> None:
+    train = pictures["train"]
+    rare = replace(train, labels=np.array([2, 2, *train.labels[2:]]), classes=("a", "b", "rare"), groups=None)
+    folds = _folds(rare, 2, seed)
+    for label in range(3):
+        sizes = np.bincount(folds[rare.labels == label], minlength=2)
+        assert np.ptp(sizes) <= 1 and sizes.min() > 0
+    alone = replace(rare, labels=np.where(np.arange(len(rare)) == 1, 0, rare.labels))
+    with pytest.raises(ValueError, match="no training picture of class rare is left; take fewer folds, or none"):
+        _folds(alone, 2, seed)
+    assert all(len(set(_folds(train, 3, seed)[np.array(train.groups) == g])) == 1 for g in set(train.groups))

@@ -132,6 +132,10 @@ def test_directory_has_figures_and_tables(toy: FeatureBank, tmp_path: Path) -> N
         assert head.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in head
     stems = [f"comparison-{classifier}.{s}" for classifier in ("linear-probe", "resnet-34-x") for s in ("csv", "md", "tex", "txt")]
     assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == stems
+    less = replace(comparison, outcomes=tuple(o for o in comparison.outcomes if o.selector != "random"))  # of a classifier of the same name
+    write_report(tmp_path / "twice", toy, comparison, "centroid", others=[less])
+    first, second = ((tmp_path / "twice" / "tables" / f"comparison-linear-probe{which}.csv").read_text() for which in ("", "-2"))
+    assert "random" in first and "random" not in second
 
 
 def test_what_a_bank_lacks_is_left_out(toy: FeatureBank, tmp_path: Path) -> None:

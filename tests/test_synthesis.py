@@ -18,7 +18,7 @@ from synthselect_env.data import read_class_folders
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig, frechet_distance, nearest_distances, share_closer, tile
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.histogan import truncate
-from synthselect_env.synthesis.networks import Discriminator, Generator, Wrapped
+from synthselect_env.synthesis.networks import Discriminator, Generator, ResidualBlock, Wrapped
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -441,3 +441,35 @@ def test_tile() -> None:
 def test_trains_on_cuda(patches: tuple) -> None:
     trained = HistoGAN((16, 32), ("dark", "bright"), CONFIG)
     assert len(list(trained.fit(*patches))) == 4 and trained.device.type == "cuda"
+
+
+def test_a_training_goes_on_with_its_own_pictures(patches: tuple, tmp_path: Path) -> None:
+    images, labels = patches
+    first = gan()
+    for _ in first.fit(images, labels, tmp_path, 2, brightness, (images[:8], labels[:8])):
+        pass
+    resumed = HistoGAN.load(tmp_path / "histogan.pt", "cpu")
+    resumed.config = replace(CONFIG, steps=6)
+    with pytest.raises(ValueError, match="the training pictures or labels are not those"):
+        next(iter(resumed.fit(images[::-1].copy(), labels[::-1].copy())))
+    with pytest.raises(ValueError, match="the reference pictures or labels are not those"):
+        next(iter(resumed.fit(images, labels, tmp_path, 2, brightness, (images[:4], labels[:4]))))
+    assert [row["step"] for row in resumed.fit(images, labels.astype(np.int32), tmp_path, 2, brightness, (images[:8], labels[:8]))] == [
+        5,
+        6,
+    ]
+
+
+def test_sampling_nothing(patches: tuple) -> None:
+    assert gan().sample([], 0).shape == (0, 16, 32, 3)
+    assert (gan().sample(np.array([0, 1], np.uint8), 0) == gan().sample(np.array([0, 1]), 0)).all()
+
+
+def test_narrow_networks_have_the_gradient_of_a_strided_shortcut() -> None:
+    """The shortcut reads every second pixel; as a strided convolution it would corrupt memory on some processors."""
+    torch.manual_seed(0)
+    block = ResidualBlock(4, 8).double().eval()
+    x = torch.randn(2, 4, 6, 9, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.conv2d(x, block.shortcut[0].weight, stride=2)
+    assert torch.allclose(block.shortcut[0](x[:, :, ::2, ::2]), expected)
+    assert block(x).shape == (2, 8, 3, 5) and torch.autograd.gradcheck(block.shortcut, x[:, :, ::2, ::2].detach().requires_grad_())

@@ -133,7 +133,7 @@ def selection_rates(bank: FeatureBank, comparison: Comparison) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 105)
     axes.set_xlabel("candidates kept, %")
-    figure.legend(frameon=False, fontsize=9, ncols=4, loc="outside upper right")
+    figure.legend(frameon=False, fontsize=9, ncols=max(1, min(4, 60 // max(map(len, classes)))), loc="outside upper right")
     return figure
 
 

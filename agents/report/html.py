@@ -6,6 +6,7 @@ import base64
 import io
 import platform
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -137,8 +138,11 @@ def write_report(
         for name, figure in (drawn | _picture_figures(bank, selection, seed)).items():
             save_figure(figure, path / "figures" / f"{name}.png")
             save_figure(figure, path / "figures" / f"{name}.svg")
+        taken: Counter[str] = Counter()
         for judged in (comparison, *others):
-            stem = path / "tables" / f"comparison-{re.sub(r'[^A-Za-z0-9_.-]+', '-', judged.classifier)}"
+            name = f"comparison-{re.sub(r'[^A-Za-z0-9_.-]+', '-', judged.classifier)}"
+            taken[name] += 1  # one architecture may have been trained in two ways
+            stem = path / "tables" / (name if taken[name] == 1 else f"{name}-{taken[name]}")
             judged.save(stem.with_name(f"{stem.name}.csv"))
             for suffix, form in (("tex", comparison_latex), ("md", comparison_markdown), ("txt", comparison_table)):
                 with atomic_write(stem.with_name(f"{stem.name}.{suffix}")) as temporary:

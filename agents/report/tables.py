@@ -121,7 +121,7 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
     if selection.count == 0:
         return "leave", f"Add nothing: {ours} keeps none of the {len(selection):,} candidates."
     these = f"all {len(selection):,}" if selection.mask.all() else f"these {selection.count:,} of {len(selection):,}"
-    interval = f"95 % interval {points(low)} to {points(high)}"
+    interval = f"95 % interval {points(low)} to {points(high)}" if np.isfinite(low) else "of one patient, which tells nothing of others"
     if low <= 0 <= high:
         interval += ", which contains zero"
     figures = f"{points(mean)} points of test accuracy, {interval}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +17,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 def read_class_folders(path: str | Path, split: str | None = None, classes: tuple[str, ...] | None = None) -> LabelledImages:
     """Read pictures whose folder names their class.
 
-    The tree may be a directory or a zip archive. Anything above the class folders is ignored, so ``pcam.zip`` with
+    The tree may be a directory, in which links are followed, or a zip archive. Anything above the class folders is ignored, so ``pcam.zip`` with
     ``pcam/train/normal/ID.webp`` is read by ``read_class_folders("pcam.zip", "train")``. Pictures are sorted by path.
 
     :param path: directory or zip
@@ -23,19 +25,23 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
     :param classes: class names in label order; by default the folders' names, sorted
     :return: the pictures, still encoded; ids are ``class/picture.png``
     :raises FileNotFoundError: when the path does not exist
-    :raises ValueError: when no picture is found, a class is unknown or empty, or an id occurs twice
+    :raises ValueError: when no picture is found, class folders lie in several places, or a class is unknown or empty
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a directory of class folders or a zip of one")
-    files = _zip_files(path) if path.is_file() else _directory_files(path)
     where = f"{path}" + (f", split {split!r}" if split else "")
-    pictures = [(name, blob) for name, blob in files if split is None or split in PurePosixPath(name).parts[:-2]]
-    if not pictures:
+    names = [n for n in _names(path) if _is_picture(n) and (split is None or split in PurePosixPath(n).parts[:-2])]
+    if not names:
         raise ValueError(
             f"{where}: no pictures ({', '.join(sorted(SUFFIXES))}) in class folders; expected {'SPLIT/' if split else ''}CLASS/NAME.png"
         )
-    parents = [PurePosixPath(name).parts[-2] for name, _ in pictures]
+    tops = sorted({PurePosixPath(name).parent.parent.as_posix() for name in names})
+    if len(tops) > 1:  # splits, or a folder a patient within the classes: together they would be one set of pictures
+        raise ValueError(
+            f"{where}: there are class folders under {', '.join(tops[:3])}{' …' if len(tops) > 3 else ''}; name the split, or give a path to one of them"
+        )
+    parents = [PurePosixPath(name).parts[-2] for name in names]
     classes = classes or tuple(sorted(set(parents)))
     unknown, empty = sorted(set(parents) - set(classes)), sorted(set(classes) - set(parents))
     if unknown or empty:
@@ -43,12 +49,9 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
             f"{where}: class folders {sorted(set(parents))} do not match the classes {list(classes)}; rename or add folders"
             + (f"; is {split or 'the split'} named?" if split is None else "")
         )
-    ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name, _ in pictures)
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"{where}: {twice!r} occurs twice, in different folders; name the split, or rename one")
+    ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
     labels = np.array([classes.index(parent) for parent in parents], np.int64)
-    return LabelledImages(EncodedImages(blob for _, blob in pictures), labels, ids, classes)
+    return LabelledImages(EncodedImages(_read(path, names)), labels, ids, classes)
 
 
 def _is_picture(name: str) -> bool:
@@ -57,14 +60,21 @@ def _is_picture(name: str) -> bool:
     return len(parts) >= 2 and not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _zip_files(path: Path) -> list[tuple[str, bytes]]:
+def _names(path: Path) -> list[str]:
+    """Paths of all files below a directory, or in a zip, sorted."""
+    if path.is_dir():
+        walk = os.walk(path, followlinks=True)  # data sets are often put together from links
+        return sorted((Path(folder) / name).relative_to(path).as_posix() for folder, _, files in walk for name in files)
     try:
         with zipfile.ZipFile(path) as archive:
-            return [(name, archive.read(name)) for name in sorted(archive.namelist()) if _is_picture(name)]
+            return sorted(archive.namelist())
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is neither a directory nor a readable zip ({error})") from error
 
 
-def _directory_files(path: Path) -> list[tuple[str, bytes]]:
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-    return [(name, (path / name).read_bytes()) for name in names if _is_picture(name)]
+def _read(path: Path, names: list[str]) -> Iterator[bytes]:
+    if path.is_dir():
+        yield from ((path / name).read_bytes() for name in names)
+        return
+    with zipfile.ZipFile(path) as archive:
+        yield from map(archive.read, names)

@@ -75,8 +75,8 @@ class EncodedImages(LazyImages):
             try:
                 with Image.open(io.BytesIO(blob)) as picture:
                     pictures.append(np.asarray(_resize(_to_rgb(picture), size)))
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"picture {position} of {len(self)} cannot be decoded ({error}); replace or remove it") from error
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                raise UndecodableError(position, len(self), error) from error
         if len({p.shape for p in pictures}) > 1:
             sizes = sorted({p.shape[:2] for p in pictures})
             raise ValueError(f"pictures differ in size ({sizes[0]} and {sizes[-1]} among others); pass size=(height, width)")
@@ -157,6 +157,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(picture, np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
         raise OSError(f"mode {picture.mode} has no fixed range; save it with 8 or 16 bits a channel")
+    if picture.has_transparency_data:  # what lies beneath is usually black; glass is white
+        coloured = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
     return picture.convert("RGB")
 
 
@@ -165,6 +168,19 @@ def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
         return picture
     shrinking = size[0] <= picture.height and size[1] <= picture.width
     return picture.resize((size[1], size[0]), Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC)
+
+
+class UndecodableError(ValueError):
+    """A picture that cannot be decoded.
+
+    :param position: which
+    :param n: of how many
+    :param why: what the decoder says
+    """
+
+    def __init__(self, position: int, n: int, why: Exception) -> None:
+        super().__init__(f"picture {position} of {n} cannot be decoded ({why}); replace or remove it")
+        self.position, self.why = position, why
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +210,12 @@ class LabelledImages:
 
         :param size: (height, width), or None for their own
         :return: uint8 (n, h, w, 3)
+        :raises ValueError: when a picture cannot be decoded; the message has its id
         """
-        return decode(self.images, size)
+        try:
+            return decode(self.images, size)
+        except UndecodableError as error:
+            raise ValueError(f"{self.ids[error.position]} cannot be decoded ({error.why}); replace or remove it") from error
 
     def subset(self, index: np.ndarray) -> LabelledImages:
         """The pictures at ``index`` (positions or a boolean mask), in that order."""

@@ -16,6 +16,7 @@ from PIL import Image
 
 from synthselect_env.compute import autocast, pick_device, seeded
 from synthselect_env.data.augment import dihedral
+from synthselect_env.data.images import pictures_digest
 from synthselect_env.files import atomic_write
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
@@ -121,6 +122,8 @@ class HistoGAN:
             "discriminator": torch.optim.Adam(self._judging, c.discriminator_lr, betas=(0.0, 0.99)),
         }
         self.pretrained = False
+        self.pictures: dict[str, str] = {}
+        """Digests of what it was trained on, and of what its Fréchet distances are to."""
         self.rng = torch.Generator(self.device).manual_seed(c.seed)
         self.step = 0
         self.history: list[dict[str, float]] = []
@@ -136,6 +139,7 @@ class HistoGAN:
         :raises ValueError: when pictures and labels do not fit the networks
         """
         data, targets = self._checked(images, labels)
+        self._same("training", images, labels)
         yield from pretrain(self.discriminator.features, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed)
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         some = data[torch.randperm(len(data), device=self.device, generator=rng)[: 4 * BATCH_SIZE]]
@@ -167,17 +171,19 @@ class HistoGAN:
             that copies them is near to
         :return: an iterator over steps: ``step``, ``generator_loss``, ``discriminator_loss``, ``score_real``, ``score_fake``, and ``frechet``
             where it was taken
-        :raises ValueError: when pictures and labels do not fit the networks
+        :raises ValueError: when pictures and labels do not fit the networks, or a training goes on with other ones than it began with
         :raises FloatingPointError: when a loss or a weight is no longer finite; the checkpoints of before are kept
         :raises CollapseError: when the Fréchet distance has been above ``COLLAPSE_RATIO`` times its best for ``COLLAPSE_CHECKS`` checks
         """
         data, targets = self._checked(images, labels)
+        self._same("training", images, labels)
         if not self.pretrained:
             for _ in self.pretrain(images, labels):
                 pass
         directory = None if directory is None else Path(directory)
         if features is not None:
             pictures, reference_labels = (images, labels) if reference is None else reference
+            self._same("reference", pictures, reference_labels)
             real = features(pictures)
         if directory and self.step:
             self._write_log(directory)  # a run that was killed may have left more, or less
@@ -198,6 +204,12 @@ class HistoGAN:
             if due:
                 self._stop_when_collapsed()
 
+    def _same(self, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
+        """Refuse other pictures than those of before: losses and distances would not be of one training."""
+        digest = pictures_digest(images, labels)
+        if self.pictures.setdefault(kind, digest) != digest:
+            raise ValueError(f"the {kind} pictures or labels are not those that this training began with; give those, or start another one")
+
     def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures and labels on the device, or a ValueError that says what is wrong.  uint8 (n, 3, h, w), int64 (n,)"""
         if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3) or len(images) != len(labels):
@@ -209,7 +221,7 @@ class HistoGAN:
         missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
         if missing:
             raise ValueError(f"no training picture of class {', '.join(missing)}")
-        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2), torch.from_numpy(labels).to(self.device)
+        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2), torch.from_numpy(np.array(labels, np.int64)).to(self.device)
 
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         remaining = min(1.0, (1 - self.step / self.config.steps) / (1 - DECAY_FROM))
@@ -281,7 +293,7 @@ class HistoGAN:
         :return: uint8 (n, h, w, 3)
         :raises ValueError: when ``truncation`` is not positive
         """
-        pictures = list(self._pictures(np.asarray(labels), seed, batch_size, truncation))
+        pictures = list(self._pictures(np.asarray(labels, np.int64), seed, batch_size, truncation))
         return np.concatenate(pictures) if pictures else np.zeros((0, *self.size, 3), np.uint8)
 
     def sample_to_folders(
@@ -380,7 +392,7 @@ class HistoGAN:
         """Write a checkpoint from which :meth:`load` samples, and from which training resumes: on the CPU exactly."""
         state = {
             "size": self.size, "classes": self.classes, "config": asdict(self.config), "step": self.step, "history": self.history,
-            "rng": self.rng.get_state(), "device": self.device.type, "pretrained": self.pretrained,
+            "rng": self.rng.get_state(), "device": self.device.type, "pretrained": self.pretrained, "pictures": self.pictures,
             "generator": self.generator.state_dict(), "average": self.average.state_dict(), "discriminator": self.discriminator.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }  # fmt: skip
@@ -406,6 +418,7 @@ class HistoGAN:
         for name, optimizer in gan.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         gan.step, gan.history, gan.pretrained = state["step"], state["history"], state["pretrained"]
+        gan.pictures = state.get("pictures", {})  # a checkpoint of before does not tell
         if state["device"] == gan.device.type and len(state["rng"]) == len(gan.rng.get_state()):
             gan.rng.set_state(state["rng"])
         else:
