@@ -209,6 +209,7 @@ def random_half(
             panel.plot(values, truth, "o", ms=4, alpha=0.7, color=KEPT)
             panel.set_title(f"{name}\nSpearman {spearmanr(values, truth)[0]:.2f}", fontsize=9)
             panel.set(xlabel="validation log-likelihood", ylabel="retrained, test log-likelihood")
+            panel.locator_params(axis="x", nbins=4)
         save_figure(picture, figure)
 
 

@@ -32,7 +32,7 @@ class LinearProbeEvaluator(Evaluator):
 
     The defaults are those that did least harm when they were climbed (benchmarks/probe_fidelity.py, pcam-planted, 3 retrainings each):
     the selection that gradient ascent found changed the retrained test accuracy by +3.9 ± .6 points with a ridge of 10, -3.2 ± .2 with
-    1, -1.1 ± .3 with .1. Random selections are ranked better by a weak ridge on many components (Spearman .87 with .01 and 128, .23
+    1, -1.1 ± .3 with .1; on pcam all of them lose (-1.0 ± .5, -.9 ± .2, -1.3 ± .3). Random selections are ranked better by a weak ridge on many components (Spearman .87 with .01 and 128, .23
     with the defaults), which an optimiser exploits; a :class:`DatamodelEvaluator` does better at both, for some retrainings.
 
     :param bank: real splits and candidates
