@@ -198,7 +198,7 @@ if __name__ == "__main__":
     held_out = [parts["valid"], test]
     held_out_labels = np.concatenate([p.labels for p in held_out])
 
-    own = train.subset(np.array([0])).pixels().shape[1:3]
+    own = train.picture_size
     few: Callable[[TrainingConfig], TrainingConfig] = partial(replace, epochs=1, steps_per_epoch=2, batch_size=16)
     extractor_config, quick = EXTRACTOR.for_pictures(*own), QUICK.for_pictures(*own)
     if args.quick:

@@ -77,7 +77,7 @@ if args.extractor and args.extractor.exists():
         )
 else:
     config = replace(EXTRACTOR, epochs=args.epochs)
-    config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*pictures["train"].images[:1].decode().shape[1:3])
+    config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*pictures["train"].picture_size)
     with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 
         def report(epoch: int, metrics: dict[str, float]) -> None:

@@ -40,7 +40,7 @@ else:
 
 short = (args.short_side, args.short_side)
 config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, size=short)
-config = config.for_pictures(*pictures["train"].images[:1].decode().shape[1:3])
+config = config.for_pictures(*pictures["train"].picture_size)
 with tqdm(total=args.epochs * (1 + args.folds), desc="extractor", unit="epoch") as bar:
 
     def report(epoch: int, metrics: dict[str, float]) -> None:

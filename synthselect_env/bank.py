@@ -259,7 +259,7 @@ class FeatureBank:
             file.attrs["schema_version"] = SCHEMA_VERSION
             file.attrs["classes"] = list(self.classes)
             file.attrs["extractor"] = self.extractor
-            file.attrs["provenance"] = json.dumps(self.provenance)
+            file.attrs["provenance"] = json.dumps(self.provenance, default=_plain)
             for name, split in self.splits.items():
                 write_split(file.create_group(name), split, half)
             if self.retrainings is not None:
@@ -309,3 +309,10 @@ class FeatureBank:
                 provenance=provenance,
                 source=str(path),
             )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numpy's numbers are numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"provenance holds a {type(value).__name__}, {value!r}; give text, numbers, lists or dictionaries")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from synthselect_env.data import LazyImages, decode
-from synthselect_env.data.images import pictures_digest
+from synthselect_env.data import LazyImages
+from synthselect_env.data.images import picture_size, pictures_digest
 from synthselect_env.metrics import METRICS
 
 
@@ -70,10 +70,7 @@ class Split:
 
         :raises ValueError: when there is none
         """
-        if self.images is None or not len(self):
-            raise ValueError("the split has no pictures")
-        height, width = decode(self.images[:1]).shape[1:3]
-        return height, width
+        return picture_size(self.images)
 
     def checked(self, where: str, n_classes: int) -> Split:
         """The split with float32 features, int64 labels and tuples of names.

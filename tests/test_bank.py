@@ -329,3 +329,11 @@ def test_masks_and_appearances_that_do_not_fit(toy: FeatureBank) -> None:
     }
     with pytest.raises(ValueError, match="appearances differ in length"):
         replace(toy, **looks)
+
+
+def test_provenance_may_hold_numpys_numbers(toy: FeatureBank, tmp_path: Path) -> None:
+    replace(toy, provenance={"n": np.int64(3), "share": np.float32(0.5)}).save(tmp_path / "bank.h5")
+    assert FeatureBank.load(tmp_path / "bank.h5").provenance == {"n": 3, "share": 0.5}
+    with pytest.raises(TypeError, match="provenance holds a Path|provenance holds a PosixPath"):
+        replace(toy, provenance={"from": tmp_path}).save(tmp_path / "bank.h5")
+    assert FeatureBank.load(tmp_path / "bank.h5").provenance == {"n": 3, "share": 0.5}

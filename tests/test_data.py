@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 
 import h5py
@@ -9,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from synthselect_env.data import EncodedImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
+from synthselect_env.data import EncodedImages, LabelledImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
 from synthselect_env.data.augment import AUGMENTATIONS
+from synthselect_env.data.images import picture_size
 
 
 def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -> None:
@@ -186,3 +189,31 @@ def test_what_is_transparent_is_glass(mode: str) -> None:
     picture.convert(mode).save(buffer, "PNG", **({"transparency": picture.convert("P").getpixel((0, 0))} if mode == "P" else {}))
     pixels = EncodedImages([buffer.getvalue()]).decode()[0]
     assert pixels[0, 0].tolist() == [255, 255, 255] and np.abs(pixels[0, 1].astype(int) - 200).max() < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_cannot_be_kept(picture_folder: Path) -> None:
+    os.rename(picture_folder / "train" / "tumor" / "train-tumor-0.png", os.fsencode(picture_folder / "train" / "tumor") + b"/M\xfcller.png")
+    with pytest.raises(ValueError, match=r"name 'train/tumor/M\\udcfcller\.png' is not UTF-8"):
+        read_class_folders(picture_folder, "train")
+
+
+def test_pcam_masks_and_damaged_files(pcam_files: Path) -> None:
+    mask = np.array([True, False, False, True, False, False])
+    assert read_pcam(pcam_files, "valid", mask).ids == ("valid-0", "valid-3")
+    x = pcam_files / "camelyonpatch_level_2_split_valid_x.h5"
+    with h5py.File(x, "a") as file:
+        file.move("x", "pictures")
+    with pytest.raises(ValueError, match="must hold a dataset x and a dataset y"):
+        read_pcam(pcam_files, "valid")
+    x.write_bytes(b"half a download")
+    with pytest.raises(ValueError, match="valid_x.h5 is no complete HDF5 file"):
+        read_pcam(pcam_files, "valid")
+
+
+def test_size_of_pictures() -> None:
+    images = np.zeros((2, 5, 7, 3), np.uint8)
+    for pictures in (images, EncodedImages.encode(images)):
+        assert LabelledImages(pictures, np.zeros(2, int), ("a", "b"), ("x", "y")).picture_size == (5, 7)
+    with pytest.raises(ValueError, match="no pictures that could have a size"):
+        picture_size(images[:0])

@@ -365,3 +365,12 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert default_workers() == 3
+
+
+def test_a_callback_is_not_sent_along(toy: FeatureBank) -> None:
+    """What draws a bar is often a lambda, which cannot be pickled."""
+    told: list[int] = []
+    ours = RetrainEvaluator(toy, config=TINY, device="cpu", on_epoch=lambda done, epoch, metrics: told.append(epoch))
+    masks = selections(toy, 1)
+    copied = pickle.loads(pickle.dumps(ours)).evaluate(masks, 0)
+    assert not told and (ours.evaluate(masks, 0).log_likelihood == copied.log_likelihood).all() and told

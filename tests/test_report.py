@@ -245,6 +245,17 @@ def test_history(tmp_path: Path) -> None:
         learning_curves({"note": np.ones(3)}, 64)
 
 
+def test_legends_have_all_names(toy: FeatureBank) -> None:
+    """matplotlib leaves out what begins with an underscore; long names stand below each other."""
+    bank = replace(toy, classes=("_left", "high-grade squamous intraepithelial lesion"))
+    figure = selection_rates(bank, compare(bank, ["none", "all"], rounds=1))
+    (legend,) = figure.legends
+    assert [text.get_text().lstrip("\u200b") for text in legend.get_texts()] == list(bank.classes)
+    figure.draw_without_rendering()
+    box, page = legend.get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 and box.x1 <= page.x1
+
+
 def test_charts_show_the_figures(toy: FeatureBank, tmp_path: Path) -> None:
     comparison = compare(toy, ["none", "centroid"], rounds=2)
     chosen = comparison.of("centroid")[0].selection

@@ -49,8 +49,8 @@ def panels(n: int, width: float, height: float, columns: int = 2) -> tuple[Figur
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib shows as it is: two dollar signs would begin and end a formula."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib shows as it is: two dollar signs would begin and end a formula, and an underscore in front hide it from legends."""
+    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -342,7 +342,7 @@ def _strips(strips: Sequence[pictures.Strip], named: Selection | None = None) ->
             continue
         tiles: Sequence[np.ndarray | None] = [None] * len(positions)
         if split.images is not None and len(positions):
-            tall, wide = decode(split.images[:1]).shape[1:3]  # type: ignore[index]
+            tall, wide = split.picture_size
             scale = min(1.0, TILE / (tall * wide) ** 0.5)
             tiles = list(decode(split.images[positions], (max(1, round(scale * tall)), max(1, round(scale * wide)))))  # type: ignore[index]
         items = "".join(_tile(tile, int(i), named) for tile, i in zip(tiles, positions))

@@ -114,7 +114,7 @@ def _strips(bank: FeatureBank, strips: Sequence[Strip], columns: int, named: Sel
         if split.images is None:
             name = "train" if split is bank.train else "candidates"
             raise ValueError(f"{bank.source}: {name}/images is missing; there is nothing to picture")
-    tall, wide = decode(bank.candidates.images[:1] if len(bank.candidates) else bank.train.images[:1]).shape[1:3]  # type: ignore[index]
+    tall, wide = (bank.candidates if len(bank.candidates) else bank.train).picture_size
     size, caption = (1.1, 0.28) if named else (0.72, 0.0)
     figure = new_figure(size * columns, (size * tall / wide + 0.26 + caption) * len(strips))  # a strip of pictures, and its title
     for axes, (title, split, positions) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):

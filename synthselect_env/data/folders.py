@@ -32,6 +32,11 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
         raise FileNotFoundError(f"{path} does not exist; give a directory of class folders or a zip of one")
     where = f"{path}" + (f", split {split!r}" if split else "")
     names = [n for n in _names(path) if _is_picture(n) and (split is None or split in PurePosixPath(n).parts[:-2])]
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where}: the name {name!a} is not UTF-8 and could not be kept with the picture; rename it") from error
     if not names:
         raise ValueError(
             f"{where}: no pictures ({', '.join(sorted(SUFFIXES))}) in class folders; expected {'SPLIT/' if split else ''}CLASS/NAME.png"

@@ -217,6 +217,11 @@ class LabelledImages:
         except UndecodableError as error:
             raise ValueError(f"{self.ids[error.position]} cannot be decoded ({error.why}); replace or remove it") from error
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of the first picture, in pixels; see :func:`picture_size`."""
+        return picture_size(self.images)
+
     def subset(self, index: np.ndarray) -> LabelledImages:
         """The pictures at ``index`` (positions or a boolean mask), in that order."""
         positions = np.flatnonzero(index) if index.dtype == bool else index
@@ -238,6 +243,18 @@ def pictures_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) 
     elif images is not None:
         content.update(np.ascontiguousarray(images).data)
     return content.hexdigest()
+
+
+def picture_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
+    """(height, width) of the first picture, in pixels.
+
+    :param images: lazy pictures, uint8 (n, h, w, 3), or None
+    :raises ValueError: when there is none
+    """
+    if images is None or not len(images):
+        raise ValueError("there are no pictures that could have a size")
+    height, width = decode(images[:1]).shape[1:3]
+    return height, width
 
 
 def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:

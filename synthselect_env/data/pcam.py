@@ -17,7 +17,7 @@ def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = No
 
     :param directory: where the files lie
     :param split: "train", "valid" or "test"
-    :param indices: positions to read, e.g. a random 3 %; None for all (train: 7.2 GB decoded)
+    :param indices: positions to read, or a boolean mask, e.g. a random 3 %; None for all (train: 7.2 GB decoded)
     :return: uint8 (n, 96, 96, 3); ids are ``{split}-{position}``
     :raises FileNotFoundError: when a file is missing
     :raises ValueError: when the datasets have another shape, or other labels than 0 and 1
@@ -26,13 +26,18 @@ def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = No
     for file in files.values():
         if not file.exists():
             raise FileNotFoundError(f"{file} does not exist; unpack PCam's {file.name}.gz there")
+        if not h5py.is_hdf5(file):
+            raise ValueError(f"{file} is no complete HDF5 file; download or unpack it again")
     with h5py.File(files["x"]) as x_file, h5py.File(files["y"]) as y_file:
+        if "x" not in x_file or "y" not in y_file:
+            raise ValueError(f"{files['x']} and {files['y'].name} must hold a dataset x and a dataset y")
         x, y = x_file["x"], y_file["y"]
         if x.ndim != 4 or x.shape[3] != 3 or x.dtype != np.uint8:
             raise ValueError(f"{files['x']}: dataset x is {x.dtype} {x.shape}, expected uint8 (n, 96, 96, 3)")
         if y.size != len(x):
             raise ValueError(f"{files['y']}: dataset y has {y.size} labels for {len(x)} pictures; the two files do not belong together")
         positions = np.arange(len(x)) if indices is None else np.asarray(indices)
+        positions = np.flatnonzero(positions) if positions.dtype == bool else positions
         if len(positions) and not 0 <= positions.min() <= positions.max() < len(x):
             raise ValueError(f"{files['x']}: indices must lie in 0..{len(x) - 1}, got {positions.min()}..{positions.max()}")
         labels = y[()].reshape(-1)[positions].astype(np.int64)

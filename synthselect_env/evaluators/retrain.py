@@ -40,7 +40,7 @@ class RetrainEvaluator(Evaluator):
     :param device: "auto", or a torch device
     :param compile: run training steps through ``torch.compile``; None for CUDA only. The first retraining pays for the compiling
     :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics; empty before the
-        last five
+        last five. Copies in other processes have none
     :raises ValueError: when a split has no pictures, or ``initial`` is another network
     """
 
@@ -75,7 +75,8 @@ class RetrainEvaluator(Evaluator):
         self._training: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_training": None}  # decoded again where it is needed
+        # pictures are decoded again where they are needed; a callback draws a bar, which stays where it is
+        return {**self.__dict__, "_training": None, "on_epoch": None}
 
     @property
     def description(self) -> str:
