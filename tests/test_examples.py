@@ -50,33 +50,47 @@ def test_train_ppo(tmp_path: Path) -> None:
         "--run",
         tmp_path / "run",
     )
-    assert "Test split, classifier: linear probe" in out and "Validation–test gap of CreditPPO" in out
-    assert any(f"CreditPPO {word}" in out for word in ("won", "lost", "neither"))
+    assert "Test split, classifier: linear probe" in out and "Validation–test gap of PPO" in out
+    assert any(f"PPO {word}" in out for word in ("won", "lost", "neither"))
     table = out.split("Test split")[1].splitlines()[3:8]
-    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "CreditPPO"]
+    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "PPO"]
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert files >= {
         "config.json", "model.zip", "metrics.csv", "selection.csv", "report.html", "figures", "tables", "linear_probe", "tensorboard",
     }  # fmt: skip
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["bank"] == "toy" and config["versions"]["torch"]
-    for name in ("learning_rate", "batch_size", "n_epochs", "gamma", "clip_range"):
-        assert config["arguments"][name] == inspect.signature(CreditPPO).parameters[name].default
+    given = {"n_envs", "n_timesteps", "policy", "policy_kwargs", "n_steps", "ent_coef"}  # here, or not to be chosen
+    ppo = pytest.importorskip("yaml").safe_load((HYPERPARAMS / "ppo.yml").read_text())["default"]  # for RL Zoo
+    assert {name: config["arguments"][name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))) == 256 // 64
     selection = Selection.load(tmp_path / "run" / "selection.csv")
-    again = PolicySelector(CreditPPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
+    again = PolicySelector(PPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
     assert (selection.mask == again.mask).all() and selection.ids == again.ids
     with Image.open(tmp_path / "run" / "figures" / "kept_and_discarded.png") as picture:
         assert min(picture.size) > 300
 
 
-def test_train_ppo_with_ppo(tmp_path: Path) -> None:
-    """Its settings are those of the file for RL Zoo, and no table is asked for."""
-    run("train_ppo.py", "--algorithm", "PPO", "--bank", "toy", "--timesteps", 64, "--n-envs", 8, "--evaluate", "--run", tmp_path / "run")
+def test_train_ppo_with_credit(tmp_path: Path) -> None:
+    """CreditPPO's settings are its own defaults, and no table is asked for."""
+    run(
+        "train_ppo.py",
+        "--algorithm",
+        "CreditPPO",
+        "--bank",
+        "toy",
+        "--timesteps",
+        64,
+        "--n-envs",
+        8,
+        "--evaluate",
+        "--run",
+        tmp_path / "run",
+    )
     arguments = json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]
-    given = {"n_envs", "n_timesteps", "policy", "policy_kwargs", "n_steps", "ent_coef"}  # here, or not to be chosen
-    ppo = pytest.importorskip("yaml").safe_load((HYPERPARAMS / "ppo.yml").read_text())["default"]
-    assert {name: arguments[name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
+    for name in ("learning_rate", "batch_size", "n_epochs", "gamma", "clip_range"):
+        assert arguments[name] == inspect.signature(CreditPPO).parameters[name].default
+    assert len(CreditPPO.load(tmp_path / "run" / "model.zip", device="cpu").policy.state_dict())
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
@@ -95,7 +109,7 @@ def test_hyperparameters_are_the_algorithms(algorithm: type[PPO | A2C]) -> None:
 
 def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
     assert "unknown classifier svm" in run("train_ppo.py", "--evaluate", "svm", code=2)
-    assert "unknown algorithm DQN; one of CreditPPO, PPO" in run("train_ppo.py", "--algorithm", "DQN", code=2)
+    assert "unknown algorithm DQN; one of PPO, CreditPPO" in run("train_ppo.py", "--algorithm", "DQN", code=2)
     load_bank("toy").sealed.save(tmp_path / "sealed.h5")
     told = run("train_ppo.py", "--bank", tmp_path / "sealed.h5", "--run", tmp_path / "run", code=2)
     assert "has no test split to compare on" in told and not (tmp_path / "run" / "model.zip").exists()

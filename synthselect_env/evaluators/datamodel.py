@@ -66,7 +66,7 @@ class DatamodelEvaluator(Evaluator):
     Measured on pcam-planted (benchmarks/probe_fidelity.py): it tells the order of 48 other selections by their retrained test
     log-likelihood with a Spearman correlation of .91, and each of eight selections that optimisers found on it gains at least half of what was
     promised, on the test split and in the mean over 3 retrainings. On pcam, where less is to be won, .68 (the retrainings' own validation:
-    .77), and what policies were promised is kept, what climbing it without a policy was promised is not. Leave-one-out correlation of the log-likelihood: pcam-planted .99, pcam .81,
+    .77); there, what PPO is promised is kept, CreditPPO's promise in part, and what climbing it without a policy was promised is not. Leave-one-out correlation of the log-likelihood: pcam-planted .99, pcam .81,
     cervical .84; by one rank, of the sum of fit and looks, on the same retrainings pcam-planted .94, and .88 in the place of .91.
 
     An optimiser finds selections that no retraining was like. Retrain those, too, and fit again: learn on the datamodel, correct it,
