@@ -67,8 +67,7 @@ class MetricsCSV(KVWriter):
     def __init__(self, path: Path) -> None:
         self._path, self._columns = path, list[str]()
         self._rows: list[dict[str, Any]] = []
-        with atomic_write(path) as temporary:
-            temporary.touch()  # not the rows of a run before
+        path.write_text("", encoding="utf-8")  # not the rows of a run before
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append a row; where it has figures that no row before had, those have empty cells."""

@@ -52,8 +52,9 @@ def paired_bootstrap(
     figures = classification_metrics(both, truth)[metric].double().numpy()
     unit = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     n_units = int(unit.max()) + 1
+    difference = float((figures[:rounds] - figures[rounds:]).mean())
     if n_units < 2:  # all draws would be the same, which looks like certainty
-        return float((figures[:rounds] - figures[rounds:]).mean()), np.nan, np.nan
+        return difference, np.nan, np.nan
     often = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)[:, unit]  # (resamples, m)
     shares = (
         np.ones((resamples, 1)) if rounds == 1 else rng.multinomial(rounds - 1, np.full(rounds, 1 / rounds), size=resamples) / (rounds - 1)
@@ -68,7 +69,7 @@ def paired_bootstrap(
             values = classification_metrics(both[:, index], truth[index])[metric].double().numpy()
             drawn[i] = values[:rounds] - values[rounds:]
     low, high = np.nanpercentile((drawn * shares).sum(1), [2.5, 97.5])
-    return float((figures[:rounds] - figures[rounds:]).mean()), float(low), float(high)
+    return difference, float(low), float(high)
 
 
 def _per_picture(log_p: torch.Tensor, labels: torch.Tensor, metric: str) -> np.ndarray | None:

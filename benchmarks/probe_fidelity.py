@@ -134,7 +134,7 @@ class Agreement(Evaluator):
         self.name, self.evaluators, self.least = name, evaluators, least
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        if [split for split in splits if not self.is_valid(split)]:
+        if not all(self.is_valid(split) for split in splits):
             raise ValueError("several banks have no common split but their own validation pictures")
         each = [e.evaluate(selections, seed) for e in self.evaluators]
         figures = {m: np.stack([getattr(e, m) for e in each]) for m in METRICS}  # (evaluators, k)

@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
@@ -31,6 +32,7 @@ OUR_PACKAGES = ("synthselect_env", "agents")
 """Whose code changes with their release number."""
 
 
+@cache
 def code_digest(kind: type) -> str:
     """A name for a class of the user's own, to key caches by: its module and name, and the source of it and of its bases.
 

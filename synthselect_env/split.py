@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from synthselect_env.data import LazyImages
-from synthselect_env.data.images import picture_size, pictures_digest
+from synthselect_env.data.images import picture_size, pictures_digest, positions_of
 from synthselect_env.metrics import METRICS
 
 
@@ -45,9 +45,7 @@ class Split:
 
         :raises ValueError: when a mask does not have one entry a picture
         """
-        if index.dtype == bool and index.shape != (len(self),):
-            raise ValueError(f"a mask of {len(self)} pictures must be bool ({len(self)},), got {index.shape}")
-        positions = np.flatnonzero(index) if index.dtype == bool else index
+        positions = positions_of(index, len(self))
         ids, groups = (None if names is None else tuple(names[int(i)] for i in positions) for names in (self.ids, self.groups))
         images, flaw, looks = (None if values is None else values[positions] for values in (self.images, self.flaw, self.appearance))
         return Split(self.features[positions], self.labels[positions], ids, images, groups, flaw, looks)  # type: ignore[arg-type]

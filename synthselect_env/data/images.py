@@ -40,6 +40,21 @@ class LazyImages(ABC):
         """Feed what the pixels depend on to a ``hashlib`` object."""
 
 
+def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
+    """What an index of pictures means.  int (m,)
+
+    :param index: positions, or a boolean mask
+    :param n: number of pictures
+    :raises ValueError: when a mask does not have one entry a picture
+    """
+    index = np.asarray(index)
+    if index.dtype != bool:
+        return index if index.size else index.astype(np.int64)  # numpy takes an empty list for floats
+    if index.shape != (n,):
+        raise ValueError(f"a mask of {n} pictures must be bool ({n},), got {index.shape}")
+    return np.flatnonzero(index)
+
+
 class EncodedImages(LazyImages):
     """A sequence of encoded pictures (WebP, PNG, JPEG, TIFF) that decodes on demand.
 
@@ -57,9 +72,7 @@ class EncodedImages(LazyImages):
     def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> EncodedImages:
         if isinstance(index, slice):
             return EncodedImages(self.blobs[index])
-        index = np.asarray(index)
-        positions = np.flatnonzero(index) if index.dtype == bool else index
-        return EncodedImages(self.blobs[int(i)] for i in positions)
+        return EncodedImages(self.blobs[int(i)] for i in positions_of(index, len(self)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedImages) and self.blobs == other.blobs
@@ -130,7 +143,9 @@ class RenderedImages(LazyImages):
         return len(self.positions)
 
     def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> RenderedImages:
-        return RenderedImages(self.renderer, self.arguments, self.positions[index if isinstance(index, slice) else np.asarray(index)])
+        return RenderedImages(
+            self.renderer, self.arguments, self.positions[index if isinstance(index, slice) else positions_of(index, len(self))]
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RenderedImages):
@@ -223,8 +238,8 @@ class LabelledImages:
         return picture_size(self.images)
 
     def subset(self, index: np.ndarray) -> LabelledImages:
-        """The pictures at ``index`` (positions or a boolean mask), in that order."""
-        positions = np.flatnonzero(index) if index.dtype == bool else index
+        """The pictures at ``index`` (positions or a boolean mask), in that order; see :func:`positions_of`."""
+        positions = positions_of(index, len(self))
         ids = tuple(self.ids[int(i)] for i in positions)
         groups = None if self.groups is None else tuple(self.groups[int(i)] for i in positions)
         flaw = None if self.flaw is None else self.flaw[positions]

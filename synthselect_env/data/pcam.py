@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from synthselect_env.data.images import LabelledImages
+from synthselect_env.data.images import LabelledImages, positions_of
 
 CLASSES = ("normal", "tumor")
 
@@ -36,8 +36,7 @@ def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = No
             raise ValueError(f"{files['x']}: dataset x is {x.dtype} {x.shape}, expected uint8 (n, 96, 96, 3)")
         if y.size != len(x):
             raise ValueError(f"{files['y']}: dataset y has {y.size} labels for {len(x)} pictures; the two files do not belong together")
-        positions = np.arange(len(x)) if indices is None else np.asarray(indices)
-        positions = np.flatnonzero(positions) if positions.dtype == bool else positions
+        positions = np.arange(len(x)) if indices is None else positions_of(indices, len(x))
         if len(positions) and not 0 <= positions.min() <= positions.max() < len(x):
             raise ValueError(f"{files['x']}: indices must lie in 0..{len(x) - 1}, got {positions.min()}..{positions.max()}")
         labels = y[()].reshape(-1)[positions].astype(np.int64)

@@ -161,7 +161,7 @@ class LinearProbeEvaluator(Evaluator):
     def own_log_probability(self, split: Split) -> np.ndarray:
         """Log-probability of each picture's own label under the probe that is fitted to the real pictures alone.  (n,)"""
         log_p = (self._temperature * (self.components(split.features) @ self._none[0])).log_softmax(1)
-        return log_p[torch.arange(len(split)), self._labels(split)].cpu().numpy()
+        return log_p[torch.arange(len(split), device=self.device), self._labels(split)].cpu().numpy()
 
     def _fit_temperature(self, weights: torch.Tensor) -> torch.Tensor:  # (k, p, c) -> (k,)
         x, labels = self._scored(self.bank.valid)

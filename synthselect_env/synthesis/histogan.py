@@ -176,8 +176,9 @@ class HistoGAN:
         :raises CollapseError: when the Fréchet distance has been above ``COLLAPSE_RATIO`` times its best for ``COLLAPSE_CHECKS`` checks
         """
         data, targets = self._checked(images, labels)
-        self._same("training", images, labels)
-        if not self.pretrained:
+        if self.pretrained:
+            self._same("training", images, labels)
+        else:
             for _ in self.pretrain(images, labels):
                 pass
         directory = None if directory is None else Path(directory)
