@@ -18,6 +18,7 @@ from synthselect_env.compute import autocast, pick_device, seeded
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import classification_metrics
+from synthselect_env.trimming import trimmed
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 """Pixels in 0..1 are shifted and scaled by these; H&E fills most of the range, so no statistics of a data set are needed."""
@@ -251,43 +252,44 @@ def train_classifier(
         network.load_state_dict(initial.network.state_dict())
     network = network.to(device).to(memory_format=torch.channels_last)
     classifier = Classifier(network, config, n_classes)
-    forward = torch.compile(network, dynamic=False) if compile else network
-    batch_size = min(config.batch_size, len(positions))
-    steps = config.steps_per_epoch or len(positions) // batch_size
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
-    order_rng, augmentation_rng = (torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
-    augmentation = AUGMENTATIONS[config.augmentation]
-    order = torch.empty(0, dtype=torch.int64, device=device)
-    best: tuple[float, dict[str, torch.Tensor]] | None = None
+    with trimmed(network, data.shape[-2:], valid.shape[-2:]):
+        forward = torch.compile(network, dynamic=False) if compile else network
+        batch_size = min(config.batch_size, len(positions))
+        steps = config.steps_per_epoch or len(positions) // batch_size
+        optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
+        order_rng, augmentation_rng = (torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
+        augmentation = AUGMENTATIONS[config.augmentation]
+        order = torch.empty(0, dtype=torch.int64, device=device)
+        best: tuple[float, dict[str, torch.Tensor]] | None = None
 
-    for epoch in range(1, config.epochs + 1):
-        network.train()
-        with seeded(seed + epoch, device):  # some architectures have dropout
-            for _ in range(steps):
-                if len(order) < batch_size:  # the last, incomplete batch of a pass goes to the front of the next one
-                    keys = torch.rand(len(data), device=device, generator=order_rng)  # one for each picture, a member or not
-                    order = torch.cat([order, positions[keys[positions].argsort()]])
-                index, order = order[:batch_size], order[batch_size:]
-                batch = _normalise(augmentation(data[index].float() / 255, augmentation_rng))
-                with autocast(device):
-                    loss = F.cross_entropy(forward(batch), targets[index], label_smoothing=config.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-        unscored = scored_epochs is not None and epoch <= config.epochs - scored_epochs
-        metrics = {} if unscored else {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
-        if not (loss.isfinite() and np.isfinite(metrics.get("log_likelihood", 0.0))):
-            raise FloatingPointError(f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})")
-        for name, value in metrics.items():
-            classifier.history.setdefault(name, []).append(value)
-        if keep == "best" and metrics and (best is None or metrics["log_likelihood"] > best[0]):
-            best = (metrics["log_likelihood"], copy.deepcopy(network.state_dict()))
-        if on_epoch:
-            on_epoch(epoch, metrics)
-    if best:
-        network.load_state_dict(best[1])
+        for epoch in range(1, config.epochs + 1):
+            network.train()
+            with seeded(seed + epoch, device):  # some architectures have dropout
+                for _ in range(steps):
+                    if len(order) < batch_size:  # the last, incomplete batch of a pass goes to the front of the next one
+                        keys = torch.rand(len(data), device=device, generator=order_rng)  # one for each picture, a member or not
+                        order = torch.cat([order, positions[keys[positions].argsort()]])
+                    index, order = order[:batch_size], order[batch_size:]
+                    batch = _normalise(augmentation(data[index].float() / 255, augmentation_rng))
+                    with autocast(device):
+                        loss = F.cross_entropy(forward(batch), targets[index], label_smoothing=config.label_smoothing)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+            unscored = scored_epochs is not None and epoch <= config.epochs - scored_epochs
+            metrics = {} if unscored else {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
+            if not (loss.isfinite() and np.isfinite(metrics.get("log_likelihood", 0.0))):
+                raise FloatingPointError(f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})")
+            for name, value in metrics.items():
+                classifier.history.setdefault(name, []).append(value)
+            if keep == "best" and metrics and (best is None or metrics["log_likelihood"] > best[0]):
+                best = (metrics["log_likelihood"], copy.deepcopy(network.state_dict()))
+            if on_epoch:
+                on_epoch(epoch, metrics)
+        if best:
+            network.load_state_dict(best[1])
     return classifier
 
 

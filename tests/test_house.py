@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    "files", "compute", "metrics", "data", "synthesis", "classifier", "split", "hdf5", "bank", "extraction", "selection", "embedded", "evaluators", "rewards", "env", "vec_env", "wrappers", "registration",
+    "files", "compute", "metrics", "data", "synthesis", "trimming", "classifier", "split", "hdf5", "bank", "extraction", "selection", "embedded", "evaluators", "rewards", "env", "vec_env", "wrappers", "registration",
 ]  # fmt: skip
 """Rooms of the environment package; each imports only what stands before it."""
 
