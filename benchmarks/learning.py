@@ -115,7 +115,7 @@ if __name__ == "__main__":
         "mean ± 95 % interval over seeds\n| arm | evaluations | promised | AUC | selected | sound | seconds |\n|---|---|---|---|---|---|---|"
     )
     curves: dict[str, list[tuple[int, np.ndarray]]] = {}
-    finals: dict[str, list[np.ndarray]] = {}
+    finals: dict[str, list[np.ndarray]] = {}  # those that are retrained
     for name in args.arms:
         for evaluations in args.evaluations if name not in UNSEARCHED else [most]:
             runs = [selected(bank, name, evaluations, seed, root) for seed in range(args.seeds)]
@@ -124,7 +124,8 @@ if __name__ == "__main__":
             auc = np.array([roc_auc_score(truth, s.scores) for s, _ in runs])
             sound = np.array([truth[m].mean() if m.any() else 0.0 for m in masks])
             curves.setdefault(name, []).append((evaluations, auc))
-            finals[f"{name}, {evaluations:,}"] = list(masks[: args.retrained])
+            if evaluations == most or name == "CreditPPO":  # with credit, few evaluations should do
+                finals[f"{name}, {evaluations:,}"] = list(masks[: args.retrained])
             cells = [
                 interval(promised, "+.4f"),
                 interval(auc),
@@ -137,7 +138,7 @@ if __name__ == "__main__":
     if args.retrained:
         config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_pictures(*bank.train.picture_size)
         kept = {"none": [nothing] * args.retrained, "oracle": [truth] * args.retrained, "all": [~nothing] * args.retrained}
-        kept |= {n: m for n, m in finals.items() if n.endswith(f", {most:,}") or n == "CreditPPO, 64"}
+        kept |= finals
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
             cached = CachedEvaluator(parallel, "runs/retrained")
             per_seed = [
