@@ -37,12 +37,20 @@ CREDIT_SETTINGS = {"n_steps": 8, "device": "cpu"}  # beside its own defaults
 AGENTS = {
     "PPO, paper's reward": (PPO, {**PPO_SETTINGS, "gamma": 0.99}, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
+    "PPO, features alone": (PPO, PPO_SETTINGS, {"context": False}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
     "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
+    "REINFORCE, moving average": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3, "baseline": "moving_average"}, {}),
     "CreditPPO": (CreditPPO, CREDIT_SETTINGS, {}),
     "CreditPPO, each step's own credit": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0}, {}),
     "CreditPPO, control variate": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "control_variate"}, {}),
     "CreditPPO, no credit": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "none"}, {}),
+    "CreditPPO, no credit, no group": (
+        CreditPPO,
+        {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "none", "group_baseline": False},
+        {},
+    ),
+    "CreditPPO, features alone": (CreditPPO, CREDIT_SETTINGS, {"context": False}),
     "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
     "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
 }

@@ -1,14 +1,16 @@
 """What a full retraining costs, beside a bare training loop over tensors that are already in memory.
 
-    python benchmarks/retraining_cost.py
+    python benchmarks/retraining_cost.py --classifier quick
 
 Both sides train the same network on the embedded bank's real patches for the same number of steps, in turn. The bare loop is what
 anyone would write: forward, backward, AdamW, in bf16 and channels-last where the machine has it, without augmentation; the
-evaluator decodes, draws batches, augments, and scores validation after each of the last five epochs. The bare loop scores it as often.
+evaluator decodes, draws batches, augments, scores validation after each of the last five epochs, and leaves out what weights do that meet
+padding only (`synthselect_env.trimming`). The bare loop scores as often and leaves nothing out; rates are of the whole network's arithmetic.
 """
 
 import argparse
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from machine import describe_machine
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthselect_env.classifier import TrainingConfig, build_network
+from synthselect_env.classifier import QUICK, TrainingConfig, build_network
 from synthselect_env.compute import autocast, has_bfloat16, pick_device
 from synthselect_env.data import decode
 from synthselect_env.embedded import resolve_bank
@@ -25,7 +27,9 @@ from synthselect_env.evaluators.retrain import LAST_EPOCHS
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--bank", default="pcam")
-parser.add_argument("--size", type=int, default=TrainingConfig.size[0])
+parser.add_argument(
+    "--classifier", choices=("quick", "resnet34"), default="resnet34", help="ResNet18 at 32 px in batches of 32, or the default"
+)
 parser.add_argument("--epochs", type=int, default=TrainingConfig.epochs)
 parser.add_argument("--steps", type=int, default=25, help="steps an epoch")
 parser.add_argument("--repetitions", type=int, default=3)
@@ -33,8 +37,10 @@ parser.add_argument("--device", default="auto")
 args = parser.parse_args()
 torch.set_num_threads(2)
 device, bank = pick_device(args.device), resolve_bank(args.bank)
-config = TrainingConfig(size=(args.size, args.size), epochs=args.epochs, steps_per_epoch=args.steps)
-print(f"{describe_machine()}; {config.architecture}, {args.size} px, {args.epochs} epochs of {args.steps} steps of {config.batch_size}")
+config = replace(QUICK if args.classifier == "quick" else TrainingConfig(), epochs=args.epochs, steps_per_epoch=args.steps)
+print(
+    f"{describe_machine()}; {config.architecture}, {config.size[0]} px, {args.epochs} epochs of {args.steps} steps of {config.batch_size}"
+)
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -70,7 +76,7 @@ def bare() -> None:
 evaluator, none = RetrainEvaluator(bank, config=config, device=args.device), np.zeros((1, len(bank.candidates)), bool)
 with FlopCounterMode(display=False) as counter:
     network = build_network(config, len(bank.classes), 0)
-    network(torch.zeros(1, 3, args.size, args.size)).sum().backward()
+    network(torch.zeros(1, 3, *config.size)).sum().backward()
 flops = counter.get_total_flops() * args.epochs * args.steps * config.batch_size
 
 evaluator.evaluate_on(none, 0, bank.valid)  # decoding, and compiling on CUDA, are paid for once

@@ -72,7 +72,7 @@ class TrainingConfig:
 
 
 QUICK = TrainingConfig(architecture="resnet18", size=(32, 32), batch_size=32, learning_rate=1e-3)
-"""For retrainings by the dozen: an eighth of the default's arithmetic, 15 s on two cores where two run side by side."""
+"""For retrainings by the dozen: a thirteenth of the default's arithmetic (benchmarks/retraining_cost.py has the seconds)."""
 
 LONG = replace(QUICK, steps_per_epoch=200, batch_size=64, learning_rate=1.5e-3)
 """Eight times as long: from about 2,000 real PCam patches on the better one, and it gains from the last of 6,688 (benchmarks/recipe.py)."""

@@ -287,6 +287,13 @@ def test_training_selector(toy: FeatureBank) -> None:
         TrainingSelector(PPO, evaluations=4)
 
 
+def test_an_agent_may_see_features_alone(toy: FeatureBank) -> None:
+    selector = TrainingSelector(PPO, evaluations=16, n_envs=2, context=False, batch_size=8, device="cpu")
+    agent, selection = selector.train(toy, 0), selector.select(toy, 0)
+    assert agent.observation_space.shape[1] == toy.n_features
+    assert (selection.mask == PolicySelector(agent).select(toy, 0).mask).all()
+
+
 def test_random_selector_is_random(toy: FeatureBank) -> None:
     masks = np.stack([SELECTORS["random"]().select(toy, s).mask for s in range(200)])
     assert np.abs(masks.mean(0) - 0.5).max() < 0.2

@@ -1,4 +1,4 @@
-"""Each example runs as a user runs it, on little data."""
+"""Each example runs as a user runs it, on little data; the main one in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,33 +24,17 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 HYPERPARAMS = EXAMPLES / "hyperparams"
 
 
-def run(script: str, *arguments: object, code: int = 0, cwd: Path | None = None) -> str:
-    done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
-
-
 def test_every_example_is_tested() -> None:
     source = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("test_*.py"))
     assert all(f'"{p.name}"' in source for p in EXAMPLES.glob("*.py"))
 
 
 def test_train_ppo(tmp_path: Path) -> None:
-    out = run(
-        "train_ppo.py",
-        "--bank",
-        "toy",
-        "--evaluate",
-        "linear_probe",
-        "--timesteps",
-        256,
-        "--n-envs",
-        8,
-        "--width",
-        8,
-        "--run",
-        tmp_path / "run",
-    )
+    small = ("--bank", "toy", "--evaluate", "linear_probe", "--timesteps", "256", "--n-envs", "8", "--width", "8")
+    command = [sys.executable, EXAMPLES / "train_ppo.py", *small, "--run", tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     assert "Test split, classifier: linear probe" in out and "Validation–test gap of PPO" in out
     assert any(f"PPO {word}" in out for word in ("won", "lost", "neither"))
     table = out.split("Test split")[1].splitlines()[3:8]
@@ -71,22 +56,10 @@ def test_train_ppo(tmp_path: Path) -> None:
         assert min(picture.size) > 300
 
 
-def test_train_ppo_with_credit(tmp_path: Path) -> None:
+def test_train_ppo_with_credit(tmp_path: Path, run_example: Callable) -> None:
     """CreditPPO's settings are its own defaults, and no table is asked for."""
-    run(
-        "train_ppo.py",
-        "--algorithm",
-        "CreditPPO",
-        "--bank",
-        "toy",
-        "--timesteps",
-        64,
-        "--n-envs",
-        8,
-        "--evaluate",
-        "--run",
-        tmp_path / "run",
-    )
+    small = ("--bank", "toy", "--timesteps", 64, "--n-envs", 8, "--evaluate")
+    run_example("train_ppo.py", "--algorithm", "CreditPPO", *small, "--run", tmp_path / "run")
     arguments = json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]
     for name in ("learning_rate", "batch_size", "n_epochs", "gamma", "clip_range"):
         assert arguments[name] == inspect.signature(CreditPPO).parameters[name].default
@@ -107,39 +80,25 @@ def test_hyperparameters_are_the_algorithms(algorithm: type[PPO | A2C]) -> None:
     algorithm(policy, SelectionVecEnv("toy", n_envs=n_envs), device="cpu", **settings).learn(8 * n_envs)
 
 
-def test_train_ppo_says_what_is_wrong(tmp_path: Path) -> None:
-    assert "unknown classifier svm" in run("train_ppo.py", "--evaluate", "svm", code=2)
-    assert "unknown algorithm DQN; one of PPO, CreditPPO" in run("train_ppo.py", "--algorithm", "DQN", code=2)
+def test_train_ppo_says_what_is_wrong(tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "unknown classifier svm" in run_example("train_ppo.py", "--evaluate", "svm", code=2)[1]
+    assert "unknown algorithm DQN; one of PPO, CreditPPO" in run_example("train_ppo.py", "--algorithm", "DQN", code=2)[1]
     load_bank("toy").sealed.save(tmp_path / "sealed.h5")
-    told = run("train_ppo.py", "--bank", tmp_path / "sealed.h5", "--run", tmp_path / "run", code=2)
+    _, told = run_example("train_ppo.py", "--bank", tmp_path / "sealed.h5", "--run", tmp_path / "run", code=2)
     assert "has no test split to compare on" in told and not (tmp_path / "run" / "model.zip").exists()
 
 
-def test_add_retrainings(tmp_path: Path) -> None:
+def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     quick = ("--size", 16, 16, "--epochs", 1, "--steps-per-epoch", 1, "--workers", 1, "--device", "cpu")
-    assert "give --out" in run("add_retrainings.py", "--bank", "toy", code=2)
-    out = run("add_retrainings.py", "--bank", "toy", "--out", "bank.h5", "--n", 9, *quick, cwd=tmp_path)
+    assert "give --out" in run_example("add_retrainings.py", "--bank", "toy", code=2)[1]
+    _, out = run_example("add_retrainings.py", "--bank", "toy", "--out", "bank.h5", "--n", 9, *quick)
     assert "0 hits, 9 misses" in out and "of 9 retrainings" in out
-    out = run("add_retrainings.py", "--bank", "toy", "--out", "again.h5", "--n", 9, *quick, cwd=tmp_path)
+    _, out = run_example("add_retrainings.py", "--bank", "toy", "--out", "again.h5", "--n", 9, *quick)
     assert "9 hits, 0 misses" in out
-    out = run(
-        "train_ppo.py",
-        "--algorithm",
-        "PPO",
-        "--evaluate",
-        "linear_probe",
-        "--bank",
-        "bank.h5",
-        "--timesteps",
-        64,
-        "--n-envs",
-        4,
-        "--width",
-        8,
-        "--run",
-        "run",
-        cwd=tmp_path,
-    )
+    small = ("--timesteps", 64, "--n-envs", 4, "--width", 8)
+    _, out = run_example("train_ppo.py", "--bank", "bank.h5", "--evaluate", "linear_probe", *small, "--run", "run")
     assert "reward log_likelihood_gain by DatamodelEvaluator" in out
 
 
@@ -157,79 +116,27 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_from_folders_to_a_bank(patches: Path, tmp_path: Path) -> None:
-    gan = tmp_path / "gan"
-    small = ("--size", 16, 16)
-    run(
-        "train_histogan.py",
-        "--data",
-        patches,
-        "--split",
-        "train",
-        "--counts",
-        8,
-        8,
-        *small,
-        "--steps",
-        2,
-        "--batch-size",
-        4,
-        "--width",
-        4,
-        "--pretraining-steps",
-        2,
-        "--run",
-        gan,
-    )
+def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Callable) -> None:
+    gan, small = tmp_path / "gan", ("--size", 16, 16)
+    training = ("--data", patches, "--split", "train", "--counts", 8, 8, *small, "--run", gan)
+    run_example("train_histogan.py", *training, "--steps", 2, "--batch-size", 4, "--width", 4, "--pretraining-steps", 2)
     assert (gan / "samples-000002.png").exists()
-    arguments = ("--data", patches, "--counts", 8, 8, *small, "--epochs", 1)
-    run(
-        "build_bank.py",
-        *arguments,
-        "--gan",
-        gan / "histogan.pt",
-        "--per-class",
-        10,
-        "--out",
-        tmp_path / "gan.h5",
-        "--extractor",
-        tmp_path / "extractor.pt",
-    )
-    assert "is of another training" in run(
-        "train_histogan.py", "--data", patches, "--split", "train", *small, "--width", 8, "--run", gan, code=2
-    )
+    building = ("--data", patches, "--counts", 8, 8, *small, "--epochs", 1, "--extractor", tmp_path / "extractor.pt")
+    run_example("build_bank.py", *building, "--gan", gan / "histogan.pt", "--per-class", 10, "--out", tmp_path / "gan.h5")
+    assert "is of another training" in run_example("train_histogan.py", *training, "--width", 8, code=2)[1]
     bank = FeatureBank.load(tmp_path / "gan.h5")
     assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 512)
     assert "HistoGAN" in bank.describe() and bank.candidates.images.decode().shape == (20, 16, 16, 3)
 
-    run(
-        "build_bank.py",
-        *arguments,
-        "--candidates",
-        patches / "valid",
-        "--out",
-        tmp_path / "folder.h5",
-        "--extractor",
-        tmp_path / "extractor.pt",
-    )
+    run_example("build_bank.py", *building, "--candidates", patches / "valid", "--out", tmp_path / "folder.h5")
     folder = FeatureBank.load(tmp_path / "folder.h5")
     assert (folder.train.features == bank.train.features).all()  # the extractor was kept
     assert set(folder.candidates.ids) == set(folder.valid.ids)
 
 
-def test_known_truth_bank(tmp_path: Path) -> None:
-    out = run(
-        "build_known_truth_bank.py",
-        "pcam-planted",
-        "--epochs",
-        1,
-        "--steps-per-epoch",
-        2,
-        "--short-side",
-        16,
-        "--out",
-        tmp_path / "bank.h5",
-    )
+def test_known_truth_bank(tmp_path: Path, run_example: Callable) -> None:
+    quick = ("--epochs", 1, "--steps-per-epoch", 2, "--short-side", 16)
+    _, out = run_example("build_known_truth_bank.py", "pcam-planted", *quick, "--out", tmp_path / "bank.h5")
     assert "flaws planted" in out
     bank = FeatureBank.load(tmp_path / "bank.h5")
     assert (len(bank.train), len(bank.candidates)) == (128, 2048) and abs((bank.candidates.flaw == 0).sum() - 1024) < 3

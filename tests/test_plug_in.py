@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +14,18 @@ from gymnasium.utils.env_checker import check_env
 from synthselect_env import FeatureBank, Selection, SyntheticSelectionEnv, load_bank
 from synthselect_env.wrappers import BoxThresholdWrapper, PerCandidateWrapper
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "plug_in_any_algorithm.py"
 ALGORITHMS = ["PPO", "A2C", "REINFORCE", "TRPO", "MaskablePPO", "RecurrentPPO", "SAC", "TD3", "TQC", "CrossQ", "DQN", "QRDQN"]
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_learn_save_load_predict(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_learn_save_load_predict(algo: str, tmp_path: Path, run_example: Callable) -> None:
     steps = 300 if algo in ("DQN", "QRDQN") else 32
-    arguments = ["--algo", algo, "--env", "SynthSelect-Toy-v0", "--timesteps", steps, "--device", "cpu", "--run", tmp_path]
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
-    namespace = runpy.run_path(str(EXAMPLE), run_name="__main__")
-    assert list(namespace["ALGORITHMS"]) == ALGORITHMS
-    assert namespace["model"].num_timesteps >= steps and "validation log-likelihood" in capsys.readouterr().out
+    arguments = ("--algo", algo, "--env", "SynthSelect-Toy-v0", "--timesteps", steps, "--device", "cpu", "--run", tmp_path)
+    names, told = run_example("plug_in_any_algorithm.py", *arguments)
+    assert list(names["ALGORITHMS"]) == ALGORITHMS
+    assert names["model"].num_timesteps >= steps and "validation log-likelihood" in told
     selection = Selection.load(tmp_path / f"{algo}.csv")
-    again, _ = namespace["mask_of_episode"](namespace["model"], namespace["env"], 0)
+    again, _ = names["mask_of_episode"](names["model"], names["env"], 0)
     assert (
         selection.ids == load_bank("toy").candidates.ids and (selection.mask == again).all()
     )  # what was saved predicts as what was trained

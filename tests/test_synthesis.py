@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig, f
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.histogan import truncate
 from synthselect_env.synthesis.networks import Discriminator, Generator, ResidualBlock, Wrapped
-
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 CONFIG = HistoGANConfig(steps=4, batch_size=4, width=4, latent=8, pretraining_steps=2)
 
@@ -308,27 +304,23 @@ def test_sample_to_folders(tmp_path: Path) -> None:
             HistoGAN((16, 16), ("c", name), CONFIG, device="cpu").sample_to_folders(tmp_path / "other", 1, seed=0)
 
 
-def test_sample_and_train_examples(patches: tuple, tmp_path: Path) -> None:
-    def run(script: str, *arguments: object, code: int = 0) -> str:
-        done = subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
-
+def test_sample_and_train_examples(patches: tuple, tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for split in ("train", "valid"):
         for i, (image, label) in enumerate(zip(*patches)):
             (tmp_path / "data" / split / "ab"[label]).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(tmp_path / "data" / split / "ab"[label] / f"{i}.png")
     training = ("--data", "data", "--split", "train", "--size", 16, 32, "--batch-size", 4, "--width", 4, "--run", "run", "--attention")
     training += ("--pretraining-steps", 2)
-    run("train_histogan.py", *training, "--steps", 2, "--save-every", 1, "--against", "valid")
+    run_example("train_histogan.py", *training, "--steps", 2, "--save-every", 1, "--against", "valid")
     extractor = (tmp_path / "run" / "extractor.pt").read_bytes()
-    run("train_histogan.py", *training, "--steps", 3, "--save-every", 1, "--against", "valid")
+    run_example("train_histogan.py", *training, "--steps", 3, "--save-every", 1, "--against", "valid")
     assert (tmp_path / "run" / "extractor.pt").read_bytes() == extractor
     rows = list(csv.DictReader((tmp_path / "run" / "losses.csv").read_text().splitlines()))
     assert len(rows) == 3 and all(float(row["frechet"]) > 0 for row in rows)
     sampling = ("--gan", "run/best.pt", "--per-class", 3, "--truncation", 0.7)
-    run("sample_histogan.py", *sampling, "--out", "one")
-    run("sample_histogan.py", *sampling, "--out", "two")
+    run_example("sample_histogan.py", *sampling, "--out", "one")
+    run_example("sample_histogan.py", *sampling, "--out", "two")
     one, two = (read_class_folders(tmp_path / name) for name in ("one", "two"))
     assert one.classes == ("a", "b") and len(one) == 6 and (one.pixels() == two.pixels()).all()
 

@@ -85,6 +85,7 @@ class TrainingSelector(Selector):
     :param n_envs: selections that are scored at once; fewer where a rollout would not fit
     :param evaluator: what rewards; None for the default
     :param reward: a name, a :class:`~synthselect_env.rewards.Reward`, or a dictionary of its parameters
+    :param context: whether the agent sees more than features, see :func:`~synthselect_env.env.observations`
     :param name: name in tables; the algorithm's by default
     :param kwargs: passed to the algorithm; ``n_steps`` is one episode by default
     :raises ValueError: when not even one rollout of one environment fits
@@ -100,6 +101,7 @@ class TrainingSelector(Selector):
         n_envs: int = 16,
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
+        context: bool = True,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -111,7 +113,7 @@ class TrainingSelector(Selector):
             raise ValueError(f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}")
         n_envs = min(n_envs, evaluations // n_steps)
         evaluations -= evaluations % (n_steps * n_envs)
-        self.evaluations, self.n_envs, self.evaluator, self.reward = evaluations, n_envs, evaluator, reward
+        self.evaluations, self.n_envs, self.evaluator, self.reward, self.context = evaluations, n_envs, evaluator, reward, context
         self.name = name or algorithm.__name__
 
     def train(self, bank: FeatureBank, seed: int) -> OnPolicyAlgorithm:
@@ -120,7 +122,7 @@ class TrainingSelector(Selector):
         :param bank: the bank
         :param seed: of the evaluations and of the agent
         """
-        env = SelectionVecEnv(bank, self.n_envs, self.evaluator, self.reward)
+        env = SelectionVecEnv(bank, self.n_envs, self.evaluator, self.reward, context=self.context)
         env.seed(seed)
         return self.algorithm(self.policy, env, seed=seed, **self.kwargs).learn(self.evaluations)  # type: ignore[call-arg]
 

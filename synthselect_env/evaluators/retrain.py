@@ -155,7 +155,7 @@ class RetrainEvaluator(Evaluator):
 
 
 class QuickRetrainEvaluator(RetrainEvaluator):
-    """Full retraining of a small network: ResNet18 with the pictures' shorter side at 32 pixels, an eighth of the default's arithmetic.
+    """Full retraining of a small network: ResNet18 with the pictures' shorter side at 32 pixels, a thirteenth of the default's arithmetic.
 
     What the embedded banks' retrainings were made with. Parameters are :class:`RetrainEvaluator`'s.
     """
