@@ -51,14 +51,14 @@ def run_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def picture_folder(tmp_path: Path) -> Path:
     """train/ and valid/ with two classes and every suffix that is read."""
     rng = np.random.default_rng(0)
-    suffixes = ["png", "jpg", "tif", "webp"]
+    suffixes = ["png", "jpg", "tif", "webp", "bmp"]
     for split in ("train", "valid"):
         for shade, name in ((60, "normal"), (180, "tumor")):
             folder = tmp_path / "set" / split / name
             folder.mkdir(parents=True)
             for i in range(8):
                 pixels = np.clip(shade + rng.normal(0, 20, (24, 20, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{split}-{name}-{i}.{suffixes[i % 4]}")
+                Image.fromarray(pixels).save(folder / f"{split}-{name}-{i}.{suffixes[i % 5]}")
     (tmp_path / "set" / "README.txt").write_text("not a picture")
     return tmp_path / "set"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from synthselect_env.data.images import EncodedImages, LabelledImages
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
 
 def read_class_folders(path: str | Path, split: str | None = None, classes: tuple[str, ...] | None = None) -> LabelledImages:

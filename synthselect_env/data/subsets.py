@@ -43,14 +43,15 @@ def apportion(labels: np.ndarray, total: int) -> list[int]:
 def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Split so that no group (patient, slide) is in two parts, and each part has about its share of each class.
 
-    Groups are dealt out largest first, each to the part that it brings closest to its share of every class.
+    Groups are dealt out largest first, each to the part that it brings closest to its share of every class; the last ones to parts
+    that have none yet.
 
     :param groups: group of each picture (n,)
     :param labels: int (n,)
     :param shares: name of a part to its share of the pictures; they add up to 1
     :param seed: of the order of groups of the same size
     :return: name to positions, int64, increasing
-    :raises ValueError: when the shares do not add up to 1, or the groups are so few or so large that a part stays empty
+    :raises ValueError: when the shares do not add up to 1, or there are fewer groups than parts
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
@@ -63,13 +64,11 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
     wanted = np.array(list(shares.values()))[:, None] * total
     filled, part = np.zeros_like(wanted), np.zeros(len(names), int)
     order = np.random.default_rng(seed).permutation(len(names))
-    for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
+    for dealt, group in enumerate(order[np.argsort(-counts[order].sum(1), kind="stable")]):
         before, after = ((f - wanted) ** 2 / np.maximum(wanted * total, 1) for f in (filled, filled + counts[group]))
-        part[group] = (after - before).sum(1).argmin()
+        distance, empty = (after - before).sum(1), filled.sum(1) == 0
+        if len(names) - dealt <= empty.sum():
+            distance[~empty] = np.inf
+        part[group] = distance.argmin()
         filled[part[group]] += counts[group]
-    parts = {name: np.flatnonzero(part[index] == i) for i, name in enumerate(shares)}
-    if empty := [name for name, positions in parts.items() if not len(positions)]:
-        raise ValueError(
-            f"no group was left for {', '.join(empty)}: {len(names)} groups are too few or too large for these shares; split by hand"
-        )
-    return parts
+    return {name: np.flatnonzero(part[index] == i) for i, name in enumerate(shares)}
