@@ -22,6 +22,9 @@ from synthselect_env.synthesis import HistoGAN
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="train/, valid/ and test/ with class folders, a directory or a zip")
+parser.add_argument(
+    "--group", help="patient or slide of a real patch: a regular expression that finds it in the file's name, e.g. '^[^_]+'"
+)
 parser.add_argument("--counts", type=int, nargs="+", help="how many train patches of each class (default: all)")
 parser.add_argument("--gan", type=Path, help="HistoGAN checkpoint to sample the candidates from")
 parser.add_argument("--candidates", type=Path, help="class folders of candidates, instead of --gan")
@@ -41,9 +44,9 @@ if args.truncation is not None and not args.gan:
     parser.error("--truncation is of --gan; a folder of candidates is taken as it is")
 
 # Real patches, kept at their own resolution; quality 80 saves a third of the space and is invisible at the extractor's size.
-real: dict[str, LabelledImages] = {"train": read_class_folders(args.data, "train")}
+real: dict[str, LabelledImages] = {"train": read_class_folders(args.data, "train", group=args.group)}
 classes = real["train"].classes
-real |= {split: read_class_folders(args.data, split, classes) for split in ("valid", "test")}
+real |= {split: read_class_folders(args.data, split, classes, args.group) for split in ("valid", "test")}
 if args.counts:
     real["train"] = real["train"].subset(draw_per_class(real["train"].labels, args.counts, args.seed))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -259,18 +260,13 @@ def train_classifier(
         optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
         order_rng, augmentation_rng = (torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
-        augmentation = AUGMENTATIONS[config.augmentation]
-        order = torch.empty(0, dtype=torch.int64, device=device)
+        augmentation, batches = AUGMENTATIONS[config.augmentation], _batches(positions, len(data), batch_size, order_rng)
         best: tuple[float, dict[str, torch.Tensor]] | None = None
 
         for epoch in range(1, config.epochs + 1):
             network.train()
             with seeded(seed + epoch, device):  # some architectures have dropout
-                for _ in range(steps):
-                    if len(order) < batch_size:  # the last, incomplete batch of a pass goes to the front of the next one
-                        keys = torch.rand(len(data), device=device, generator=order_rng)  # one for each picture, a member or not
-                        order = torch.cat([order, positions[keys[positions].argsort()]])
-                    index, order = order[:batch_size], order[batch_size:]
+                for index in islice(batches, steps):
                     batch = _normalise(augmentation(data[index].float() / 255, augmentation_rng))
                     with autocast(device):
                         loss = F.cross_entropy(forward(batch), targets[index], label_smoothing=config.label_smoothing)
@@ -291,6 +287,23 @@ def train_classifier(
         if best:
             network.load_state_dict(best[1])
     return classifier
+
+
+def _batches(members: torch.Tensor, n: int, size: int, rng: torch.Generator) -> Iterator[torch.Tensor]:
+    """Positions of batch after batch, pass after pass; what is left of a pass goes to the front of the next one.
+
+    :param members: positions of the pictures to train on, at least a batch
+    :param n: how many pictures there are, members or not
+    :param size: of a batch
+    :param rng: of the order
+    """
+    order = members[:0]
+    while True:
+        if len(order) < size:
+            keys = torch.rand(n, device=members.device, generator=rng)  # also for others, so that those shared by two sets keep their order
+            order = torch.cat([order, members[keys[members].argsort()]])
+        yield order[:size]
+        order = order[size:]
 
 
 def _normalise(images: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,14 @@ def test_class_folders_at_the_top(picture_folder: Path) -> None:
     assert len(read_class_folders(picture_folder / "valid")) == 16
 
 
+@pytest.mark.parametrize("pattern", [r"^[^-]+-[^-]+", r"^([^-]+-[^-]+)-\d"])
+def test_patients_in_names(picture_folder: Path, pattern: str) -> None:
+    data = read_class_folders(picture_folder, "train", group=pattern)
+    assert data.groups == ("train-normal",) * 8 + ("train-tumor",) * 8
+    assert data.subset(np.array([8, 0])).groups == ("train-tumor", "train-normal")
+    assert read_class_folders(picture_folder, "train").groups is None
+
+
 def test_resizes_and_selects(picture_folder: Path) -> None:
     data = read_class_folders(picture_folder, "train").subset(np.array([3, 1]))
     assert data.pixels((12, 10)).shape == (2, 12, 10, 3)
@@ -42,6 +50,8 @@ def test_resizes_and_selects(picture_folder: Path) -> None:
     [
         ({"split": "test"}, "no pictures"),
         ({"split": "train", "classes": ("normal", "benign")}, "do not match"),
+        ({"split": "train", "group": "(patient"}, "is not a regular expression"),
+        ({"split": "train", "group": "train-normal|$^"}, "finds no patient or slide in the name 'train-tumor-0.png'"),
     ],
 )
 def test_reader_errors(picture_folder: Path, arguments: dict, message: str) -> None:

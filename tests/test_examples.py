@@ -122,10 +122,12 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Call
     run_example("train_histogan.py", *training, "--steps", 2, "--batch-size", 4, "--width", 4, "--pretraining-steps", 2)
     assert (gan / "samples-000002.png").exists()
     building = ("--data", patches, "--counts", 8, 8, *small, "--epochs", 1, "--extractor", tmp_path / "extractor.pt")
+    building += ("--group", "^[^.]+")  # a patient each
     run_example("build_bank.py", *building, "--gan", gan / "histogan.pt", "--per-class", 10, "--out", tmp_path / "gan.h5")
     assert "is of another training" in run_example("train_histogan.py", *training, "--width", 8, code=2)[1]
     bank = FeatureBank.load(tmp_path / "gan.h5")
     assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 512)
+    assert bank.test.groups == tuple(Path(name).stem for name in bank.test.ids) and bank.candidates.groups is None
     assert "HistoGAN" in bank.describe() and bank.candidates.images.decode().shape == (20, 16, 16, 3)
 
     run_example("build_bank.py", *building, "--candidates", patches / "valid", "--out", tmp_path / "folder.h5")

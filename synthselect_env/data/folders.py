@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,9 @@ from synthselect_env.data.images import EncodedImages, LabelledImages
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
 
-def read_class_folders(path: str | Path, split: str | None = None, classes: tuple[str, ...] | None = None) -> LabelledImages:
+def read_class_folders(
+    path: str | Path, split: str | None = None, classes: tuple[str, ...] | None = None, group: str | None = None
+) -> LabelledImages:
     """Read pictures whose folder names their class.
 
     The tree may be a directory, in which links are followed, or a zip archive. Anything above the class folders is ignored, so ``pcam.zip`` with
@@ -23,9 +26,12 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
     :param path: directory or zip
     :param split: name of the folder that holds the class folders; None where the class folders are at the top
     :param classes: class names in label order; by default the folders' names, sorted
+    :param group: a regular expression that finds the patient or slide in the picture's name, e.g. ``"^[^_]+"`` for all before the
+        first underscore; where it has a group of its own, that is what counts
     :return: the pictures, still encoded; ids are ``class/picture.png``
     :raises FileNotFoundError: when the path does not exist
-    :raises ValueError: when no picture is found, class folders lie in several places, or a class is unknown or empty
+    :raises ValueError: when no picture is found, class folders lie in several places, a class is unknown or empty, or ``group``
+        is no regular expression or finds nothing in a name
     """
     path = Path(path)
     if not path.exists():
@@ -56,7 +62,20 @@ def read_class_folders(path: str | Path, split: str | None = None, classes: tupl
         )
     ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
     labels = np.array([classes.index(parent) for parent in parents], np.int64)
-    return LabelledImages(EncodedImages(_read(path, names)), labels, ids, classes)
+    groups = None if group is None else tuple(_group_in(PurePosixPath(name).name, group, where) for name in names)
+    return LabelledImages(EncodedImages(_read(path, names)), labels, ids, classes, groups)
+
+
+def _group_in(name: str, pattern: str, where: str) -> str:
+    """Patient or slide of a picture of that name."""
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
+    part = found and found[found.lastindex and 1 or 0]
+    if not part:
+        raise ValueError(f"{where}: {pattern!r} finds no patient or slide in the name {name!r}")
+    return part
 
 
 def _is_picture(name: str) -> bool:
