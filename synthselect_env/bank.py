@@ -259,7 +259,7 @@ class FeatureBank:
             file.attrs["schema_version"] = SCHEMA_VERSION
             file.attrs["classes"] = list(self.classes)
             file.attrs["extractor"] = self.extractor
-            file.attrs["provenance"] = json.dumps(self.provenance, default=_plain)
+            file.attrs["provenance"] = json.dumps(self.provenance, default=_json_number)
             for name, split in self.splits.items():
                 write_split(file.create_group(name), split, half)
             if self.retrainings is not None:
@@ -311,7 +311,7 @@ class FeatureBank:
             )
 
 
-def _plain(value: Any) -> Any:
+def _json_number(value: Any) -> Any:
     """What JSON has no word for: numpy's numbers are numbers."""
     if isinstance(value, np.generic):
         return value.item()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from synthselect_env.compute import autocast, pick_device, seeded
+from synthselect_env.compute import autocast, pick_device, seeded, weights_digest
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import classification_metrics
@@ -101,10 +100,7 @@ class Classifier:
     @property
     def digest(self) -> str:
         """A name for the weights, to key caches by."""
-        content = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            content.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()
+        return weights_digest(self.network)
 
     def check_fits(self, architecture: str, n_classes: int) -> None:
         """Whether the weights can start a training.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -50,6 +52,14 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(int(seed))
         yield
+
+
+def weights_digest(network: nn.Module) -> str:
+    """A name for a network's weights, to key caches by."""
+    content = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        content.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def available_cores() -> int:

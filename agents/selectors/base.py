@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from synthselect_env import FeatureBank, Selection
+from synthselect_env.compute import weights_digest
 from synthselect_env.evaluators import Evaluator
 
 
@@ -56,10 +56,7 @@ def _plain(value: Any, where: str) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         return [_plain(type(value), where), _plain(asdict(value), where)]
     if isinstance(value, nn.Module):
-        content = hashlib.sha256()
-        for name, tensor in value.state_dict().items():
-            content.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()
+        return weights_digest(value)
     raise NotImplementedError(f"{where} is a {type(value).__name__}; define settings() to remember what is selected")
 
 
