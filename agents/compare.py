@@ -161,7 +161,7 @@ def compare(
     :param bank: the bank
     :param selectors: selectors, or names in :data:`~agents.selectors.SELECTORS`
     :param rounds: repetitions
-    :param classifier: "linear_probe", "resnet34", or an evaluator
+    :param classifier: "linear_probe", "resnet18", "resnet34", or an evaluator
     :param seed: of the first round
     :param directory: where to keep what is done, or None. A selector without :meth:`~agents.selectors.Selector.settings` selects again
     :param on_outcome: called with each row when it is there

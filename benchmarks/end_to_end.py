@@ -3,7 +3,8 @@
     python benchmarks/end_to_end.py
 
 Each seed trains in a process of its own, alone on the machine, whose wall-clock time and peak memory are measured. Then every
-selection is judged by the linear probe and by full ResNet34 retraining, each with the seed of its run. Finished work is kept in
+selection is judged by the linear probe and by full ResNet34 retraining, each with the seed of its run. The run itself ends without
+a table (`--evaluate` with nothing behind it). Finished work is kept in
 runs/, so that an interrupted run goes on where it stopped.
 """
 
@@ -20,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import describe_machine, digest
+from stable_baselines3 import PPO
 
-from agents import CreditPPO
 from agents.compare import compare
 from agents.selectors import PolicySelector
 from synthselect_env.compute import available_cores
@@ -29,7 +30,7 @@ from synthselect_env.embedded import resolve_bank
 from synthselect_env.files import atomic_write
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
-SELECTORS = ("none", "all", "random", "centroid", "CreditPPO")
+SELECTORS = ("none", "all", "random", "centroid", "PPO")
 METRICS = ("accuracy", "auc", "sensitivity", "specificity")
 
 
@@ -37,9 +38,8 @@ def train(bank_name: str, seed: int, run: Path) -> dict[str, float]:
     """One default run; wall-clock seconds and peak megabytes."""
     start = time.perf_counter()
     with (run.parent / f"{run.name}.log").open("w") as log:
-        subprocess.run(
-            [sys.executable, EXAMPLE, "--bank", bank_name, "--seed", str(seed), "--run", run], check=True, stdout=log, stderr=log
-        )
+        command = [sys.executable, EXAMPLE, "--bank", bank_name, "--seed", str(seed), "--run", run, "--evaluate"]
+        subprocess.run(command, check=True, stdout=log, stderr=log)
     # the largest child so far: an upper bound from the second seed on
     return {"seconds": time.perf_counter() - start, "megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
 
@@ -47,7 +47,7 @@ def train(bank_name: str, seed: int, run: Path) -> dict[str, float]:
 def judge(bank_name: str, name: str, classifier: str, seed: int, run: Path, threads: int) -> None:
     """One selection of one seed on the test split, as ``compare`` gives it."""
     torch.set_num_threads(threads)
-    selector = PolicySelector(CreditPPO.load(run / "model.zip", device="cpu")) if name == "CreditPPO" else name
+    selector = PolicySelector(PPO.load(run / "model.zip", device="cpu")) if name == "PPO" else name
     compare(resolve_bank(bank_name), [selector], rounds=1, classifier=classifier, seed=seed).save(run / f"judged-{classifier}-{name}.csv")
 
 

@@ -1,10 +1,11 @@
 """Build an embedded bank of known truth: the cervical phantom, or PCam patches with planted flaws.
 
-    python examples/build_known_truth_bank.py cervical --out cervical.h5
+    python examples/build_known_truth_bank.py cervical --short-side 32 --out cervical.h5
+    python examples/add_retrainings.py --bank cervical.h5 --n 32
     python examples/build_known_truth_bank.py pcam-planted --out pcam-planted.h5
-    python examples/add_retrainings.py --bank cervical.h5
+    python examples/add_retrainings.py --bank pcam-planted.h5
 
-The bank stores features and recipes; pictures are rendered, or taken from the embedded PCam bank and spoilt, when they are asked for.
+These commands made the embedded banks of these names. The bank stores features and recipes; pictures are rendered, or taken from the embedded PCam bank and spoilt, when they are asked for.
 """
 
 import argparse

@@ -5,7 +5,8 @@
 
 On-policy algorithms answer all decisions of a batch at once. PPO, A2C, TRPO and REINFORCE take this library's policies; MaskablePPO
 and RecurrentPPO need policies of their own. SAC, TD3, TQC and CrossQ answer a real number a candidate, kept where it is above zero;
-DQN and QRDQN decide candidates one by one. TRPO and what stands below it come from sb3-contrib: pip install "synthselect[contrib]".
+DQN and QRDQN decide candidates one by one. TRPO, MaskablePPO, RecurrentPPO, TQC, CrossQ and QRDQN come from sb3-contrib:
+pip install "synthselect[contrib]".
 """
 
 import argparse

@@ -229,7 +229,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     what the classifier retrained on real + kept scores on the validation split. The test split is not used.
 
     :param bank: a :class:`FeatureBank`, the name of an embedded one, a path, or None for ``default_bank``
-    :param evaluator: "datamodel", "linear_probe", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
+    :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
         retrainings, and the second where it has none
     :param reward: a name in :data:`~synthselect_env.rewards.REWARDS`, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode

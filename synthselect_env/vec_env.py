@@ -27,7 +27,7 @@ class SelectionVecEnv(VecEnv):
 
     :param bank: a :class:`FeatureBank`, the name of an embedded one, or a path
     :param n_envs: number of environments
-    :param evaluator: "datamodel", "linear_probe", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
+    :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
         retrainings, and the second where it has none
     :param reward: a name, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode

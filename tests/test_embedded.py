@@ -10,7 +10,9 @@ from synthselect_env import load_bank
 from synthselect_env.data import appearance, decode
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.embedded import EMBEDDED, planted_pcam
-from synthselect_env.evaluators import DatamodelEvaluator
+from synthselect_env.evaluators import DatamodelEvaluator, with_retrainings
+from synthselect_env.evaluators.retrain import QuickRetrainEvaluator
+from synthselect_env.split import Split
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -27,6 +29,19 @@ def test_retrainings_are_of_these_pictures(name: str) -> None:
     datamodel = DatamodelEvaluator(load_bank(name))  # refuses retrainings of other pictures
     truth, predicted = datamodel.figures.log_likelihood, datamodel.leave_one_out()
     assert len(truth) >= 32 and np.corrcoef(truth, predicted)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("name", ["pcam", "cervical", "pcam-planted"])
+def test_retrainings_can_be_gone_on_with(name: str) -> None:
+    """add_retrainings.py adds to them: they are by the recipe and procedure of today."""
+    bank = load_bank(name)
+
+    class Stopped(QuickRetrainEvaluator):
+        def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+            raise RuntimeError("would be retrained")
+
+    with pytest.raises(RuntimeError, match="would be retrained"):
+        with_retrainings(bank, Stopped(bank), 1, seed=0)
 
 
 def test_cervical_says_that_it_is_a_phantom() -> None:
