@@ -16,6 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.controllers import Controller, GRUAttentionController, GRUController, TransformerController
 
+NORMALISED = (
+    "VecNormalize changes the observations, by which padding and classes can no longer be told, and a policy would select from others than it "
+    "was trained on; rows are standardised already: train with VecNormalize(env, norm_obs=False)"
+)
+"""What is said where it is in use."""
+
 
 class CandidateRows(BaseFeaturesExtractor):
     """Hands the observation on as it is, a row a candidate, where SB3's default would flatten it."""

@@ -59,6 +59,8 @@ class TrainingConfig:
             raise ValueError(
                 f"epochs, steps_per_epoch and batch_size must be at least 1, got {self.epochs}, {self.steps_per_epoch} and {self.batch_size}"
             )
+        if np.ndim(self.size) != 1 or len(self.size) != 2:
+            raise ValueError(f"size is (height, width), got {self.size!r}")
         object.__setattr__(self, "size", tuple(self.size))
 
     def for_pictures(self, height: int, width: int) -> TrainingConfig:
@@ -152,8 +154,13 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Classifier:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        :raises ValueError: when the file holds something else
+        """
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"config", "n_classes", "history", "network"} <= set(state):
+            raise ValueError(f"{path} was not written by Classifier.save; weights alone do not say what they belong to")
         config = TrainingConfig(**state["config"])
         network = build_network(config, state["n_classes"], seed=0)
         network.load_state_dict(state["network"])
@@ -186,7 +193,11 @@ def as_pixels(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.
     """Pictures as one uint8 tensor on the device, channels last in memory.  (n, h, w, 3) -> (n, 3, h, w)
 
     A tensor is taken to be the result of an earlier call, so that a data set is moved once.
+
+    :raises ValueError: when they are of another type or shape
     """
+    if images.dtype not in (np.uint8, torch.uint8) or images.ndim != 4:
+        raise ValueError(f"pictures are uint8 (n, h, w, 3), got {images.dtype} {tuple(images.shape)}; values in 0..1 are to be times 255")
     if isinstance(images, torch.Tensor):
         return images
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
@@ -265,7 +276,9 @@ def train_classifier(
                 for index in islice(batches, steps):
                     batch = _normalise(augmentation(data[index].float() / 255, augmentation_rng))
                     with autocast(device):
-                        loss = F.cross_entropy(forward(batch), targets[index], label_smoothing=config.label_smoothing)
+                        logits = forward(batch)
+                        logits = getattr(logits, "logits", logits)  # GoogLeNet and Inception answer auxiliary ones beside them
+                        loss = F.cross_entropy(logits, targets[index], label_smoothing=config.label_smoothing)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()

@@ -33,6 +33,7 @@ class SelectionVecEnv(VecEnv):
     :param n_batches: steps in an episode
     :param context: append class, centroid cosines, fit of the label and atypicality to the features
     :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name
+    :raises ValueError: when an argument is unknown or out of range
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class SelectionVecEnv(VecEnv):
         context: bool = True,
         evaluator_kwargs: dict[str, object] | None = None,
     ) -> None:
+        if n_envs < 1:
+            raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         self.bank = resolve_bank(bank).sealed
         self.evaluator = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
         self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), n_envs, n_batches, context)

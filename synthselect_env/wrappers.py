@@ -81,6 +81,10 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         self._begin(batch)
         return self._observe(), float(reward), False, False, info
 
+    def action_masks(self) -> np.ndarray:
+        """Either may be done with any candidate; padding is passed over.  bool (2,)"""
+        return np.ones(2, bool)
+
     def _begin(self, batch: np.ndarray) -> None:
         self._batch, self._bits, self._position = batch, np.zeros(self._n, np.int8), 0
         may_be_kept = self.env.get_wrapper_attr("action_masks")().reshape(self._n, 2)[:, 1]

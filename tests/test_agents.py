@@ -213,6 +213,15 @@ def test_shows_the_pool_as_in_training(toy: FeatureBank) -> None:
     assert (PolicySelector(model).select(toy, 0).scores != PolicySelector(model, n_batches=8).select(toy, 0).scores).any()
 
 
+@pytest.mark.parametrize("n_batches", [*range(2, 21), 33, 64])
+def test_shows_batches_of_the_size_in_training(toy: FeatureBank, n_batches: int) -> None:
+    """64 candidates do not divide evenly into most numbers of batches."""
+    env = SelectionVecEnv(toy, n_envs=1, n_batches=n_batches)
+    model = PPO(TransformerPolicy, env, n_steps=2, batch_size=2, policy_kwargs=TINY, device="cpu")
+    shown = toy.make_batches(PolicySelector(model)._default_batches(toy))
+    assert max(map(len, shown)) == env.observation_space.shape[0]
+
+
 def test_policy_errors(toy: FeatureBank) -> None:
     wider = toy_bank(n_features=9)
     with pytest.raises(ValueError, match="same extractor"):

@@ -93,6 +93,24 @@ def test_errors(toy: FeatureBank) -> None:
         train(toy, replace(TINY, learning_rate=1e30))
     with pytest.raises(ValueError, match="keep must be"):
         train(toy, keep="first")
+    with pytest.raises(ValueError, match=r"size is \(height, width\), got 48"):
+        TrainingConfig(size=48)
+    classifier = train(toy)
+    for wrong in (toy.test.images / 255, torch.rand(2, 3, 16, 16), toy.test.images[0]):
+        with pytest.raises(ValueError, match=r"pictures are uint8 \(n, h, w, 3\)"):
+            classifier.log_probabilities(wrong)
+
+
+def test_a_file_of_weights_alone_is_no_classifier(toy: FeatureBank, tmp_path: Path) -> None:
+    torch.save(train(toy).network.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="was not written by Classifier.save"):
+        Classifier.load(tmp_path / "weights.pt")
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+def test_a_network_with_auxiliary_heads(toy: FeatureBank) -> None:
+    classifier = train(toy, TrainingConfig("googlenet", size=(16, 16), epochs=1, steps_per_epoch=1, batch_size=8))
+    assert classifier.log_probabilities(toy.test.images).shape == (len(toy.test), 2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import CreditPPO, GRUPolicy, TransformerPolicy
 from agents.credit_ppo import CREDITS, RATIOS, RidgeCritic
@@ -203,8 +204,35 @@ def test_a_reward_without_a_derivative_is_left_to_the_critic(toy: FeatureBank) -
     assert all((a != b).any() for a, b in zip(weights, weights[1:]))
 
 
+@pytest.mark.parametrize("credit", ["advantage", "control_variate"])
+def test_goes_on_after_loading_as_if_it_had_not_been_saved(toy: FeatureBank, credit: str, tmp_path: Path) -> None:
+    """With what the critic knows."""
+    env = SelectionVecEnv(toy, n_envs=4, reward={"metric": "accuracy"})  # no derivative
+    model = CreditPPO(TransformerPolicy, env, credit=credit, gamma=0.0, policy_kwargs=TINY, seed=0, device="cpu").learn(64)
+    model.save(tmp_path / "model.zip")
+    policies = []
+    for one in (model, CreditPPO.load(tmp_path / "model.zip", env=env, device="cpu")):
+        assert one._critic is not None
+        env.seed(5)
+        one.set_random_seed(5)
+        one._last_obs = None
+        one.learn(32, reset_num_timesteps=False)
+        policies.append(torch.nn.utils.parameters_to_vector(one.policy.parameters()))
+    assert torch.equal(*policies)
+
+
+def test_normalised_observations_are_refused(toy: FeatureBank) -> None:
+    env = VecNormalize(SelectionVecEnv(toy, n_envs=2), norm_obs=True)
+    with pytest.raises(ValueError, match="norm_obs=False"):
+        CreditPPO(TransformerPolicy, env, policy_kwargs=TINY, device="cpu").learn(16)
+
+
+def test_exact_credit_needs_no_group(toy: FeatureBank) -> None:
+    assert tiny_model(toy, n_envs=1).learn(8).num_timesteps == 8
+
+
 def test_one_selection_has_no_group(toy: FeatureBank) -> None:
-    for others in ({}, {"group_baseline": False, "credit": "control_variate"}):
+    for others in ({"credit": "none"}, {"credit": "control_variate"}, {"group_baseline": False, "credit": "control_variate"}):
         with pytest.raises(ValueError, match="two environments or more"):
             tiny_model(toy, n_envs=1, **others).learn(8)
 

@@ -39,6 +39,15 @@ def test_patients_in_names(picture_folder: Path, pattern: str) -> None:
     assert read_class_folders(picture_folder, "train").groups is None
 
 
+def test_a_pattern_with_choices(tmp_path: Path) -> None:
+    for i, name in enumerate(("P1_0.png", "Q7_1.png")):
+        (tmp_path / "ab"[i]).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / "ab"[i] / name)
+    assert read_class_folders(tmp_path, group=r"P(\d+)_|Q(\d+)_").groups == ("1", "7")
+    with pytest.raises(ValueError, match="finds no patient or slide in the name 'Q7_1.png'"):
+        read_class_folders(tmp_path, group=r"(P\d+)?_")
+
+
 def test_resizes_and_selects(picture_folder: Path) -> None:
     data = read_class_folders(picture_folder, "train").subset(np.array([3, 1]))
     assert data.pixels((12, 10)).shape == (2, 12, 10, 3)

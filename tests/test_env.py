@@ -225,6 +225,12 @@ def test_steps_out_of_turn(toy: FeatureBank) -> None:
             many.step(np.zeros(shape))
 
 
+@pytest.mark.parametrize("n_envs", [0, -1])
+def test_there_is_an_environment(toy: FeatureBank, n_envs: int) -> None:
+    with pytest.raises(ValueError, match="n_envs must be at least 1"):
+        SelectionVecEnv(toy, n_envs=n_envs)
+
+
 @pytest.mark.parametrize("wrong", [{"evaluator": "svm"}, {"reward": "papr"}, {"render_mode": "human"}, {"bank": "pcan.h5"}])
 def test_unknown_arguments(wrong: dict) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=next(iter(wrong.values()))):

@@ -126,5 +126,7 @@ def test_split_by_group() -> None:
     assert [len(p) for p in uneven.values()] == [1, 1, 8]
     patients = split_by_group([f"p{i // 2}" for i in range(20)], np.arange(20) // 10, {"a": 0.7, "b": 0.1, "c": 0.2}, seed=0)
     assert sorted(map(len, patients.values()))[0] >= 2  # ten patients of one class each: every part has one
+    with pytest.raises(ValueError, match="2 groups were given for 3 labels"):
+        split_by_group(["x", "y"], np.array([0, 1, 1]), {"a": 0.5, "b": 0.5}, seed=0)
     with pytest.raises(ValueError, match="2 groups cannot be split into 3"):
         split_by_group(["x", "y"], np.array([0, 1]), {"a": 0.5, "b": 0.25, "c": 0.25}, seed=0)

@@ -71,6 +71,12 @@ def test_only_selection_environments_are_wrapped(wrapper: type[gym.Wrapper]) -> 
         wrapper(gym.make("CartPole-v1"))
 
 
+def test_single_decisions_have_masks_of_their_own(small: FeatureBank) -> None:
+    env = PerCandidateWrapper(SyntheticSelectionEnv(small))
+    env.reset(seed=0)
+    assert env.get_wrapper_attr("action_masks")().tolist() == [True, True]
+
+
 def test_padding_cannot_be_kept(small: FeatureBank) -> None:
     env = SyntheticSelectionEnv(small)
     observation, _ = env.reset(seed=0)

@@ -66,6 +66,37 @@ def test_moving_average_knows_earlier_rollouts_only() -> None:
     assert model._average == {0: 5.0, 1: 4.0}
 
 
+def test_a_return_without_others_is_left_out() -> None:
+    """Episodes of 4 steps and of 6: of steps 5 and 6 in the rollout, the first environment's begin an episode that does not end."""
+    model = collected([[1.0] * 4, [1.0] * 6], 6, gamma=1.0, baseline="leave_one_out", normalize_advantage=False)
+    returns, complete = model._returns()
+    assert complete.sum(1).tolist() == [2] * 4 + [1] * 2
+    seen: list[torch.Size] = []
+    evaluate = model.policy.evaluate_actions
+    model.policy.evaluate_actions = lambda *args: seen.append(args[0].shape) or evaluate(*args)  # type: ignore[method-assign]
+    model._logger = configure(None, [])
+    model.train()
+    assert seen[0][0] == 8
+
+
+def test_a_time_limit_adds_nothing() -> None:
+    """SB3 adds the value of what would have come after a time limit; there is no value here."""
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Scripted([0.0] * 9), 4)] * 2)
+    model = REINFORCE(TransformerPolicy, env, n_steps=8, gamma=1.0, policy_kwargs={"width": 8}, seed=0, device="cpu").learn(64)
+    assert not model._returns()[0].any() and not any(p.any() for p in model.policy.value_net.parameters())
+
+
+def test_a_single_return_is_no_large_step(toy: FeatureBank) -> None:
+    env = SelectionVecEnv(toy, n_envs=1, n_batches=1)
+    model = REINFORCE(
+        TransformerPolicy, env, n_steps=1, baseline="moving_average", policy_kwargs={"width": 8}, max_grad_norm=1e9, seed=0, device="cpu"
+    )
+    model.policy.optimizer = torch.optim.SGD(model.policy.parameters(), lr=1e-3)
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    model.learn(1)
+    assert max(float((new.detach() - old).abs().max()) for old, new in zip(before, model.policy.parameters(), strict=True)) < 1
+
+
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_one_step_along_the_gradient(baseline: str) -> None:
     """The parameters move by −lr · gradient of −mean(log π · (G − b)), computed here from the rollout."""

@@ -72,6 +72,37 @@ def test_banzhaf_values_by_enumeration() -> None:
     assert estimated == pytest.approx(exact, abs=0.1)
 
 
+def test_never_drawn_is_average() -> None:
+    """After two random selections most candidates have been in both or in neither, which says nothing of them."""
+    bank = toy_bank(candidates_per_class=32, seed=3)
+    masks = np.random.default_rng(0).random((2, 64)) < 0.5
+    evaluator = Additive(bank)
+    evaluator.worth -= 100  # as likelihoods, all figures are far from zero
+    values = BanzhafSelector(evaluator, 2).search(bank, evaluator, 0)
+    alike = masks[0] == masks[1]
+    assert np.abs(values[alike]).max() < 1e-9 < np.abs(values[~alike]).min()
+
+
+@pytest.mark.parametrize("evaluations", [2, 33, 48, 98, 100, 996, 1024])
+def test_rounds_are_of_one_size(evaluations: int, toy: FeatureBank) -> None:
+    sizes = RandomSearchSelector(evaluations=evaluations).rounds()
+    assert sum(sizes) == evaluations and max(sizes) - min(sizes) <= 1 and min(sizes) >= min(evaluations, 20)
+    if evaluations == 1024:
+        assert sizes == [32] * 32
+
+
+def test_cross_entropy_does_not_end_in_a_single_draw(toy: FeatureBank) -> None:
+    drawn: list[np.ndarray] = []
+
+    class Watched(Additive):
+        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+            drawn.extend(selections)
+            return super().evaluate_on(selections, seed, *splits)
+
+    kept = SELECTORS["cross-entropy"](Watched(toy), 100).select(toy, 0).mask
+    assert len(drawn) == 100 and not any((mask == kept).all() for mask in drawn)
+
+
 def test_credit_ascent_needs_credit(toy: FeatureBank) -> None:
     class Silent(Additive):
         credit = Evaluator.credit

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.credit_ppo.critic import RidgeCritic
-from agents.policies import SelectionPolicy
+from agents.policies import NORMALISED, SelectionPolicy
 from synthselect_env import FeatureBank, SelectionVecEnv
 
 CREDITS = ("none", "control_variate", "advantage")
@@ -63,8 +63,8 @@ class CreditPPO(PPO):
     (selection, return) pairs estimates it. The expectation is kept exactly at the first update of a rollout, after which the ratio is clipped as in PPO.
 
     The ratio of new to old policy is that of the whole action ("joint", as in PPO), its geometric mean over decisions ("mean"), or
-    one for each decision, clipped each by itself ("per_candidate"). Advantages are compared within the group of selections that were
-    drawn from the same batch (leave-one-out mean), and not with a learned value.
+    one for each decision, clipped each by itself ("per_candidate"). Without credit as advantage, returns are compared within the group of
+    selections that were drawn from the same batch (leave-one-out mean), and not with a learned value.
 
     :param policy: a policy over a controller, e.g. :class:`~agents.TransformerPolicy`
     :param env: the environment, best a :class:`~synthselect_env.SelectionVecEnv`
@@ -85,9 +85,10 @@ class CreditPPO(PPO):
     :param budget: share of the candidates that should be kept on average; the squared deviation is added to the loss, times
         ``budget_weight``; None for no budget
     :param budget_weight: see ``budget``
-    :param kwargs: as PPO's, without target_kl, clip_range_vf and normalize_advantage
-    :raises ValueError: when an argument is unknown or out of range, the policy is another kind, or there is one environment alone and
-        a group, a critic or a control variate needs several
+    :param kwargs: as PPO's, without target_kl, clip_range_vf and normalize_advantage; gae_lambda and vf_coef only without
+        ``group_baseline``
+    :raises ValueError: when an argument is unknown, out of range or without effect, or the policy is another kind; on learning, when
+        there is one environment alone and a group, a critic or a control variate needs several, or VecNormalize changes the observations
     """
 
     def __init__(
@@ -122,6 +123,8 @@ class CreditPPO(PPO):
         if unused := sorted({"target_kl", "clip_range_vf", "normalize_advantage"} & set(kwargs)):
             raise ValueError(f"CreditPPO has no {', '.join(unused)}; PPO has")
         if group_baseline:
+            if unused := sorted({"gae_lambda", "vf_coef"} & set(kwargs)):
+                raise ValueError(f"{', '.join(unused)} is about a learned value, which group_baseline=True does without")
             kwargs["gae_lambda"] = 1.0  # the return itself, which no value stands in for
         super().__init__(
             policy, env, learning_rate, n_steps, n_steps if n_steps > 1 else 2, n_epochs, gamma, clip_range=clip_range,
@@ -141,12 +144,12 @@ class CreditPPO(PPO):
         if not isinstance(self.policy, SelectionPolicy):
             raise ValueError(f"CreditPPO trains policies over a controller (TransformerPolicy, …), not {type(self.policy).__name__}")
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_critic"]
-
     def _ask(self) -> None:
         """Let the buffer ask the environment for credit, or make a critic where there is none to ask for."""
         assert self.env is not None and isinstance(self.rollout_buffer, CreditRolloutBuffer)
+        normalised = self.get_vec_normalize_env()
+        if normalised is not None and normalised.norm_obs:
+            raise ValueError(NORMALISED)
         base = self.env.unwrapped
         exact = self.credit != "none" and base.get_attr("has_credit")[0]
         self.rollout_buffer.env = base if exact else None
@@ -154,7 +157,8 @@ class CreditPPO(PPO):
             self._critic = None
         elif self._critic is None:
             self._critic = RidgeCritic()
-        if self.n_envs < 2 and (self.group_baseline or self._critic is not None or self.credit == "control_variate"):
+        grouped = self.group_baseline and self.credit != "advantage"
+        if self.n_envs < 2 and (grouped or self._critic is not None or self.credit == "control_variate"):
             raise ValueError(
                 "one selection has no group to be compared with: take two environments or more, e.g. SelectionVecEnv(bank, 16)"
             )
@@ -190,7 +194,7 @@ class CreditPPO(PPO):
         kept = before.sigmoid()
         real = torch.as_tensor(buffer.observations.any(-1), device=device)  # a padding row's bit changes nothing
         old = _log_probability(before, bits)
-        relative = buffer.returns - mean_of_others(buffer.returns) if self.group_baseline else buffer.advantages
+        relative = buffer.returns - mean_of_others(buffer.returns) if self.group_baseline else buffer.advantages - buffer.advantages.mean()
         gain = torch.as_tensor(relative, device=device)
         worth = self._worth()
         own: torch.Tensor | None = None  # advantage of each decision
@@ -294,7 +298,7 @@ def _log_probability(logits: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 
 
 def _size(values: torch.Tensor) -> torch.Tensor:
-    """Root mean square: advantages are divided by it, and not centred, which they are."""
+    """Root mean square: advantages are divided by it; they are centred already."""
     return values.pow(2).mean().sqrt() + 1e-8
 
 

@@ -23,8 +23,9 @@ class REINFORCE(OnPolicyAlgorithm):
 
     ``G`` is the discounted return of the rest of the episode. The baseline ``b`` does not look at the action that it is subtracted for,
     so that the gradient stays unbiased: "moving_average" is that of the returns of earlier rollouts at the same step of the
-    episode, "leave_one_out" (Kool et al. 2019) the mean return of the other environments at the same step of this rollout. The
-    policy's value is not used. Steps of episodes that do not end within the rollout have no return and are left out.
+    episode, "leave_one_out" (Kool et al. 2019) the mean return of the other environments at the same step of this rollout; a step
+    that only one has a return of is left out. The policy's value is not used: its head is zero and stays so, as SB3 would add it to
+    the last reward of an episode that a time limit cuts. Steps of episodes that do not end within the rollout have no return and are left out.
 
     :param policy: a policy class, e.g. :class:`~agents.TransformerPolicy`
     :param env: the environment
@@ -34,7 +35,7 @@ class REINFORCE(OnPolicyAlgorithm):
     :param baseline: one of :data:`BASELINES`
     :param baseline_decay: weight of the old average against the new rollout's
     :param ent_coef: weight of the entropy bonus; SB3 adds up the entropy of all decisions of an action
-    :param normalize_advantage: divide ``G − b`` by its standard deviation over the rollout
+    :param normalize_advantage: divide ``G − b`` by its root mean square over the rollout
     :param max_grad_norm: gradients are clipped to this norm
     :param kwargs: as :class:`~stable_baselines3.PPO`'s: tensorboard_log, policy_kwargs, verbose, seed, device, stats_window_size
     :raises ValueError: when the baseline is unknown, or needs more environments than there are
@@ -75,6 +76,9 @@ class REINFORCE(OnPolicyAlgorithm):
         if self.baseline == "leave_one_out" and self.n_envs < 2:
             raise ValueError("the leave-one-out baseline needs two environments or more; add some, or take baseline='moving_average'")
         super()._setup_model()
+        with torch.no_grad():
+            for parameter in self.policy.value_net.parameters():
+                parameter.zero_()
         self._average = {int(step): value for step, value in self._average.items()}  # a saved model's are strings
         self._clock = np.zeros(self.n_envs, int)  # steps since each environment's episode began
 
@@ -84,12 +88,15 @@ class REINFORCE(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         buffer = self.rollout_buffer
         returns, complete = self._returns()
-        if not complete.any():
-            raise ValueError(f"no episode ended within n_steps={self.n_steps}, so there is no return to learn from; raise n_steps")
         baselines = self._baselines(returns, complete)
+        if self.baseline == "leave_one_out":
+            complete &= complete.sum(1, keepdims=True) > 1
+        if not complete.any():
+            two = " in two environments at the same step" if self.baseline == "leave_one_out" else ""
+            raise ValueError(f"no episode ended within n_steps={self.n_steps}{two}, so there is no return to learn from; raise n_steps")
         advantage = returns - baselines
         if self.normalize_advantage:
-            advantage = advantage / (advantage[complete].std() + 1e-8)
+            advantage = advantage / (np.sqrt((advantage[complete] ** 2).mean()) + 1e-8)
         observations, actions, gain = (
             torch.as_tensor(values[complete], device=self.device)
             for values in (buffer.observations, buffer.actions.astype(np.float32), advantage)

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.policies import SelectionPolicy, TransformerPolicy
+from agents.policies import NORMALISED, SelectionPolicy, TransformerPolicy
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
@@ -31,6 +31,7 @@ class PolicySelector(Selector):
         the paper's eight where they do
     :param name: name in tables; the algorithm's by default
     :raises ValueError: when the model's policy is another kind, or saw observations normalised by their running statistics
+        (which a model that was loaded without its environment does not tell)
     """
 
     is_rl = True
@@ -40,10 +41,7 @@ class PolicySelector(Selector):
             raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
         normalised = model.get_vec_normalize_env()
         if normalised is not None and normalised.norm_obs:
-            raise ValueError(
-                "the policy was trained on observations that VecNormalize changed, and would select from others; rows are "
-                "standardised already: train with VecNormalize(env, norm_obs=False)"
-            )
+            raise ValueError(NORMALISED)
         self.policy: SelectionPolicy = model.policy
         self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
         self.n_batches = n_batches
@@ -71,9 +69,11 @@ class PolicySelector(Selector):
 
     def _default_batches(self, bank: FeatureBank) -> int:
         n = len(bank.candidates)
-        if n >= N_BATCHES and max(map(len, bank.batches)) == self.batch_size:
-            return N_BATCHES
-        return max(1, round(n / self.batch_size))
+        nearest = sorted(range(1, n + 1), key=lambda k: abs(k - n / self.batch_size))[:16]  # batches of one pool differ in length
+        for count in (N_BATCHES, *nearest):
+            if count <= n and max(map(len, bank.make_batches(count))) == self.batch_size:
+                return count
+        return nearest[0]
 
 
 class TrainingSelector(Selector):

@@ -15,7 +15,7 @@ from synthselect_env.env import observations
 from synthselect_env.evaluators import Evaluator, make_evaluator
 
 TOGETHER = 32
-"""Selections that are evaluated at once."""
+"""About so many selections are evaluated at once."""
 
 
 class SearchSelector(Selector):
@@ -41,9 +41,10 @@ class SearchSelector(Selector):
         """A score a candidate; a positive one is a wish to keep it.  (n,)"""
 
     def rounds(self) -> list[int]:
-        """Sizes of the groups that the evaluations are spent in."""
-        whole, rest = divmod(self.evaluations, TOGETHER)
-        return [TOGETHER] * whole + [rest] * (rest > 1)
+        """Sizes of the groups that the evaluations are spent in: equal ones, as each moves a search as far."""
+        n = max(1, round(self.evaluations / TOGETHER))
+        size, rest = divmod(self.evaluations, n)
+        return [size + 1] * rest + [size] * (n - rest)
 
 
 class RandomSearchSelector(SearchSelector):
@@ -107,6 +108,7 @@ class BanzhafSelector(SearchSelector):
             groups.append(rng.random((k, n)) < 0.5)
             figures.append(evaluator.evaluate(groups[-1], seed).log_likelihood)
         masks, scores = np.concatenate(groups), np.concatenate(figures)
+        scores = scores - scores.mean()  # so that a candidate that was never drawn, or always, counts as average there
         with_it, without = (m.T @ scores / np.maximum(m.sum(0), 1) for m in (masks.astype(float), 1.0 - masks))
         return with_it - without
 
@@ -147,7 +149,7 @@ class CreditSelector(SearchSelector):
 class DVRLSelector(SearchSelector):
     """Data valuation using reinforcement learning (Yoon, Arik and Pfister 2020): a network values a candidate by its own row alone.
 
-    The estimator sees what an agent sees of a candidate (features, class, cosines), answers the probability of keeping it, and learns by
+    The estimator sees what an agent sees of a candidate (:func:`~synthselect_env.env.observations`, with context), answers the probability of keeping it, and learns by
     REINFORCE from the log-likelihood against its moving average. Ours: selections are scored by the evaluator, and not by a predictor
     that is trained along.
 

@@ -27,7 +27,7 @@ def read_class_folders(
     :param split: name of the folder that holds the class folders; None where the class folders are at the top
     :param classes: class names in label order; by default the folders' names, sorted
     :param group: a regular expression that finds the patient or slide in the picture's name, e.g. ``"^[^_]+"`` for all before the
-        first underscore; where it has a group of its own, that is what counts
+        first underscore; where it has groups of its own, the first that matched is what counts
     :return: the pictures, still encoded; ids are ``class/picture.png``
     :raises FileNotFoundError: when the path does not exist
     :raises ValueError: when no picture is found, class folders lie in several places, a class is unknown or empty, or ``group``
@@ -58,7 +58,7 @@ def read_class_folders(
     if unknown or empty:
         raise ValueError(
             f"{where}: class folders {sorted(set(parents))} do not match the classes {list(classes)}; rename or add folders"
-            + (f"; is {split or 'the split'} named?" if split is None else "")
+            + ("; is the split named?" if split is None else "")
         )
     ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
     labels = np.array([classes.index(parent) for parent in parents], np.int64)
@@ -72,7 +72,7 @@ def _group_in(name: str, pattern: str, where: str) -> str:
         found = re.search(pattern, name)
     except re.error as error:
         raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
-    part = found and found[found.lastindex and 1 or 0]
+    part = found and (next(filter(None, found.groups()), None) if found.re.groups else found[0])
     if not part:
         raise ValueError(f"{where}: {pattern!r} finds no patient or slide in the name {name!r}")
     return part

@@ -14,7 +14,7 @@ def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.n
     :param counts: how many of class 0, 1, …
     :param seed: of the draw
     :return: int64 (sum(counts),), increasing
-    :raises ValueError: when a class has fewer, or no count
+    :raises ValueError: when a class has fewer, no count, or a negative one
     """
     if len(counts) <= labels.max(initial=-1):
         raise ValueError(f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; give one for each")
@@ -22,6 +22,8 @@ def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.n
     drawn = []
     for label, count in enumerate(counts):
         positions = np.flatnonzero(labels == label)
+        if count < 0:
+            raise ValueError(f"{count} pictures of class {label} were asked for")
         if count > len(positions):
             raise ValueError(f"class {label} has {len(positions)} pictures, {count} were asked for")
         drawn.append(rng.permutation(positions)[:count])
@@ -51,8 +53,10 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
     :param shares: name of a part to its share of the pictures; they add up to 1
     :param seed: of the order of groups of the same size
     :return: name to positions, int64, increasing
-    :raises ValueError: when the shares do not add up to 1, or there are fewer groups than parts
+    :raises ValueError: when groups and labels differ in number, the shares do not add up to 1, or there are fewer groups than parts
     """
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(groups)} groups were given for {len(labels)} labels")
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"shares must be positive and add up to 1, got {dict(shares)}")
