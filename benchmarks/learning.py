@@ -105,7 +105,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--classifier", choices=("quick", "resnet34"), default="quick", help="what is retrained: ResNet18 at 32 px, or the default"
     )
-    parser.add_argument("--figure", type=Path, help="where to write the curves")
+    parser.add_argument("--figure", type=Path, help="where to write the learning curves of these arms")
     add_worker_arguments(parser)
     args = parser.parse_args()
     args.retrained = min(args.retrained, args.seeds)
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     print(
         "mean ± 95 % interval over seeds\n| arm | evaluations | promised | AUC | selected | sound | seconds |\n|---|---|---|---|---|---|---|"
     )
-    curves: dict[str, list[tuple[int, np.ndarray]]] = {}
+    curves: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}  # evaluations, promised, AUC
     finals: dict[str, list[np.ndarray]] = {}  # those that are retrained
     for name in args.arms:
         for evaluations in args.evaluations if name not in UNSEARCHED else [most]:
@@ -131,7 +131,7 @@ if __name__ == "__main__":
             promised = evaluator.evaluate(masks, 0).log_likelihood - reference[0]
             auc = np.array([roc_auc_score(truth, s.scores) for s, _ in runs])
             sound = np.array([truth[m].mean() if m.any() else 0.0 for m in masks])
-            curves.setdefault(name, []).append((evaluations, auc))
+            curves.setdefault(name, []).append((evaluations, promised, auc))
             if evaluations == most or name == "CreditPPO":  # with credit, few evaluations should do
                 finals[f"{name}, {evaluations:,}"] = list(masks[: args.retrained])
             cells = [
@@ -183,25 +183,28 @@ if __name__ == "__main__":
         from matplotlib import colormaps
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for i, (name, points) in enumerate(curves.items()):
-            if len(points) == 1:
-                axes.axhline(points[0][1].mean(), label=name, color="black", linestyle=":" if i else "-.", linewidth=1)
-                continue
-            x = np.array([p[0] for p in points]) * (1 + 0.012 * (i - len(curves) / 2))  # beside each other, so that all bars are seen
-            y = np.array([p[1].mean() for p in points])
-            spread = np.array([half_interval(p[1]) for p in points])
-            style = {
-                "color": colormaps["tab20"](i % 20),
-                "linestyle": "-" if name in AGENTS else "--",
-                "marker": "o" if name in AGENTS else "s",
-            }
-            axes.errorbar(x, y, spread, label=name, capsize=2, markersize=4, **style)
-        axes.axhline(0.5, color="#999999", linewidth=0.8)
-        axes.set(xscale="log", xlabel="evaluations", ylabel="area under the curve of score against truth")
-        axes.minorticks_off()
-        axes.set_xticks(args.evaluations, [f"{n:,}" for n in args.evaluations])
-        axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
-        axes.spines[["top", "right"]].set_visible(False)
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        panels = figure.subplots(1, 2)
+        titles = ("promised gain in log-likelihood", "area under the curve of score against truth")
+        for axes, title, chance, column in zip(panels, titles, (0.0, 0.5), (1, 2)):
+            for i, (name, points) in enumerate(curves.items()):
+                if len(points) == 1:
+                    axes.axhline(points[0][column].mean(), label=name, color="black", linestyle=":" if i else "-.", linewidth=1)
+                    continue
+                x = np.array([p[0] for p in points]) * (1 + 0.012 * (i - len(curves) / 2))  # beside each other, so that all bars are seen
+                y = np.array([p[column].mean() for p in points])
+                spread = np.array([half_interval(p[column]) for p in points])
+                style = {
+                    "color": colormaps["tab20"](i % 20),
+                    "linestyle": "-" if name in AGENTS else "--",
+                    "marker": "o" if name in AGENTS else "s",
+                }
+                axes.errorbar(x, y, spread, label=name, capsize=2, markersize=4, **style)
+            axes.axhline(chance, color="#999999", linewidth=0.8)
+            axes.set(xscale="log", xlabel="evaluations", title=title)
+            axes.title.set_fontsize(10)
+            axes.minorticks_off()
+            axes.set_xticks(args.evaluations, [f"{n:,}" for n in args.evaluations])
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
         save_figure(figure, args.figure)
