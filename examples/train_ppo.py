@@ -154,11 +154,9 @@ for classifier in args.evaluate:
     with ExitStack() as stack:
         options = {}
         if classifier != "linear_probe":
-            slowly = (
-                ""
-                if has_bfloat16(pick_device())
-                else "; without bf16 instructions, in minutes each. --evaluate linear_probe is done at once"
-            )
+            slowly = ""
+            if not has_bfloat16(pick_device()):
+                slowly = f"; without bf16 instructions, {'ten minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"
             print(f"\nretraining {classifier} on each of {len(contenders)} selections{slowly}", flush=True)
             if has_bar:
                 bar = stack.enter_context(tqdm(total=len(contenders) * TrainingConfig.epochs, unit="epoch"))
