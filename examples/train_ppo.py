@@ -1,6 +1,6 @@
 """Train the transformer policy, select candidates, and say on the test split whether it was worth it.
 
-python examples/train_ppo.py                              # embedded PCam bank; some three minutes on two cores with bf16 instructions
+python examples/train_ppo.py                              # embedded PCam bank; some four minutes on two cores
 python examples/train_ppo.py --algorithm CreditPPO        # told what each decision was worth
 python examples/train_ppo.py --evaluate linear_probe      # half a minute: the final table without a retraining
 python examples/train_ppo.py --evaluate resnet34          # by the paper's network; a quarter of an hour
@@ -140,7 +140,7 @@ else:
 model.learn(args.timesteps, callback=SelectionMetrics(), log_interval=None, progress_bar=has_bar)
 model.logger.close()
 with atomic_write(run / "model.zip") as path:
-    model.save(path)
+    model.save(path, exclude=["_last_obs"])  # a batch of features for each environment, 17 MB
 
 # Selection.
 policy = PolicySelector(model)

@@ -50,7 +50,9 @@ def test_train_ppo(tmp_path: Path) -> None:
     assert {name: config["arguments"][name] for name in ppo if name not in given} == {n: v for n, v in ppo.items() if n not in given}
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))) == 256 // 64
     selection = Selection.load(tmp_path / "run" / "selection.csv")
-    again = PolicySelector(PPO.load(tmp_path / "run" / "model.zip", device="cpu")).select(load_bank("toy"), 0)
+    model = PPO.load(tmp_path / "run" / "model.zip", device="cpu")
+    assert model._last_obs is None  # a bank's features are not part of a policy
+    again = PolicySelector(model).select(load_bank("toy"), 0)
     assert (selection.mask == again.mask).all() and selection.ids == again.ids
     with Image.open(tmp_path / "run" / "figures" / "kept_and_discarded.png") as picture:
         assert min(picture.size) > 300
