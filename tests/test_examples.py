@@ -20,6 +20,7 @@ from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv, load_bank
 from synthselect_env.registration import ENV_IDS
 
+pytestmark = pytest.mark.filterwarnings("ignore:rich is experimental")  # tqdm says so of the bar that Stable-Baselines3 draws
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 HYPERPARAMS = EXAMPLES / "hyperparams"
 
@@ -99,7 +100,7 @@ def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pyt
     assert "0 hits, 9 misses" in out and "of 9 retrainings" in out
     _, out = run_example("add_retrainings.py", "--bank", "toy", "--out", "again.h5", "--n", 9, *quick)
     assert "9 hits, 0 misses" in out
-    small = ("--timesteps", 64, "--n-envs", 4, "--width", 8)
+    small = ("--timesteps", 64, "--n-envs", 4, "--batch-size", 32, "--width", 8)
     _, out = run_example("train_ppo.py", "--bank", "bank.h5", "--evaluate", "linear_probe", *small, "--run", "run")
     assert "reward log_likelihood_gain by DatamodelEvaluator" in out
 
