@@ -76,8 +76,8 @@ def bare() -> None:
 evaluator, none = RetrainEvaluator(bank, config=config, device=args.device), np.zeros((1, len(bank.candidates)), bool)
 with FlopCounterMode(display=False) as counter:
     network = build_network(config, len(bank.classes), 0)
-    network(torch.zeros(1, 3, *config.size)).sum().backward()
-flops = counter.get_total_flops() * args.epochs * args.steps * config.batch_size
+    network(torch.zeros(2, 3, *config.size)).sum().backward()  # two, as a batch has no spread where one pixel of one picture is left
+flops = counter.get_total_flops() / 2 * args.epochs * args.steps * config.batch_size
 
 evaluator.evaluate_on(none, 0, bank.valid)  # decoding, and compiling on CUDA, are paid for once
 bare()
