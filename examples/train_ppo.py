@@ -3,7 +3,7 @@
 python examples/train_ppo.py                              # embedded PCam bank; some four minutes on two cores
 python examples/train_ppo.py --algorithm CreditPPO        # told what each decision was worth
 python examples/train_ppo.py --evaluate linear_probe      # half a minute: the final table without a retraining
-python examples/train_ppo.py --evaluate resnet34          # by the paper's network; a quarter of an hour
+python examples/train_ppo.py --evaluate resnet34          # by the paper's network; a quarter of an hour with bf16 instructions
 python examples/train_ppo.py --bank mine.h5 --reward paper
 """
 
@@ -156,7 +156,7 @@ for classifier in args.evaluate:
         if classifier != "linear_probe":
             slowly = ""
             if not has_bfloat16(pick_device()):
-                slowly = f"; without bf16 instructions, {'ten minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"
+                slowly = f"; without bf16 instructions, {'several minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"
             print(f"\nretraining {classifier} on each of {len(contenders)} selections{slowly}", flush=True)
             if has_bar:
                 bar = stack.enter_context(tqdm(total=len(contenders) * TrainingConfig.epochs, unit="epoch"))
