@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -16,11 +17,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.controllers import Controller, GRUAttentionController, GRUController, TransformerController
 
-NORMALISED = (
-    "VecNormalize changes the observations, by which padding and classes can no longer be told, and a policy would select from others than it "
-    "was trained on; rows are standardised already: train with VecNormalize(env, norm_obs=False)"
-)
-"""What is said where it is in use."""
+
+def refuse_normalised(model: BaseAlgorithm) -> None:
+    """Where an algorithm's environment changes the observations.
+
+    :raises ValueError: when VecNormalize does
+    """
+    normalised = model.get_vec_normalize_env()
+    if normalised is not None and normalised.norm_obs:
+        raise ValueError(
+            "VecNormalize changes the observations, by which padding and classes can no longer be told, and a policy would select from others "
+            "than it was trained on; rows are standardised already: train with VecNormalize(env, norm_obs=False)"
+        )
 
 
 class CandidateRows(BaseFeaturesExtractor):

@@ -266,19 +266,17 @@ def train_classifier(
         steps = config.steps_per_epoch or len(positions) // batch_size
         optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
-        order_rng, augmentation_rng = (torch.Generator(device).manual_seed(2 * seed + i) for i in range(2))
-        augmentation, batches = AUGMENTATIONS[config.augmentation], _batches(positions, len(data), batch_size, order_rng)
+        batches = _batches(data, targets, positions, batch_size, config.augmentation, seed)
         best: tuple[float, dict[str, torch.Tensor]] | None = None
 
         for epoch in range(1, config.epochs + 1):
             network.train()
             with seeded(seed + epoch, device):  # some architectures have dropout
-                for index in islice(batches, steps):
-                    batch = _normalise(augmentation(data[index].float() / 255, augmentation_rng))
+                for batch, expected in islice(batches, steps):
                     with autocast(device):
                         logits = forward(batch)
                         logits = getattr(logits, "logits", logits)  # GoogLeNet and Inception answer auxiliary ones beside them
-                        loss = F.cross_entropy(logits, targets[index], label_smoothing=config.label_smoothing)
+                        loss = F.cross_entropy(logits, expected, label_smoothing=config.label_smoothing)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
@@ -298,21 +296,27 @@ def train_classifier(
     return classifier
 
 
-def _batches(members: torch.Tensor, n: int, size: int, rng: torch.Generator) -> Iterator[torch.Tensor]:
-    """Positions of batch after batch, pass after pass; what is left of a pass goes to the front of the next one.
+def _batches(
+    data: torch.Tensor, targets: torch.Tensor, members: torch.Tensor, size: int, augmentation: str, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Augmented pictures and their labels, batch after batch; what is left of a pass goes to the front of the next one.
 
-    :param members: positions of the pictures to train on, at least a batch
-    :param n: how many pictures there are, members or not
+    :param data: all pictures, of members or not
+    :param targets: all labels
+    :param members: positions of those to train on, at least a batch
     :param size: of a batch
-    :param rng: of the order
+    :param augmentation: a key of :data:`~synthselect_env.data.augment.AUGMENTATIONS`
+    :param seed: of order and augmentation
     """
-    order = members[:0]
+    order_rng, augmentation_rng = (torch.Generator(data.device).manual_seed(2 * seed + i) for i in range(2))
+    augment, order = AUGMENTATIONS[augmentation], members[:0]
     while True:
         if len(order) < size:
-            keys = torch.rand(n, device=members.device, generator=rng)  # also for others, so that those shared by two sets keep their order
+            # keys for others, too, so that pictures that two sets share keep their order
+            keys = torch.rand(len(data), device=data.device, generator=order_rng)
             order = torch.cat([order, members[keys[members].argsort()]])
-        yield order[:size]
-        order = order[size:]
+        index, order = order[:size], order[size:]
+        yield _normalise(augment(data[index].float() / 255, augmentation_rng)), targets[index]
 
 
 def _normalise(images: torch.Tensor) -> torch.Tensor:

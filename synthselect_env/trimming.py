@@ -1,7 +1,8 @@
 """Convolutions without the weights that only ever meet the zeros around a small picture.
 
 A ResNet18 at 32×32 pixels has one pixel left in its last stage. Of a padded 3×3 kernel the eight outer weights are multiplied by zeros
-there, forwards and backwards, and they are most of the network: 7 of its 11 million. Left out, the same training takes half the time (benchmarks/retraining_cost.py).
+there, forwards and backwards, and they are most of the network: 7 of its 11 million. Left out, the same training takes half the time
+(benchmarks/retraining_cost.py).
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import torch
 from torch import nn
 
 
+def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How many outputs a convolution has in one dimension."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
 def met(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int] | None:
     """The first weight of a kernel that meets a pixel and the one after the last, in one dimension; None where none does.
 
     :param size: pixels without padding
     """
-    outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    outputs = _outputs(size, kernel, stride, padding, dilation)
     used = []
     for weight in range(kernel):
         offset = dilation * weight - padding  # the pixel that it meets in the first output
@@ -37,11 +43,9 @@ def _part(extents: set[int], kernel: int, stride: int, padding: int, dilation: i
     spans = [span for span in (met(n, kernel, stride, padding, dilation) for n in extents) if span]
     start, stop = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=kernel)
     near = padding - dilation * start
-
-    def outputs(n: int, k: int, p: int) -> int:
-        return (n + 2 * p - dilation * (k - 1) - 1) // stride
-
-    if near < 0 or any(outputs(n, stop - start, near) != outputs(n, kernel, padding) for n in extents):
+    if near < 0 or any(
+        _outputs(n, stop - start, stride, near, dilation) != _outputs(n, kernel, stride, padding, dilation) for n in extents
+    ):
         return 0, kernel, padding  # would need another padding on each side
     return start, stop, near
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.credit_ppo.critic import RidgeCritic
-from agents.policies import NORMALISED, SelectionPolicy
+from agents.policies import SelectionPolicy, refuse_normalised
 from synthselect_env import FeatureBank, SelectionVecEnv
 
 CREDITS = ("none", "control_variate", "advantage")
@@ -147,9 +147,7 @@ class CreditPPO(PPO):
     def _ask(self) -> None:
         """Let the buffer ask the environment for credit, or make a critic where there is none to ask for."""
         assert self.env is not None and isinstance(self.rollout_buffer, CreditRolloutBuffer)
-        normalised = self.get_vec_normalize_env()
-        if normalised is not None and normalised.norm_obs:
-            raise ValueError(NORMALISED)
+        refuse_normalised(self)
         base = self.env.unwrapped
         exact = self.credit != "none" and base.get_attr("has_credit")[0]
         self.rollout_buffer.env = base if exact else None

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.policies import NORMALISED, SelectionPolicy, TransformerPolicy
+from agents.policies import SelectionPolicy, TransformerPolicy, refuse_normalised
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
@@ -39,9 +39,7 @@ class PolicySelector(Selector):
     def __init__(self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None) -> None:
         if not isinstance(model.policy, SelectionPolicy):
             raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
-        normalised = model.get_vec_normalize_env()
-        if normalised is not None and normalised.norm_obs:
-            raise ValueError(NORMALISED)
+        refuse_normalised(model)
         self.policy: SelectionPolicy = model.policy
         self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
         self.n_batches = n_batches
@@ -69,7 +67,10 @@ class PolicySelector(Selector):
 
     def _default_batches(self, bank: FeatureBank) -> int:
         n = len(bank.candidates)
-        nearest = sorted(range(1, n + 1), key=lambda k: abs(k - n / self.batch_size))[:16]  # batches of one pool differ in length
+        about = max(1, round(n / self.batch_size))
+        nearest = sorted(
+            range(max(1, about - 8), about + 9), key=lambda k: abs(k - n / self.batch_size)
+        )  # batches of one pool differ in length
         for count in (N_BATCHES, *nearest):
             if count <= n and max(map(len, bank.make_batches(count))) == self.batch_size:
                 return count
