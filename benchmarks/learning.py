@@ -24,6 +24,7 @@ from stable_baselines3 import PPO
 from agents import REINFORCE, CreditPPO, GRUPolicy
 from agents.intervals import half_interval
 from agents.report import save_figure
+from agents.report.figure import panels
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.classifier import QUICK, TrainingConfig
@@ -181,12 +182,10 @@ if __name__ == "__main__":
 
     if args.figure:
         from matplotlib import colormaps
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
-        panels = figure.subplots(1, 2)
+        figure, both = panels(2, 5.25, 4.2)
         titles = ("promised gain in log-likelihood", "area under the curve of score against truth")
-        for axes, title, chance, column in zip(panels, titles, (0.0, 0.5), (1, 2)):
+        for axes, title, chance, column in zip(both, titles, (0.0, 0.5), (1, 2)):
             for i, (name, points) in enumerate(curves.items()):
                 if len(points) == 1:
                     axes.axhline(points[0][column].mean(), label=name, color="black", linestyle=":" if i else "-.", linewidth=1)
@@ -205,6 +204,5 @@ if __name__ == "__main__":
             axes.title.set_fontsize(10)
             axes.minorticks_off()
             axes.set_xticks(args.evaluations, [f"{n:,}" for n in args.evaluations])
-            axes.spines[["top", "right"]].set_visible(False)
-        panels[1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
+        both[1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
         save_figure(figure, args.figure)
