@@ -17,6 +17,7 @@ import numpy as np
 
 from synthselect_env.classifier import QUICK
 from synthselect_env.compute import default_workers
+from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
 
@@ -35,6 +36,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     parser.add_argument("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch)
     parser.add_argument("--batch-size", type=int, default=QUICK.batch_size)
     parser.add_argument("--learning-rate", type=float, default=QUICK.learning_rate)
+    parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=QUICK.augmentation, help="of training pictures")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes that retrain side by side")
     args = parser.parse_args()
@@ -44,7 +46,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     bank = resolve_bank(args.bank)
     if args.fresh:
         bank = replace(bank, retrainings=None)
-    recipe = ("architecture", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
+    recipe = ("architecture", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "augmentation")
     config = replace(QUICK, **{name: getattr(args, name) for name in recipe})
     if args.size:
         config = replace(config, size=tuple(args.size))

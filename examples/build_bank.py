@@ -17,6 +17,7 @@ from tqdm import tqdm
 from synthselect_env import FeatureBank
 from synthselect_env.classifier import Classifier
 from synthselect_env.data import EncodedImages, LabelledImages, draw_per_class, read_class_folders
+from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.extraction import EXTRACTOR, extract_bank, train_extractor
 from synthselect_env.synthesis import HistoGAN
 
@@ -33,6 +34,7 @@ parser.add_argument("--truncation", type=float, help="of the GAN's latents: less
 parser.add_argument("--size", type=int, nargs=2, help="pixels the extractor sees, height and width (default: 48 on the shorter side)")
 parser.add_argument("--folds", type=int, default=0, help="cross-fit: see train patches by networks that were trained without them")
 parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="passes of the extractor over the train split")
+parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=EXTRACTOR.augmentation, help="of the extractor's training pictures")
 parser.add_argument("--extractor", type=Path, help="where the extractor is kept; read from there when it exists")
 parser.add_argument("--origin", default="", help="a line on where the real patches come from, for the provenance")
 parser.add_argument("--seed", type=int, default=0)
@@ -79,7 +81,7 @@ if args.extractor and args.extractor.exists():
             f"{args.extractor} was trained for {extractor.n_classes} classes at {extractor.config.size}; give --size to match, or another file"
         )
 else:
-    config = replace(EXTRACTOR, epochs=args.epochs)
+    config = replace(EXTRACTOR, epochs=args.epochs, augmentation=args.augmentation)
     config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*pictures["train"].picture_size)
     with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 

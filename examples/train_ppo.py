@@ -29,8 +29,9 @@ from agents.selectors import PolicySelector
 from synthselect_env import SelectionVecEnv
 from synthselect_env.classifier import TrainingConfig
 from synthselect_env.compute import has_bfloat16, pick_device
+from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.embedded import resolve_bank
-from synthselect_env.evaluators import EVALUATORS, make_evaluator
+from synthselect_env.evaluators import EVALUATORS, RetrainEvaluator, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
@@ -39,6 +40,7 @@ ALGORITHMS = {
     "CreditPPO": (CreditPPO, {"learning_rate": 1e-3, "batch_size": 32, "n_epochs": 10, "gamma": 1.0}),  # its defaults
 }
 JUDGES = [name for name, evaluator in EVALUATORS.items() if evaluator.can_score_any_split]
+RETRAINED = [name for name, evaluator in EVALUATORS.items() if issubclass(evaluator, RetrainEvaluator)]
 
 
 @dataclass
@@ -52,6 +54,10 @@ class Args:
     evaluate: list[str] = field(
         default_factory=lambda: ["linear_probe", "resnet18"],
         metadata={"help": f"classifiers of the final tables: {', '.join(JUDGES)}", "nargs": "*"},
+    )
+    augmentation: str = field(
+        default=TrainingConfig.augmentation,
+        metadata={"help": f"of training pictures where a classifier is retrained: {', '.join(AUGMENTATIONS)}; default: %(default)s"},
     )
     algorithm: str = field(default="PPO", metadata={"help": f"one of {', '.join(ALGORITHMS)}"})
     timesteps: int = field(default=1024, metadata={"help": "environment steps, an evaluation each"})
@@ -82,7 +88,8 @@ args = Args(**vars(parser.parse_args()))
 unknown = sorted(set(args.evaluate) - set(JUDGES))
 if unknown:
     parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(JUDGES)}")
-
+if args.augmentation not in AUGMENTATIONS:
+    parser.error(f"--augmentation: unknown augmentation {args.augmentation}; one of {', '.join(AUGMENTATIONS)}")
 if args.algorithm not in ALGORITHMS:
     parser.error(f"--algorithm: unknown algorithm {args.algorithm}; one of {', '.join(ALGORITHMS)}")
 algorithm, settings = ALGORITHMS[args.algorithm]
@@ -109,9 +116,10 @@ if args.evaluate and "test" not in bank.splits:
     parser.error(
         f"--evaluate: {args.bank} has no test split to compare on; give it one, or nothing after --evaluate for the selection alone"
     )
+recipes = {name: {"config": {"augmentation": args.augmentation}} for name in RETRAINED}
 for classifier in args.evaluate:
-    make_evaluator(classifier, bank)  # a bank that it cannot score is refused now, not after the training
-env = SelectionVecEnv(bank, n_envs=args.n_envs, evaluator=args.evaluator or None, reward=args.reward)
+    make_evaluator(classifier, bank, **recipes.get(classifier, {}))  # a bank that it cannot score is refused now, not after the training
+env = SelectionVecEnv(bank, args.n_envs, args.evaluator or None, args.reward, evaluator_kwargs=recipes.get(args.evaluator))
 env.seed(args.seed)
 
 # Agent.
@@ -152,8 +160,8 @@ contenders = ["none", "all", "random", "centroid", policy]
 comparisons = []
 for classifier in args.evaluate:
     with ExitStack() as stack:
-        options = {}
-        if classifier != "linear_probe":
+        options = {**recipes.get(classifier, {})}
+        if classifier in RETRAINED:
             slowly = ""
             if not has_bfloat16(pick_device()):
                 slowly = f"; without bf16 instructions, {'several minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"

@@ -16,7 +16,7 @@ from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import QUICK, TrainingConfig
 from synthselect_env.compute import default_workers
 from synthselect_env.embedded import toy_bank
-from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, RetrainEvaluator, make_evaluator
+from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.heads import HEADS, Design
 from synthselect_env.evaluators.linear_probe import fit_temperature
 from synthselect_env.metrics import METRICS
@@ -261,6 +261,18 @@ def test_retraining_keeps_the_last_five_epochs(toy: FeatureBank) -> None:
     assert [(k, e) for k, e, _ in seen] == [(k, e) for k in (0, 1) for e in range(1, 7)]
     assert figures.epochs["accuracy"][1].tolist() == [a for k, e, a in seen if k == 1][1:]
     assert figures.accuracy.tolist() == figures.epochs["accuracy"][:, -1].tolist()
+
+
+@pytest.mark.parametrize("kind", [RetrainEvaluator, QuickRetrainEvaluator])
+def test_a_dictionary_says_what_differs_from_the_recipe(toy: FeatureBank, kind: type[RetrainEvaluator]) -> None:
+    """One option changes neither the network nor the pictures' proportions."""
+    wide = replace(
+        toy, **{name: replace(getattr(toy, name), images=np.zeros((len(getattr(toy, name)), 48, 96, 3), np.uint8)) for name in toy.splits}
+    )
+    short = min(kind.recipe.size)
+    assert kind(wide).config == replace(kind.recipe, size=(short, 2 * short))
+    assert kind(wide, config={"augmentation": "none"}).config == replace(kind(wide).config, augmentation="none")
+    assert kind(wide, config={"size": (8, 8)}).config == replace(kind.recipe, size=(8, 8))
 
 
 def test_every_split_is_scored_with_its_own_pictures(toy: FeatureBank) -> None:

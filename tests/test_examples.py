@@ -18,6 +18,7 @@ from stable_baselines3 import A2C, PPO
 from agents import CreditPPO
 from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv, load_bank
+from synthselect_env.classifier import Classifier
 from synthselect_env.registration import ENV_IDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:rich is experimental")  # tqdm says so of the bar that Stable-Baselines3 draws
@@ -86,6 +87,7 @@ def test_hyperparameters_are_the_algorithms(algorithm: type[PPO | A2C]) -> None:
 def test_train_ppo_says_what_is_wrong(tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "unknown classifier svm" in run_example("train_ppo.py", "--evaluate", "svm", code=2)[1]
+    assert "unknown augmentation mirror; one of none," in run_example("train_ppo.py", "--augmentation", "mirror", code=2)[1]
     assert "unknown algorithm DQN; one of PPO, CreditPPO" in run_example("train_ppo.py", "--algorithm", "DQN", code=2)[1]
     load_bank("toy").sealed.save(tmp_path / "sealed.h5")
     _, told = run_example("train_ppo.py", "--bank", tmp_path / "sealed.h5", "--run", tmp_path / "run", code=2)
@@ -94,12 +96,13 @@ def test_train_ppo_says_what_is_wrong(tmp_path: Path, run_example: Callable, mon
 
 def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    quick = ("--size", 16, 16, "--epochs", 1, "--steps-per-epoch", 1, "--workers", 1, "--device", "cpu")
+    quick = ("--size", 16, 16, "--epochs", 1, "--steps-per-epoch", 1, "--augmentation", "none", "--workers", 1, "--device", "cpu")
     assert "give --out" in run_example("add_retrainings.py", "--bank", "toy", code=2)[1]
     _, out = run_example("add_retrainings.py", "--bank", "toy", "--out", "bank.h5", "--n", 9, *quick)
     assert "0 hits, 9 misses" in out and "of 9 retrainings" in out
     _, out = run_example("add_retrainings.py", "--bank", "toy", "--out", "again.h5", "--n", 9, *quick)
     assert "9 hits, 0 misses" in out
+    assert FeatureBank.load("again.h5").retrainings.recipe["config"]["augmentation"] == "none"
     small = ("--timesteps", 64, "--n-envs", 4, "--batch-size", 32, "--width", 8)
     _, out = run_example("train_ppo.py", "--bank", "bank.h5", "--evaluate", "linear_probe", *small, "--run", "run")
     assert "reward log_likelihood_gain by DatamodelEvaluator" in out
@@ -125,7 +128,7 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Call
     run_example("train_histogan.py", *training, "--steps", 2, "--batch-size", 4, "--width", 4, "--pretraining-steps", 2)
     assert (gan / "samples-000002.png").exists()
     building = ("--data", patches, "--counts", 8, 8, *small, "--epochs", 1, "--extractor", tmp_path / "extractor.pt")
-    building += ("--group", "^[^.]+")  # a patient each
+    building += ("--group", "^[^.]+", "--augmentation", "traditional")  # a patient each
     run_example("build_bank.py", *building, "--gan", gan / "histogan.pt", "--per-class", 10, "--out", tmp_path / "gan.h5")
     assert "is of another training" in run_example("train_histogan.py", *training, "--width", 8, code=2)[1]
     bank = FeatureBank.load(tmp_path / "gan.h5")
@@ -134,6 +137,7 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Call
     assert "HistoGAN" in bank.describe() and bank.candidates.images.decode().shape == (20, 16, 16, 3)
 
     run_example("build_bank.py", *building, "--candidates", patches / "valid", "--out", tmp_path / "folder.h5")
+    assert Classifier.load(tmp_path / "extractor.pt").config.augmentation == "traditional"
     folder = FeatureBank.load(tmp_path / "folder.h5")
     assert (folder.train.features == bank.train.features).all()  # the extractor was kept
     assert set(folder.candidates.ids) == set(folder.valid.ids)

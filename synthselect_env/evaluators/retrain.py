@@ -34,8 +34,8 @@ class RetrainEvaluator(Evaluator):
 
     :param bank: must hold pictures in every split that is used
     :param architecture: name of a torchvision classifier, in the place of the configuration's
-    :param config: how to train, or a dictionary of its parameters; by default :class:`TrainingConfig`'s,
-        with the pictures' shorter side at 48 pixels, or at their own size when smaller
+    :param config: how to train, or a dictionary of what is to differ from :attr:`recipe`; where it names no size, the recipe's is the
+        pictures' shorter side (48 pixels, or their own when smaller)
     :param initial: a trained classifier of the same architecture, or the file of one, to start from; None to train from scratch
     :param device: "auto", or a torch device
     :param compile: run training steps through ``torch.compile``; None for CUDA only. The first retraining pays for the compiling
@@ -45,7 +45,7 @@ class RetrainEvaluator(Evaluator):
     """
 
     recipe = TrainingConfig()
-    """How it trains when no configuration is given, at the pictures' proportions."""
+    """How it trains, at the pictures' proportions, where it is not told otherwise."""
 
     def __init__(
         self,
@@ -61,10 +61,9 @@ class RetrainEvaluator(Evaluator):
         for name in ("train", "valid", "candidates"):
             if getattr(bank, name).images is None:
                 raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
-        if config is None:
-            config = self.recipe.for_pictures(*bank.train.picture_size)
-        elif isinstance(config, dict):
-            config = TrainingConfig(**config)  # type: ignore[arg-type]
+        if not isinstance(config, TrainingConfig):
+            proportioned = self.recipe.for_pictures(*bank.train.picture_size)
+            config = replace(proportioned, **(config or {}))  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
         self.initial = Classifier.load(initial, "cpu") if isinstance(initial, str | Path) else initial
         if self.initial is not None:
