@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from machine import describe_machine
-from matplotlib.figure import Figure
 
 from agents.report import save_figure
+from agents.report.figure import new_figure
 from synthselect_env.data import cervical_phantom, phantom_candidates
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.data.phantom import GRADES
@@ -38,7 +38,7 @@ if args.figure:
         (flaw, np.flatnonzero(pool.flaw == i)[:: max(1, (pool.flaw == i).sum() // COLUMNS)][:COLUMNS]) for i, flaw in enumerate(FLAWS)
     ]
     rows += [(f"candidate: {flaw}", pool.images[index]) for flaw, index in flawed if flaw in ("blur and noise", "wrong stain", "torn")]
-    figure = Figure(figsize=(1.0 * COLUMNS, 2.2 * len(rows)), layout="constrained")
+    figure = new_figure(1.0 * COLUMNS, 2.2 * len(rows))
     for axes, (title, images) in zip(figure.subplots(len(rows), 1), rows):
         tiles = np.pad(images.decode(), ((0, 0), (0, 0), (2, 2), (0, 0)), constant_values=255)
         axes.imshow(np.concatenate(list(tiles), axis=1))

@@ -27,6 +27,8 @@ from agents.report import (
     write_report,
 )
 from agents.report.charts import principal_plane
+from agents.report.figure import COLOURS, panels
+from agents.report.html import STYLE, inline_svg
 from synthselect_env import FeatureBank, Selection, load_bank
 from synthselect_env.metrics import METRICS
 
@@ -110,6 +112,18 @@ def test_page_stands_alone(planted: FeatureBank, tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     assert "wrong label" in page.words and "arguments.seed" in page.words and "versions.torch" in page.words
     assert text.count("data:image/jpeg") == 2 * 4 * 12 + 2 * 2 * 10  # real, candidates, kept, discarded; most and least wanted
+
+
+def test_series_have_colours_of_their_own() -> None:
+    """Eight of them, which a report shows in the page's colours, on light and on dark."""
+    figure, (axes,) = panels(1, 3, 2)
+    for i in range(1, 9):
+        axes.plot([0, i], color=COLOURS[i])
+    drawn = set(re.findall(r"stroke: var\((--series-\d)\)", inline_svg(figure, "all", "eight lines")))
+    assert len(drawn) == 8
+    for colours in re.findall(r":root \{(.*?)\}", STYLE)[:2]:
+        values = dict(re.findall(r"(--series-\d): (#\w+);", colours))
+        assert drawn <= set(values) and len(set(values.values())) == len(values)
 
 
 def test_same_input_same_page(toy: FeatureBank, tmp_path: Path) -> None:

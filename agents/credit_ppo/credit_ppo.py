@@ -73,8 +73,9 @@ class CreditPPO(PPO):
     :param batch_size: actions an update
     :param n_epochs: passes over a rollout
     :param gamma: discount. With 1, and rewards that are each step's gain, a decision is worth what it does to the final selection; with 0,
-        what it did to that of its step. 1 measured best for the credit as advantage; without, take 0: the noise of later steps costs more
-        than it tells (benchmarks/learning.py)
+        what it did to that of its step. For the credit as advantage, 1 finds a better predicted reward and 0 a better order of the
+        candidates, and retrained they are level; without, take 0: the noise of later steps costs more than it tells
+        (benchmarks/learning.py)
     :param clip_range: of the ratio
     :param credit: one of :data:`CREDITS`
     :param ratio: one of :data:`RATIOS`

@@ -18,7 +18,7 @@ from PIL import Image
 
 from agents.compare import Comparison
 from agents.report import charts, pictures
-from agents.report.figure import COLOURS, save_figure
+from agents.report.figure import COLOURS, ON_DARK, save_figure
 from agents.report.tables import (
     comparison_cells,
     comparison_latex,
@@ -50,13 +50,13 @@ PHONE = 400
 PACKAGES = ("synthselect", "torch", "numpy", "gymnasium", "stable-baselines3", "matplotlib")
 """Whose versions a report states when the configuration doesn't."""
 
-STYLE = """
+SERIES = [" ".join(f"--series-{i}: {colour};" for i, colour in enumerate(colours)) for colours in (COLOURS, ON_DARK)]
+STYLE = f":root {{ {SERIES[0]} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {SERIES[1]} }} }}"
+STYLE += """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --page: #f6f7f9; --card: #ffffff; --line: #d9dde3; --mark: #eef3fb;
-  --add: #1f7a4d; --leave: #b3364a; --undecided: #9a6b00;
-  --series-0: #8a8a8a; --series-1: #3b6fb6; --series-2: #d1495b; --series-3: #2e8b57; --series-4: #b8860b; --series-5: #7b5ea7; }
+  --add: #1f7a4d; --leave: #b3364a; --undecided: #9a6b00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #a2abb8; --page: #111418; --card: #191d23; --line: #333a44;
-  --mark: #222c3b; --add: #55c28a; --leave: #f0788a; --undecided: #e0b04c;
-  --series-0: #8f96a0; --series-1: #6ea3ee; --series-2: #f0788a; --series-3: #55c28a; --series-4: #e0b04c; --series-5: #b294e6; } }
+  --mark: #222c3b; --add: #55c28a; --leave: #f0788a; --undecided: #e0b04c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main, header, footer { max-width: 1040px; margin: 0 auto; padding: 0 16px; }
