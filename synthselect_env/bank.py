@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from synthselect_env.data import LabelledImages
+from synthselect_env.data.images import picture_keys
 from synthselect_env.files import atomic_write
 from synthselect_env.hdf5 import read_retrainings, read_split, write_retrainings, write_split
 from synthselect_env.metrics import METRICS
@@ -120,11 +121,12 @@ class FeatureBank:
 
     @cached_property
     def digest(self) -> str:
-        """A name for all that a selection can depend on: features, pictures, labels, known flaws and retrainings, not the test split."""
+        """A name for all that a selection can depend on: features, pictures, labels, names, patients, known flaws and retrainings, not the test split."""
         content = hashlib.sha256(self.pictures_digest.encode())
         for split in (self.train, self.valid, self.candidates):
             content.update(split.features_digest.encode())
             content.update(b"".join(b"" if values is None else values.tobytes() for values in (split.flaw, split.appearance)))
+            content.update(repr((split.ids, split.groups)).encode())
         if self.retrainings is not None:
             content.update(np.packbits(self.retrainings.selections, axis=1).tobytes())
             for metric in METRICS:
@@ -205,7 +207,8 @@ class FeatureBank:
     def warnings(self) -> list[str]:
         """What makes figures on this bank doubtful: classes that are nearly empty, pictures or patients in two splits at once.
 
-        Pictures are the same when their features are, to half precision of a standard deviation of the real training features.
+        Pictures are the same when their pixels are stored alike, or when their features are the same to half precision of a standard
+        deviation of the real training features.
         """
         found = []
         for name, split in self.splits.items():
@@ -213,6 +216,7 @@ class FeatureBank:
                 if count < FEW and name != "candidates":
                     found.append(f"{name} has {count} pictures of class {label}; figures of that class mean little below {FEW}")
         mean, std = self.train.features.mean(0, np.float64), np.maximum(self.train.features.std(0, np.float64), 1e-12)
+        pictures = {name: set() if split.images is None else set(picture_keys(split.images)) for name, split in self.splits.items()}
         rows: dict[str, set[bytes]] = {}
         for name, split in self.splits.items():
             rows[name] = set()
@@ -223,7 +227,7 @@ class FeatureBank:
         for name, other in (("train", "valid"), ("train", "test"), ("valid", "test"), ("candidates", "valid"), ("candidates", "test")):
             if other not in rows:
                 continue
-            if shared := len(rows[name] & rows[other]):
+            if shared := max(len(rows[name] & rows[other]), len(pictures[name] & pictures[other])):
                 found.append(f"{name} and {other} share {shared} pictures; scores on {other} are too good")
             groups = set(getattr(self, name).groups or ()) & set(getattr(self, other).groups or ())
             if groups:

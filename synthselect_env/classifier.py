@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from synthselect_env.compute import autocast, pick_device, seeded, weights_digest
+from synthselect_env.compute import autocast, load_state, pick_device, seeded, weights_digest
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import classification_metrics
@@ -158,10 +158,11 @@ class Classifier:
 
         :raises ValueError: when the file holds something else
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"config", "n_classes", "history", "network"} <= set(state):
-            raise ValueError(f"{path} was not written by Classifier.save; weights alone do not say what they belong to")
-        config = TrainingConfig(**state["config"])
+        state = load_state(path, "Classifier.save", "config", "n_classes", "history", "network")
+        try:
+            config = TrainingConfig(**state["config"])
+        except TypeError as error:
+            raise ValueError(f"{path} is of a release whose TrainingConfig was another ({error}); train again") from error
         network = build_network(config, state["n_classes"], seed=0)
         network.load_state_dict(state["network"])
         return cls(network.to(pick_device(device)).to(memory_format=torch.channels_last), config, state["n_classes"], state["history"])
@@ -200,7 +201,7 @@ def as_pixels(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.
         raise ValueError(f"pictures are uint8 (n, h, w, 3), got {images.dtype} {tuple(images.shape)}; values in 0..1 are to be times 255")
     if isinstance(images, torch.Tensor):
         return images
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)  # torch has no negative strides
 
 
 def train_classifier(

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+
+if hasattr(os, "register_at_fork"):
+    # a forked process (Gymnasium's AsyncVectorEnv) has no thread of the pool that torch takes it to have, and would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -54,6 +61,23 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         yield
 
 
+def load_state(path: str | Path, writer: str, *fields: str) -> dict[str, Any]:
+    """What ``torch.save`` wrote, on the CPU.
+
+    :param path: the file
+    :param writer: who should have written it, for the message
+    :param fields: what it must have
+    :raises ValueError: when it is something else, or damaged
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, KeyError, IndexError, EOFError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} was not written by {writer}, or is damaged; make it again") from error
+    if not isinstance(state, dict) or not set(fields) <= set(state):
+        raise ValueError(f"{path} was not written by this release's {writer}: it lacks {', '.join(fields)} or one of them; make it again")
+    return state
+
+
 def weights_digest(network: nn.Module) -> str:
     """A name for a network's weights, to key caches by."""
     content = hashlib.sha256()
@@ -62,9 +86,17 @@ def weights_digest(network: nn.Module) -> str:
     return content.hexdigest()
 
 
-def available_cores() -> int:
-    """Cores that this process may use: on a shared machine, those that a scheduler has given it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: on a shared machine, those that a scheduler or a container's limit has given it.
+
+    :param quota: where Linux says how many microseconds of how many a container may compute
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+        return max(1, min(cores, int(allowed) // int(period)))
+    except (OSError, ValueError):  # elsewhere, or "max"
+        return cores
 
 
 def default_workers() -> int:

@@ -256,12 +256,17 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"unknown render_mode {render_mode!r}; None or one of {', '.join(self.metadata['render_modes'])}")
         self.bank = resolve_bank(default_bank if bank is None else bank).sealed
-        self.evaluator = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
+        scorer = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
         self.render_mode = render_mode
-        self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), 1, n_batches, context)
+        self._episodes = SelectionEpisodes(self.bank, scorer, resolve_reward(reward), 1, n_batches, context)
         self.observation_space = self._episodes.observation_space
         self.action_space = self._episodes.action_space
         self._seeded = False
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """What scores the selection; another one makes another environment."""
+        return self._episodes.evaluator
 
     @property
     def selection(self) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from synthselect_env.bank import SPLITS, FeatureBank
 from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
@@ -27,7 +28,7 @@ def train_extractor(
     valid: LabelledImages,
     seed: int,
     config: TrainingConfig = EXTRACTOR,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     on_epoch: OnEpoch | None = None,
 ) -> Classifier:
     """Train a feature extractor; validation chooses its epoch.
@@ -85,7 +86,7 @@ def extract_bank(
         if name in pictures
     }
     if folds is not None:
-        features["train"] = _cross_fitted(pictures, pixels, features["candidates"], config, folds, seed, on_epoch)
+        features["train"] = _cross_fitted(pictures, pixels, features["candidates"], extractor, folds, seed, on_epoch)
     if extractor.history:
         best = int(np.argmax(extractor.history["log_likelihood"]))
         when = f", epoch {best + 1} of {config.epochs} by validation"
@@ -135,14 +136,15 @@ def _cross_fitted(
     pictures: Mapping[str, LabelledImages],
     candidates: np.ndarray,
     target: np.ndarray,
-    config: TrainingConfig,
+    extractor: Classifier,
     fold_of: np.ndarray,
     seed: int,
     on_epoch: OnEpoch | None,
 ) -> np.ndarray:
-    train, features = pictures["train"], np.zeros((len(pictures["train"]), target.shape[1]), np.float32)
+    train, config, device = pictures["train"], extractor.config, extractor.device
+    features = np.zeros((len(train), target.shape[1]), np.float32)
     for fold in range(fold_of.max() + 1):
-        network = train_extractor(train.subset(fold_of != fold), pictures["valid"], seed + 1 + fold, config, on_epoch=on_epoch)
+        network = train_extractor(train.subset(fold_of != fold), pictures["valid"], seed + 1 + fold, config, device, on_epoch)
         here = network.features(candidates).astype(np.float64)
         centre, middle = here.mean(0), target.mean(0)
         gram = (here - centre).T @ (here - centre)

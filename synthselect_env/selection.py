@@ -69,7 +69,7 @@ class Selection:
         :raises ValueError: when a column is missing or a value is not of its kind
         """
         path = Path(path)
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # with a mark in front, if a spreadsheet saved it
             rows = list(csv.DictReader(file))
         if not rows or set(COLUMNS) - set(rows[0]):
             raise ValueError(f"{path}: expected columns {', '.join(COLUMNS)} and a row a candidate")

@@ -111,6 +111,13 @@ class Split:
             raise ValueError(f"{where}/ids has {twice!r} more than once; ids name pictures, make them unique")
         if isinstance(self.images, np.ndarray) and (self.images.dtype != np.uint8 or self.images.shape[3:] != (3,)):
             raise ValueError(f"{where}/images is {self.images.dtype} {self.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
+        for name in ("ids", "groups"):
+            entries = getattr(self, name)
+            unnamed = [i for i, entry in enumerate([] if entries is None else entries) if entry is None or entry != entry or entry == ""]
+            if unnamed:  # a missing patient would be a patient of that name, whose pictures belong together
+                raise ValueError(
+                    f"{where}/{name} has {len(unnamed)} entries without a name (first: {unnamed[0]}); name each, or give {name}=None"
+                )
         ids, groups = (None if names is None else tuple(map(str, names)) for names in (self.ids, self.groups))
         flaw = None if self.flaw is None else np.asarray(self.flaw, np.int8)
         looks = None if self.appearance is None else np.asarray(self.appearance, np.float32)

@@ -49,13 +49,18 @@ class SelectionVecEnv(VecEnv):
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         self.bank = resolve_bank(bank).sealed
-        self.evaluator = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
-        self._episodes = SelectionEpisodes(self.bank, self.evaluator, resolve_reward(reward), n_envs, n_batches, context)
+        scorer = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
+        self._episodes = SelectionEpisodes(self.bank, scorer, resolve_reward(reward), n_envs, n_batches, context)
         self.render_mode = None
         self._actions = np.zeros((n_envs, self._episodes.batch_size), np.int8)
         self._seeded = False
         self._start = time.perf_counter()
         super().__init__(n_envs, self._episodes.observation_space, self._episodes.action_space)
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """What scores the selections; another one makes another environment."""
+        return self._episodes.evaluator
 
     @property
     def selections(self) -> np.ndarray:

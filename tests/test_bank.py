@@ -12,6 +12,7 @@ from scipy.spatial.distance import mahalanobis
 from synthselect_env import FeatureBank, Selection, Split, load_bank
 from synthselect_env.bank import SPLITS
 from synthselect_env.data import EncodedImages
+from synthselect_env.data.images import pictures_digest
 
 
 def pool(per_class: tuple[int, ...], d: int = 5) -> FeatureBank:
@@ -282,6 +283,39 @@ def test_warnings(toy: FeatureBank) -> None:
     shared = replace(toy, **{name: replace(getattr(toy, name), groups=groups) for name, groups in patients.items()})
     assert shared.warnings() == ["train and test share 1 patients or slides, e.g. both-0; split by group"]
     assert "warning: train and test share" in shared.describe()
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_pictures_in_two_splits_are_seen_whatever_their_features(toy: FeatureBank, encoded: bool) -> None:
+    """Cross-fitted features of the train split are another network's than those of the others."""
+    images = {name: EncodedImages.encode(split.images) if encoded else split.images for name, split in toy.splits.items()}
+    banked = replace(toy, **{name: replace(split, images=images[name]) for name, split in toy.splits.items()})
+    assert not banked.warnings()
+    mixed = (
+        (*images["train"].blobs[:3], *images["valid"].blobs[3:]) if encoded else np.concatenate([images["train"][:3], images["valid"][3:]])
+    )
+    leaking = replace(banked, valid=replace(banked.valid, images=EncodedImages(mixed) if encoded else mixed))
+    assert leaking.warnings() == ["train and valid share 3 pictures; scores on valid are too good"]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), ""])
+def test_every_patient_has_a_name(toy: FeatureBank, missing: object) -> None:
+    """Those without would be one patient."""
+    groups = [missing if i == 3 else f"p{i}" for i in range(len(toy.valid))]
+    with pytest.raises(ValueError, match=r"valid/groups has 1 entries without a name \(first: 3\); name each, or give groups=None"):
+        replace(toy, valid=replace(toy.valid, groups=groups))
+
+
+def test_a_selection_that_a_spreadsheet_saved(toy: FeatureBank, tmp_path: Path) -> None:
+    selection = Selection.of(toy, toy.candidates.flaw == 0, np.arange(64.0), "mine")
+    selection.save(tmp_path / "s.csv")
+    (tmp_path / "s.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "s.csv").read_bytes())
+    assert (Selection.load(tmp_path / "s.csv").mask == selection.mask).all()
+
+
+def test_the_shape_of_pictures_is_part_of_their_name(toy: FeatureBank) -> None:
+    images = np.arange(2 * 4 * 8 * 3, dtype=np.uint8).reshape(2, 4, 8, 3)
+    assert pictures_digest(images, np.zeros(2, int)) != pictures_digest(images.reshape(2, 8, 4, 3), np.zeros(2, int))
 
 
 def test_a_sealed_bank_is_a_bank(toy: FeatureBank, tmp_path: Path) -> None:

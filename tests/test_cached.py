@@ -27,6 +27,7 @@ from synthselect_env.evaluators import (
     RayEvaluator,
     RetrainEvaluator,
 )
+from synthselect_env.evaluators import cached as cached_module
 from synthselect_env.metrics import METRICS
 
 CONFIG = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=1, batch_size=16)
@@ -72,6 +73,17 @@ def test_answers_are_the_evaluators_and_asked_for_once(toy: FeatureBank, tmp_pat
     assert cached.hits == 2
     cached.evaluate(m[:1], 4)
     assert cached.misses == 5, "another seed is another question"
+
+
+def test_looks_for_each_answer_once(toy: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    look = cached_module._all
+    monkeypatch.setattr(cached_module, "_all", lambda row, read: looked.append(row) or look(row, read))
+    slow, m = SlowEvaluator(toy), masks(toy, 9)
+    CachedEvaluator(slow, tmp_path).evaluate(m[3:5], 0)
+    figures = CachedEvaluator(slow, tmp_path, batch_size=4).evaluate(m, 0)
+    assert slow.asked == [1, 1, 4, 3] and len(looked) == 2 + 9
+    assert (figures.accuracy == slow.evaluate(m, 0).accuracy).all()
 
 
 def test_a_copy_of_the_validation_split_is_the_validation_split(toy: FeatureBank, tmp_path: Path) -> None:

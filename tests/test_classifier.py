@@ -103,8 +103,24 @@ def test_errors(toy: FeatureBank) -> None:
 
 def test_a_file_of_weights_alone_is_no_classifier(toy: FeatureBank, tmp_path: Path) -> None:
     torch.save(train(toy).network.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match="was not written by Classifier.save"):
+    with pytest.raises(ValueError, match="was not written by this release's Classifier.save: it lacks config"):
         Classifier.load(tmp_path / "weights.pt")
+    (tmp_path / "text.pt").write_text("no network")
+    with pytest.raises(ValueError, match="text.pt was not written by Classifier.save, or is damaged"):
+        Classifier.load(tmp_path / "text.pt")
+    train(toy).save(tmp_path / "classifier.pt")
+    state = torch.load(tmp_path / "classifier.pt", weights_only=True)
+    state["config"]["momentum"] = 0.9
+    torch.save(state, tmp_path / "classifier.pt")
+    with pytest.raises(ValueError, match="is of a release whose TrainingConfig was another"):
+        Classifier.load(tmp_path / "classifier.pt")
+
+
+def test_pictures_in_any_memory_layout(toy: FeatureBank) -> None:
+    """OpenCV's colours turned round are a view with a negative stride."""
+    turned = toy.train.images[..., ::-1]
+    ours, theirs = (train(replace(toy, train=replace(toy.train, images=images))) for images in (turned, turned.copy()))
+    assert ours.history == theirs.history
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
+import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -13,7 +16,7 @@ from PIL import Image
 
 from synthselect_env.data import EncodedImages, LabelledImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
 from synthselect_env.data.augment import AUGMENTATIONS
-from synthselect_env.data.images import picture_size
+from synthselect_env.data.images import UndecodableError, picture_size
 
 
 def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -> None:
@@ -58,7 +61,7 @@ def test_resizes_and_selects(picture_folder: Path) -> None:
     ("arguments", "message"),
     [
         ({"split": "test"}, "no pictures"),
-        ({"split": "train", "classes": ("normal", "benign")}, "do not match"),
+        ({"split": "train", "classes": ("normal", "benign")}, r"class folders \['tumor'\] are none of the classes \['normal', 'benign'\]"),
         ({"split": "train", "group": "(patient"}, "is not a regular expression"),
         ({"split": "train", "group": "train-normal|$^"}, "finds no patient or slide in the name 'train-tumor-0.png'"),
     ],
@@ -87,6 +90,44 @@ def test_sixteen_bit_pictures_keep_their_range(suffix: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(ramp).save(buffer, suffix)
     assert (EncodedImages([buffer.getvalue()]).decode()[0, :, :, 0] == ramp >> 8).all()
+
+
+def test_dark_sixteen_bit_pictures_are_doubted() -> None:
+    """12 bits in 16 would be read as black."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)).save(buffer, "png")
+    with pytest.warns(UserWarning, match="no value above 4095, .* rescale such pictures"):
+        EncodedImages([buffer.getvalue()]).decode()
+
+
+def test_a_broken_picture_is_told_by_another_process() -> None:
+    with pytest.raises(UndecodableError) as told:
+        EncodedImages([b"nonsense"]).decode()
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+
+
+def test_candidates_of_some_classes(picture_folder: Path) -> None:
+    """Who has few pictures of one class makes more of that one."""
+    shutil.rmtree(picture_folder / "train" / "normal")
+    data = read_class_folders(picture_folder, "train", ("normal", "tumor"))
+    assert data.classes == ("normal", "tumor") and set(data.labels) == {1}
+
+
+def test_names_in_any_spelling(tmp_path: Path) -> None:
+    """Umlauts composed or not, folders in a zip set apart by backslashes: as the system has it that wrote them."""
+    composed, apart = "L\u00e4sion", "La\u0308sion"
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    for name in (composed, apart):
+        folder = tmp_path / f"{len(name)}" / "train" / name
+        folder.mkdir(parents=True)
+        (folder / "1.png").write_bytes(buffer.getvalue())
+        data = read_class_folders(tmp_path / f"{len(name)}", "train", (composed, "normal"))
+        assert data.ids == (f"{composed}/1.png",) and data.pixels().shape == (1, 4, 4, 3)
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(f"data\\train\\{name}\\1.png", buffer.getvalue())
+    assert read_class_folders(tmp_path / "w.zip", "train").ids == ("a/1.png", "b/1.png")
 
 
 def test_same_name_in_two_classes(tmp_path: Path) -> None:

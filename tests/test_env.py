@@ -329,6 +329,13 @@ def test_vec_env_is_many_environments(toy: FeatureBank, reward: str) -> None:
                 assert (a["terminal_observation"] == b["terminal_observation"]).all()
 
 
+def test_another_evaluator_makes_another_environment(toy: FeatureBank) -> None:
+    """Setting it would be without effect."""
+    env = SelectionVecEnv(toy, n_envs=2)
+    with pytest.raises(AttributeError):
+        env.set_attr("evaluator", LinearProbeEvaluator(toy))
+
+
 def test_vec_env_reports_returns(toy: FeatureBank) -> None:
     env = SelectionVecEnv(toy, n_envs=2, reward={"metric": "accuracy", "baseline": "previous"})
     env.seed(0)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import QUICK, TrainingConfig
-from synthselect_env.compute import default_workers
+from synthselect_env.compute import available_cores, default_workers
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.heads import HEADS, Design
@@ -302,6 +305,12 @@ def test_names_and_errors(toy: FeatureBank, small: FeatureBank) -> None:
     for other in (small, toy_bank(seed=9)):
         with pytest.raises(ValueError, match="made for another bank"):
             make_evaluator(LinearProbeEvaluator(toy), other)
+    retrain = RetrainEvaluator(toy, config=TINY, device="cpu")
+    seen_otherwise = replace(toy, **{name: replace(split, features=2 * split.features) for name, split in toy.splits.items()})
+    assert make_evaluator(retrain, seen_otherwise) is retrain  # another extractor changes no retraining
+    other_pictures = replace(toy, candidates=replace(toy.candidates, images=255 - toy.candidates.images))
+    with pytest.raises(ValueError, match="with other candidates; make one"):
+        make_evaluator(retrain, other_pictures)
     copy = LinearProbeEvaluator(toy_bank())
     assert make_evaluator(copy, toy) is copy  # the same bank, read twice
     with pytest.raises(ValueError, match="ridge: arguments go with an evaluator's name"):
@@ -377,6 +386,25 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert default_workers() == 3
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 3), ("max 100000", 3)])
+def test_cores_are_those_that_a_container_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cores: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert available_cores(tmp_path / "cpu.max") == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
+    """As Gymnasium's AsyncVectorEnv makes them."""
+    code = (
+        "import os, torch, synthselect_env; torch.set_num_threads(2); torch.linalg.svd(torch.rand(300, 300)); child = os.fork()\n"
+        "if not child: torch.linalg.svd(torch.rand(300, 300)); os._exit(torch.get_num_threads())\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["1", "2"], done.stderr
 
 
 def test_a_callback_is_not_sent_along(toy: FeatureBank) -> None:

@@ -128,8 +128,11 @@ def test_a_checkpoint_of_an_earlier_release_is_refused(patches: tuple, tmp_path:
     state = torch.load(tmp_path / "new.pt", weights_only=True)
     del state["pretrained"]
     torch.save(state, tmp_path / "old.pt")
-    with pytest.raises(ValueError, match="old.pt is not a HistoGAN checkpoint of this release"):
+    with pytest.raises(ValueError, match="old.pt was not written by this release's HistoGAN.save: it lacks"):
         HistoGAN.load(tmp_path / "old.pt")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="text.pt was not written by HistoGAN.save, or is damaged"):
+        HistoGAN.load(tmp_path / "text.pt")
 
 
 def test_the_feature_network_learns_first_and_stays(patches: tuple, tmp_path: Path) -> None:
@@ -144,6 +147,18 @@ def test_the_feature_network_learns_first_and_stays(patches: tuple, tmp_path: Pa
     assert all(torch.equal(value, before[name]) for name, value in trained.discriminator.features.state_dict().items())
     assert not trained.discriminator.features.training
     assert list(HistoGAN.load(tmp_path / "pretrained.pt", device="cpu").fit(*patches)) == losses == list(gan(config).fit(*patches))
+
+
+def test_an_interrupted_pretraining_starts_again(patches: tuple) -> None:
+    config = replace(CONFIG, pretraining_steps=3)
+    once, twice = gan(config), gan(config)
+    rows = list(once.pretrain(*patches))
+    interrupted = twice.pretrain(*patches)
+    next(interrupted)
+    interrupted.close()
+    assert list(twice.pretrain(*patches)) == rows
+    states = (network.discriminator.features.state_dict() for network in (once, twice))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*(state.values() for state in states)))
 
 
 def test_heads_see_standardised_features() -> None:

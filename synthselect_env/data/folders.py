@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -25,19 +26,20 @@ def read_class_folders(
 
     :param path: directory or zip
     :param split: name of the folder that holds the class folders; None where the class folders are at the top
-    :param classes: class names in label order; by default the folders' names, sorted
+    :param classes: class names in label order, some of which may have no folder; by default the folders' names, sorted
     :param group: a regular expression that finds the patient or slide in the picture's name, e.g. ``"^[^_]+"`` for all before the
         first underscore; where it has groups of its own, the first that matched is what counts
     :return: the pictures, still encoded; ids are ``class/picture.png``
     :raises FileNotFoundError: when the path does not exist
-    :raises ValueError: when no picture is found, class folders lie in several places, a class is unknown or empty, or ``group``
-        is no regular expression or finds nothing in a name
+    :raises ValueError: when no picture is found, class folders lie in several places, a class is unknown, or ``group`` is no regular
+        expression or finds nothing in a name
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a directory of class folders or a zip of one")
     where = f"{path}" + (f", split {split!r}" if split else "")
-    names = [n for n in _names(path) if _is_picture(n) and (split is None or split in PurePosixPath(n).parts[:-2])]
+    files = _files(path)
+    names = sorted(n for n in files if _is_picture(n) and (split is None or split in PurePosixPath(n).parts[:-2]))
     for name in names:
         try:
             name.encode()
@@ -54,16 +56,16 @@ def read_class_folders(
         )
     parents = [PurePosixPath(name).parts[-2] for name in names]
     classes = classes or tuple(sorted(set(parents)))
-    unknown, empty = sorted(set(parents) - set(classes)), sorted(set(classes) - set(parents))
-    if unknown or empty:
+    places = {unicodedata.normalize("NFC", name): i for i, name in enumerate(classes)}
+    if unknown := sorted(set(parents) - set(places)):
         raise ValueError(
-            f"{where}: class folders {sorted(set(parents))} do not match the classes {list(classes)}; rename or add folders"
+            f"{where}: class folders {unknown} are none of the classes {list(classes)}; rename them"
             + ("; is the split named?" if split is None else "")
         )
     ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
-    labels = np.array([classes.index(parent) for parent in parents], np.int64)
+    labels = np.array([places[parent] for parent in parents], np.int64)
     groups = None if group is None else tuple(_group_in(PurePosixPath(name).name, group, where) for name in names)
-    return LabelledImages(EncodedImages(_read(path, names)), labels, ids, classes, groups)
+    return LabelledImages(EncodedImages(_read(path, [files[name] for name in names])), labels, ids, classes, groups)
 
 
 def _group_in(name: str, pattern: str, where: str) -> str:
@@ -84,14 +86,22 @@ def _is_picture(name: str) -> bool:
     return len(parts) >= 2 and not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _names(path: Path) -> list[str]:
-    """Paths of all files below a directory, or in a zip, sorted."""
+def _files(path: Path) -> dict[str, str]:
+    """All files below a directory, or in a zip: each name in one spelling, and as it is written there.
+
+    An umlaut may be one character or two, and a zip's folders be set apart by backslashes, as the system has it that wrote them.
+    """
     if path.is_dir():
         walk = os.walk(path, followlinks=True)  # data sets are often put together from links
-        return sorted((Path(folder) / name).relative_to(path).as_posix() for folder, _, files in walk for name in files)
+        written = [(Path(folder) / name).relative_to(path).as_posix() for folder, _, names in walk for name in names]
+        files = {unicodedata.normalize("NFC", name): name for name in written}
+        if len(files) < len(written):
+            twice = next(name for name in written if name not in files.values())
+            raise ValueError(f"{path}: there are two files {twice!r}, whose names differ in how their letters are composed; rename one")
+        return files
     try:
         with zipfile.ZipFile(path) as archive:
-            return sorted(archive.namelist())
+            return {unicodedata.normalize("NFC", name.replace("\\", "/")): name for name in archive.namelist()}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is neither a directory nor a readable zip ({error})") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class LazyImages(ABC):
     @abstractmethod
     def update(self, digest: Any) -> None:
         """Feed what the pixels depend on to a ``hashlib`` object."""
+
+    @abstractmethod
+    def keys(self) -> list[bytes]:
+        """For each picture what its pixels depend on, or a digest of it."""
 
 
 def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
@@ -100,6 +105,10 @@ class EncodedImages(LazyImages):
         for blob in self.blobs:
             digest.update(len(blob).to_bytes(8, "little") + blob)
 
+    def keys(self) -> list[bytes]:
+        """Digests of the encoded bytes."""
+        return [hashlib.sha256(blob).digest() for blob in self.blobs]
+
     @classmethod
     def encode(cls, images: Iterable[np.ndarray], quality: int = 90) -> EncodedImages:
         """Encode pictures as WebP.
@@ -120,6 +129,9 @@ Renderer = Callable[..., np.ndarray]
 
 RENDERERS: dict[str, Renderer] = {}
 """What can render pictures, by the name that banks store."""
+
+DIM = 4096
+"""A picture of 16 bits that has no value as large is doubted."""
 
 RENDERED_AT_ONCE = 256
 """Pictures that are rendered before they are resized, which bounds memory."""
@@ -164,12 +176,27 @@ class RenderedImages(LazyImages):
 
     def update(self, digest: Any) -> None:
         """Feed the recipe."""
-        digest.update(json.dumps([self.renderer, self.arguments], sort_keys=True).encode() + self.positions.tobytes())
+        digest.update(self._recipe + self.positions.tobytes())
+
+    def keys(self) -> list[bytes]:
+        """The recipes."""
+        return [self._recipe + position.tobytes() for position in self.positions]
+
+    @property
+    def _recipe(self) -> bytes:
+        return json.dumps([self.renderer, self.arguments], sort_keys=True).encode()
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
-        return Image.fromarray((np.asarray(picture, np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(picture, np.uint16)
+        if values.max(initial=0) < DIM:
+            warnings.warn(
+                f"a picture of 16 bits a pixel has no value above {DIM - 1}, as where a camera gave 12 bits, and is read as nearly black; "
+                "rescale such pictures to 8 bits, or to all 16",
+                stacklevel=2,
+            )
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
         raise OSError(f"mode {picture.mode} has no fixed range; save it with 8 or 16 bits a channel")
     if picture.has_transparency_data:  # what lies beneath is usually black; glass is white
@@ -195,7 +222,10 @@ class UndecodableError(ValueError):
 
     def __init__(self, position: int, n: int, why: Exception) -> None:
         super().__init__(f"picture {position} of {n} cannot be decoded ({why}); replace or remove it")
-        self.position, self.why = position, why
+        self.position, self.n, self.why = position, n, why
+
+    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, int, Exception]]:
+        return type(self), (self.position, self.n, self.why)  # it may have to come from another process
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,8 +286,18 @@ def pictures_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) 
     if isinstance(images, LazyImages):
         images.update(content)
     elif images is not None:
-        content.update(np.ascontiguousarray(images).data)
+        content.update(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes())
     return content.hexdigest()
+
+
+def picture_keys(images: LazyImages | np.ndarray) -> list[bytes]:
+    """For each picture something that only the same picture has.
+
+    :param images: lazy pictures, or uint8 (n, h, w, 3)
+    """
+    if isinstance(images, LazyImages):
+        return images.keys()
+    return [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images]
 
 
 def picture_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:

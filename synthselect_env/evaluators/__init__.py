@@ -33,10 +33,16 @@ def make_evaluator(evaluator: str | Evaluator | None, bank: FeatureBank, **kwarg
     if isinstance(evaluator, Evaluator):
         if kwargs:
             raise ValueError(f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made")
-        pairs = [(getattr(evaluator.bank, name), getattr(bank, name)) for name in ("train", "valid", "candidates")]
-        if not all(ours is theirs or ours.features_digest == theirs.features_digest for ours, theirs in pairs):
+        pairs = {name: (getattr(evaluator.bank, name), getattr(bank, name)) for name in ("train", "valid", "candidates")}
+        differing = [
+            name
+            for name, (ours, theirs) in pairs.items()
+            if ours is not theirs and evaluator.digest_of(ours) != evaluator.digest_of(theirs)
+        ]
+        if differing:
             raise ValueError(
-                f"the evaluator was made for another bank ({evaluator.bank.source}) than {bank.source}; make one for this bank"
+                f"the evaluator was made for another bank ({evaluator.bank.source}) than {bank.source}, with other {', '.join(differing)}; "
+                "make one for this bank"
             )
         return evaluator
     if evaluator not in EVALUATORS:

@@ -137,7 +137,7 @@ class Evaluator(ABC):
             "bank": [self.digest_of(getattr(self.bank, name)) for name in ("train", "valid", "candidates")],
             "classes": len(self.bank.classes),
             "settings": self.settings(),
-            "versions": [version("synthselect"), torch.__version__],
+            "versions": [torch.__version__, *map(version, ("synthselect", "torchvision", "pillow"))],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

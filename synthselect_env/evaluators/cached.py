@@ -83,19 +83,23 @@ class CachedEvaluator(EvaluatorWrapper):
         files = [tuple(self._file(mask, seed, split).with_suffix(suffix) for split in splits) for mask in selections]
         position = {row: i for i, row in enumerate(files)}  # what is asked for twice is scored once
         answers: dict[tuple[Path, ...], list[Answer]] = {}
+        unknown: list[tuple[Path, ...]] = []
         scored = 0
-        while True:
-            # each time anew: another process may have scored some meanwhile
-            answers |= {row: known for row in position.keys() - answers.keys() if (known := _all(row, read))}
-            unknown = [row for row in position if row not in answers][: self.batch_size]
-            if not unknown:
-                break
-            for row, fresh in zip(unknown, ask(selections[[position[row] for row in unknown]])):
-                answers[row] = fresh
-                for file, answer in zip(row, fresh):
+        for looked_at, row in enumerate(position, 1):
+            known = _all(row, read)  # not before its turn: another process may have scored it meanwhile
+            if known is None:
+                unknown.append(row)
+            else:
+                answers[row] = known
+            if len(unknown) < self.batch_size and not (unknown and looked_at == len(position)):
+                continue
+            for waiting, fresh in zip(unknown, ask(selections[[position[row] for row in unknown]])):
+                answers[waiting] = fresh
+                for file, answer in zip(waiting, fresh):
                     with atomic_write(file) as path:
                         write(path, answer)
             scored += len(unknown)
+            unknown = []
         self.misses += scored
         self.hits += len(selections) - scored
         return [answers[row] for row in files]

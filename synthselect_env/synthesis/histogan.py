@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from synthselect_env.compute import autocast, pick_device, seeded
+from synthselect_env.compute import autocast, load_state, pick_device, seeded
 from synthselect_env.data.augment import dihedral
 from synthselect_env.data.images import pictures_digest
 from synthselect_env.files import atomic_write
@@ -140,7 +140,9 @@ class HistoGAN:
         """
         data, targets = self._checked(images, labels)
         self._same("training", images, labels)
-        yield from pretrain(self.discriminator.features, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed)
+        network = copy.deepcopy(self.discriminator.features)  # one that is interrupted leaves no trace
+        yield from pretrain(network, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed)
+        self.discriminator.features.load_state_dict(network.state_dict())
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         some = data[torch.randperm(len(data), device=self.device, generator=rng)[: 4 * BATCH_SIZE]]
         self.discriminator.calibrate(some.float() / 127.5 - 1)
@@ -222,7 +224,9 @@ class HistoGAN:
         missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
         if missing:
             raise ValueError(f"no training picture of class {', '.join(missing)}")
-        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2), torch.from_numpy(np.array(labels, np.int64)).to(self.device)
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2), torch.from_numpy(
+            np.array(labels, np.int64)
+        ).to(self.device)
 
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         remaining = min(1.0, (1 - self.step / self.config.steps) / (1 - DECAY_FROM))
@@ -410,10 +414,14 @@ class HistoGAN:
         :param device: "auto", or a torch device
         :raises ValueError: when it is of an earlier release, whose networks were others
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if "pretrained" not in state or "canvas" not in state["config"]:
+        state = load_state(path, "HistoGAN.save", "config", "pretrained")
+        try:
+            config = HistoGANConfig(**state["config"])
+        except TypeError as error:
+            raise ValueError(f"{path} is of a release whose HistoGANConfig was another ({error}); train again") from error
+        if "canvas" not in state["config"]:
             raise ValueError(f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again")
-        gan = cls(tuple(state["size"]), tuple(state["classes"]), HistoGANConfig(**state["config"]), device)
+        gan = cls(tuple(state["size"]), tuple(state["classes"]), config, device)
         for name in ("generator", "average", "discriminator"):
             getattr(gan, name).load_state_dict(state[name])
         for name, optimizer in gan.optimizers.items():
