@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from synthselect_env.files import atomic_write
@@ -71,6 +71,7 @@ class MetricsCSV(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append a row; where it has figures that no row before had, those have empty cells."""
+        key_values = filter_excluded_keys(key_values, key_excluded, "csv")
         self._rows.append(dict(key_values))
         if new := set(key_values) - set(self._columns):
             self._columns = sorted(new | set(self._columns))

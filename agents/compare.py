@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -99,12 +100,13 @@ class Comparison:
         :param selector: whose gain
         :param over: over whom
         :param metric: which figure
-        :return: mean, lower and upper end
+        :return: mean, lower and upper end; above zero where the selector is better, also by the Brier score, which is a loss
         :raises ValueError: when one of the two was not compared
         """
         if (key := (selector, over, metric)) not in self._gains:
             ours, theirs = (np.stack([o.predictions for o in self.of(name)]) for name in (selector, over))
-            self._gains[key] = paired_bootstrap(ours, theirs, self.labels, metric, self.groups)
+            mean, *ends = better(metric, np.array(paired_bootstrap(ours, theirs, self.labels, metric, self.groups))).tolist()
+            self._gains[key] = (mean, min(ends), max(ends))
         return self._gains[key]
 
     @cached_property
@@ -166,7 +168,8 @@ def compare(
     :param directory: where to keep what is done, or None. A selector without :meth:`~agents.selectors.Selector.settings` selects again
     :param on_outcome: called with each row when it is there
     :param classifier_kwargs: passed to the classifier's constructor when it is given by name
-    :raises ValueError: when a selector or classifier is unknown, two selectors have the same name, or the bank has no test split
+    :raises ValueError: when a selector or classifier is unknown, two selectors have the same name, there is no round, or the bank has no test
+        split
     """
     unknown = [s for s in selectors if isinstance(s, str) and s not in SELECTORS]
     if unknown:
@@ -175,6 +178,8 @@ def compare(
     names = [s.name for s in chosen]
     if len(set(names)) < len(names):
         raise ValueError(f"selectors must have different names, got {', '.join(names)}")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
     if bank.test is None:
         raise ValueError(f"{bank.source}: there is no test split to compare on; give the bank one that no selection has seen")
     sealed = bank.sealed
@@ -224,15 +229,19 @@ def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | 
     file = None
     if directory is not None:
         try:
-            facts = [code_digest(type(selector)), selector.settings(), bank.digest, seed, version("synthselect")]
+            versions = {package: version(package) for package in ("synthselect", "torch", "stable-baselines3")}
+            facts = [code_digest(type(selector)), selector.settings(), bank.digest, seed, versions]
         except NotImplementedError:
             pass  # who does not say what the selection depends on selects again
         else:
             key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
             file = directory / "selections" / f"{re.sub(r'[^A-Za-z0-9]+', '-', selector.name)}-{seed}-{key}.npz"
-    if file is not None and file.exists():
-        with np.load(file) as kept:
-            return Selection.of(bank, kept["mask"], kept["scores"], selector.name), float(kept["seconds"])
+    if file is not None:
+        try:
+            with file.open("rb") as stream, np.load(stream) as kept:
+                return Selection.of(bank, kept["mask"], kept["scores"], selector.name), float(kept["seconds"])
+        except (FileNotFoundError, EOFError, ValueError, BadZipFile):
+            pass  # not made before, or lost in a power cut
     start = time.perf_counter()
     selection = selector.select(bank, seed)
     seconds = time.perf_counter() - start

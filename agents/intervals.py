@@ -10,6 +10,8 @@ from synthselect_env.metrics import classification_metrics
 
 RESAMPLES = 2000
 """Of a bootstrap; the ends of a 95 % interval then wander by a few per cent of its width."""
+TOGETHER = 100
+"""So many of them are drawn at once, as each has a count for each test picture."""
 
 
 def half_interval(values: np.ndarray) -> float:
@@ -32,8 +34,9 @@ def paired_bootstrap(
     """Mean difference of a metric between two lists of classifiers, with its 95 % percentile interval.
 
     Both sources of chance are drawn again, rounds and test pictures (the pigeonhole bootstrap, Owen 2007, arXiv:0711.0061, which errs on the
-    wide side), and each draw is the same for both sides. Pictures of one patient are drawn together. Of r rounds r - 1 are drawn, which
-    makes the variance of their mean unbiased (Rao and Wu 1988); with one round the interval is over pictures only.
+    wide side), and each draw is the same for both sides. Pictures of one patient are drawn together. Of r rounds r - 1 are drawn, and so of
+    patients, which makes the variance of their mean unbiased (Rao and Wu 1988). With one round the interval is over pictures only. With few
+    patients it is too narrow: where nothing differed but patients, 86, 90, 92 and 96 % of the intervals over 5, 8, 20 and 60 contained zero.
 
     :param ours: log-probabilities (r, m, c), a round each
     :param theirs: the same of the other side, paired by round
@@ -55,19 +58,21 @@ def paired_bootstrap(
     difference = float((figures[:rounds] - figures[rounds:]).mean())
     if n_units < 2:  # all draws would be the same, which looks like certainty
         return difference, np.nan, np.nan
-    often = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)[:, unit]  # (resamples, m)
+    own, parts = _per_picture(both, truth, metric), []
+    for start in range(0, resamples, TOGETHER):
+        size = min(TOGETHER, resamples - start)
+        often = rng.multinomial(n_units if groups is None else n_units - 1, np.full(n_units, 1 / n_units), size=size)[:, unit]  # (size, m)
+        if own is not None:  # a mean over pictures: these draws are one matrix product
+            parts.append(often @ (own[:rounds] - own[rounds:]).T / often.sum(1, keepdims=True))  # (size, r)
+            continue
+        for counts in often:
+            index = torch.from_numpy(np.repeat(np.arange(len(labels)), counts))
+            values = classification_metrics(both[:, index], truth[index])[metric].double().numpy()
+            parts.append((values[:rounds] - values[rounds:])[None])
+    drawn = np.concatenate(parts)  # (resamples, r)
     shares = (
         np.ones((resamples, 1)) if rounds == 1 else rng.multinomial(rounds - 1, np.full(rounds, 1 / rounds), size=resamples) / (rounds - 1)
     )
-    own = _per_picture(both, truth, metric)
-    if own is not None:  # a mean over pictures: all draws are one matrix product
-        drawn = often @ (own[:rounds] - own[rounds:]).T / often.sum(1, keepdims=True)  # (resamples, r)
-    else:
-        drawn = np.empty((resamples, rounds))
-        for i, counts in enumerate(often):
-            index = torch.from_numpy(np.repeat(np.arange(len(labels)), counts))
-            values = classification_metrics(both[:, index], truth[index])[metric].double().numpy()
-            drawn[i] = values[:rounds] - values[rounds:]
     low, high = np.nanpercentile((drawn * shares).sum(1), [2.5, 97.5])
     return difference, float(low), float(high)
 

@@ -126,7 +126,7 @@ class SelectionPolicy(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"net_arch": None, "initial_rate": self.initial_rate, **self.controller_kwargs}
+        own = {"net_arch": None, "initial_rate": self.initial_rate, "controller_kwargs": self.controller_kwargs}
         return {**super()._get_constructor_parameters(), **own}
 
     def _build_mlp_extractor(self) -> None:
@@ -166,7 +166,16 @@ class SelectionPolicy(ActorCriticPolicy):
         return self.action_net(self.mlp_extractor.forward_actor(self._rows(candidates.to(self.device)))).sigmoid()
 
 
-class TransformerPolicy(SelectionPolicy):
+class _NamedOptions(SelectionPolicy):
+    """A policy whose constructor takes its controller's options by name."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        options = parameters.pop("controller_kwargs")
+        return {**parameters, **options}
+
+
+class TransformerPolicy(_NamedOptions):
     """The paper's policy, for ``PPO(TransformerPolicy, env)``.
 
     :param observation_space: ``Box(n, d)``
@@ -184,7 +193,7 @@ class TransformerPolicy(SelectionPolicy):
         super().__init__(*args, controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads}, **kwargs)
 
 
-class GRUPolicy(SelectionPolicy):
+class GRUPolicy(_NamedOptions):
     """The paper's ablation with a gated recurrent unit, for ``PPO(GRUPolicy, env)``.
 
     :param observation_space: ``Box(n, d)``

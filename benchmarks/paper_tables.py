@@ -30,11 +30,11 @@ from stable_baselines3 import PPO
 from agents import REINFORCE, CreditPPO, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.compare import Comparison, Outcome, compare
 from agents.report import comparison_latex, comparison_markdown, write_report
-from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
+from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank
 from synthselect_env.classifier import LONG, QUICK, TrainingConfig
 from synthselect_env.embedded import load_bank
-from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
+from synthselect_env.evaluators import CachedEvaluator, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD
 
@@ -47,7 +47,7 @@ class Scale:
     :param evaluations: of an agent or search
     :param every: every so many-th candidate is in the pool
     :param config: how the classifier is trained at the pictures' size; None for a linear probe
-    :param rewarded_by: the evaluator of agents and searches
+    :param rewarded_by: the evaluator of agents and searches, by name: "classifier" is what the table trains; None for the bank's datamodel
     """
 
     rounds: int
@@ -61,14 +61,15 @@ SCALES = {
     "smoke": Scale(1, 64, 16, None, "linear_probe"),
     "cpu": Scale(5, 1024, 1, QUICK, None),
     "long": Scale(3, 1024, 1, LONG, None),
-    "paper": Scale(5, 1024, 1, TrainingConfig(size=(256, 256), epochs=50, steps_per_epoch=None), "resnet34"),
+    "paper": Scale(5, 1024, 1, TrainingConfig(size=(256, 256), epochs=50, steps_per_epoch=None), "classifier"),
 }
 AGENT = {"learning_rate": 1e-3, "gamma": 0.0, "device": "cpu"}
 PPO_AGENT = {**AGENT, "batch_size": 64, "n_epochs": 4}
 CONTROLLERS = {"GRU": GRUPolicy, "GRU-Attn": GRUAttentionPolicy, "Transformer": TransformerPolicy}
 ALGORITHMS = {"REINFORCE": (REINFORCE, AGENT), "PPO": (PPO, PPO_AGENT)}
 PAPERS_PPO = {**PPO_AGENT, "learning_rate": 2.5e-4, "gamma": 0.99, "reward": "paper"}
-BY_THE_PAPER, OURS = "Transformer-PPO, paper's reward", "CreditPPO"
+BY_THE_PAPER, OURS = "Transformer-PPO as in the paper", "CreditPPO"
+"""The former with the paper's reward and learning rate, and a discount that the paper does not give: SB3's."""
 NO_AUGMENTATION, TRADITIONAL = "none, no augmentation", "none, traditional augmentation"
 ELSEWHERE = ("oracle", "random search", "cross-entropy")
 """What benchmarks/learning.py compares."""
@@ -90,9 +91,9 @@ DIFFERENCES = {
 }
 
 
-def agents_of(scale: Scale, table: str) -> list[Selector]:
+def agents_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> list[Selector]:
     """The reinforcement learning rows."""
-    common = {"evaluator": scale.rewarded_by}
+    common = {"evaluator": evaluator}
     by_paper = TrainingSelector(PPO, evaluations=scale.evaluations, name=BY_THE_PAPER, **common, **PAPERS_PPO)  # type: ignore[arg-type]
     rows: list[Selector] = [by_paper]
     for controller, policy in CONTROLLERS.items():
@@ -104,12 +105,14 @@ def agents_of(scale: Scale, table: str) -> list[Selector]:
     return [*rows, ours]
 
 
-def controls_of(scale: Scale, table: str) -> list[Selector]:
-    """The rows that have to be beaten: the paper's, on PCam all that there are, on the phantom what its known truth allows."""
+def controls_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> list[Selector]:
+    """The rows that have to be beaten: the paper's, on PCam all that the evaluator allows, on the phantom what its known truth does."""
     if table == "cervical":
         return [SELECTORS[name]() for name in ("none", "all", "random", "triplet", "centroid", "fit and looks", "oracle")]
-    asked = {"evaluator": scale.rewarded_by, "evaluations": scale.evaluations}
+    asked = {"evaluator": evaluator, "evaluations": scale.evaluations}
     kinds = [kind for name, kind in SELECTORS.items() if name not in ELSEWHERE]
+    if scale.rewarded_by == "classifier":
+        kinds.remove(CreditSelector)  # a retraining has no derivative
     return [kind(**asked) if issubclass(kind, SearchSelector) else kind() for kind in kinds]
 
 
@@ -121,10 +124,10 @@ def classifier_of(bank: FeatureBank, scale: Scale, augmentation: str | None = No
     return RetrainEvaluator(bank, config=replace(config, augmentation=augmentation or config.augmentation))
 
 
-def rows_of(scale: Scale, table: str) -> dict[str, Selector | str]:
+def rows_of(scale: Scale, table: str, evaluator: str | Evaluator | None = None) -> dict[str, Selector | str]:
     """The rows of a table by name, in the paper's order; those of other augmentations select nothing."""
     augmented = {} if scale.config is None else {NO_AUGMENTATION: "none", TRADITIONAL: "none"}  # a linear probe sees no pictures
-    return augmented | {row.name: row for row in (*controls_of(scale, table), *agents_of(scale, table))}
+    return augmented | {row.name: row for row in (*controls_of(scale, table, evaluator), *agents_of(scale, table, evaluator))}
 
 
 def table_of(name: str, scale: Scale, root: Path, workers: int, wanted: Sequence[str]) -> tuple[FeatureBank, Comparison]:
@@ -138,18 +141,22 @@ def table_of(name: str, scale: Scale, root: Path, workers: int, wanted: Sequence
         minutes = (time.perf_counter() - start) / 60
         print(f"{name}, {minutes:.0f} min: round {row.round}, {row.selector}: test accuracy {row.test['accuracy']:.4f}", flush=True)
 
-    chosen = {row: selector for row, selector in rows_of(scale, name).items() if row in wanted}
-    for title, augmentation in ((NO_AUGMENTATION, "none"), (TRADITIONAL, "traditional"), (None, None)):
-        rows = [s for row, s in chosen.items() if (row == title if title else row not in (NO_AUGMENTATION, TRADITIONAL))]
-        if not rows:
-            continue
-        judge = classifier_of(bank, scale, augmentation)
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        evaluator: str | Evaluator | None = scale.rewarded_by
+        if evaluator == "classifier":
+            retrainings = stack.enter_context(ParallelEvaluator(classifier_of(bank.sealed, scale), workers))
+            evaluator = CachedEvaluator(retrainings, root / name / "rewards")
+        chosen = {row: selector for row, selector in rows_of(scale, name, evaluator).items() if row in wanted}
+        for title, augmentation in ((NO_AUGMENTATION, "none"), (TRADITIONAL, "traditional"), (None, None)):
+            rows = [s for row, s in chosen.items() if (row == title if title else row not in (NO_AUGMENTATION, TRADITIONAL))]
+            if not rows:
+                continue
+            judge = classifier_of(bank, scale, augmentation)
             if scale.config is not None:
                 judge = stack.enter_context(ParallelEvaluator(judge, min(workers, len(rows))))
             parts.append(compare(bank, rows, scale.rounds, judge, directory=root / name / (augmentation or "all"), on_outcome=said))
-        if title:
-            parts[-1] = replace(parts[-1], outcomes=tuple(replace(o, selector=title) for o in parts[-1].outcomes))
+            if title:
+                parts[-1] = replace(parts[-1], outcomes=tuple(replace(o, selector=title) for o in parts[-1].outcomes))
     return bank, replace(parts[-1], outcomes=tuple(o for part in parts for o in part.outcomes))
 
 

@@ -18,7 +18,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents import TransformerPolicy
 from agents.extractors import CandidateProjection
-from agents.selectors import mask_of_episode
+from agents.policies import SelectionPolicy
+from agents.selectors import PolicySelector, mask_of_episode
 from synthselect_env import Selection
 from synthselect_env.files import atomic_write
 from synthselect_env.wrappers import BoxThresholdWrapper, PerCandidateWrapper
@@ -48,7 +49,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--algo", choices=ALGORITHMS, default="PPO")
 parser.add_argument("--env", default="SynthSelect-PCam-v0", help="a registered id")
 parser.add_argument("--bank", help="a file or an embedded bank, in the place of the id's")
-parser.add_argument("--timesteps", type=int, default=512)
+parser.add_argument("--timesteps", type=int, help="default: 512; of DQN and QRDQN, which decide one candidate a step, 16,384")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--device", default="auto")
 parser.add_argument("--run", type=Path, default=Path("runs/plug-in"))
@@ -66,14 +67,21 @@ env = adapter(env) if adapter else env
 
 model = algorithm(env=env, seed=args.seed, device=args.device, **arguments)
 print(f"{args.algo} on {model.device}: {env.observation_space} -> {env.action_space}")
-model.learn(args.timesteps)
+model.learn(args.timesteps or (16_384 if adapter is PerCandidateWrapper else 512))
 args.run.mkdir(parents=True, exist_ok=True)
 file = args.run / f"{args.algo}.zip"
 with atomic_write(file) as path:
     model.save(path)
 
-mask, info = mask_of_episode(algorithm.load(file, device=args.device), env, args.seed)
-selection = Selection.of(env.unwrapped.bank, mask, mask.astype(float), args.algo)
+loaded, bank = algorithm.load(file, device=args.device), env.unwrapped.bank
+if isinstance(loaded.policy, SelectionPolicy):
+    selection = PolicySelector(loaded).select(bank, args.seed)
+else:  # by its most probable actions
+    mask = mask_of_episode(loaded, env, args.seed)
+    selection = Selection.of(bank, mask, mask.astype(float), args.algo)
 selection.save(args.run / f"{args.algo}.csv")
-print(f"kept {selection.count:,} of {len(mask):,}; validation log-likelihood {info['log_likelihood']:.4f}, accuracy {info['accuracy']:.4f}")
+scored = env.unwrapped.evaluator.evaluate(selection.mask[None], args.seed)
+print(
+    f"kept {selection.count:,} of {len(selection):,}; validation log-likelihood {scored.log_likelihood[0]:.4f}, accuracy {scored.accuracy[0]:.4f}"
+)
 print(f"saved {file} and its selection")

@@ -55,6 +55,7 @@ class Args:
         default_factory=lambda: ["linear_probe", "resnet18"],
         metadata={"help": f"classifiers of the final tables: {', '.join(JUDGES)}", "nargs": "*"},
     )
+    rounds: int = field(default=1, metadata={"help": "trainings of a classifier on each selection, with a seed each; default: %(default)s"})
     augmentation: str = field(
         default=TrainingConfig.augmentation,
         metadata={"help": f"of training pictures where a classifier is retrained: {', '.join(AUGMENTATIONS)}; default: %(default)s"},
@@ -90,6 +91,8 @@ if unknown:
     parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(JUDGES)}")
 if args.augmentation not in AUGMENTATIONS:
     parser.error(f"--augmentation: unknown augmentation {args.augmentation}; one of {', '.join(AUGMENTATIONS)}")
+if args.rounds < 1:
+    parser.error(f"--rounds must be at least 1, got {args.rounds}")
 if args.algorithm not in ALGORITHMS:
     parser.error(f"--algorithm: unknown algorithm {args.algorithm}; one of {', '.join(ALGORITHMS)}")
 algorithm, settings = ALGORITHMS[args.algorithm]
@@ -167,9 +170,9 @@ for classifier in args.evaluate:
                 slowly = f"; without bf16 instructions, {'several minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"
             print(f"\nretraining {classifier} on each of {len(contenders)} selections{slowly}", flush=True)
             if has_bar:
-                bar = stack.enter_context(tqdm(total=len(contenders) * TrainingConfig.epochs, unit="epoch"))
+                bar = stack.enter_context(tqdm(total=args.rounds * len(contenders) * TrainingConfig.epochs, unit="epoch"))
                 options["on_epoch"] = lambda done, epoch, metrics, bar=bar: bar.update()
-        comparison = compare(bank, contenders, rounds=1, classifier=classifier, seed=args.seed, directory=run / classifier, **options)
+        comparison = compare(bank, contenders, args.rounds, classifier, seed=args.seed, directory=run / classifier, **options)
     comparisons.append(comparison)
     print(
         f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}\n{recommendation(comparison, policy.name, selection)[1]}"

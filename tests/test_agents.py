@@ -17,9 +17,9 @@ from agents import REINFORCE, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.callbacks import SelectionMetrics, run_logger
 from agents.controllers import GRUAttentionController, GRUController, TransformerController
 from agents.controllers.transformer import sinusoidal_positions
-from agents.policies import distinct
+from agents.policies import SelectionPolicy, distinct
 from agents.report import read_history
-from agents.selectors import SELECTORS, PolicySelector, TrainingSelector
+from agents.selectors import SELECTORS, PolicySelector, TrainingSelector, mask_of_episode
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.embedded import toy_bank
 from synthselect_env.wrappers import PerCandidateWrapper
@@ -360,6 +360,15 @@ def test_metrics_that_come_late_have_a_column(toy: FeatureBank, tmp_path: Path) 
     assert np.isfinite(history["train/loss"]).all()
 
 
+def test_what_is_not_for_a_table_is_not_in_it(tmp_path: Path) -> None:
+    logger = run_logger(tmp_path)
+    logger.record("train/loss", 1.0)
+    logger.record("pictures/kept", object(), exclude=("csv", "tensorboard"))
+    logger.dump(1)
+    logger.close()
+    assert list(read_history(tmp_path / "metrics.csv")) == ["train/loss"]
+
+
 def test_metrics_are_of_on_policy_algorithms(toy: FeatureBank) -> None:
     model = DQN("MlpPolicy", PerCandidateWrapper(SyntheticSelectionEnv(toy)), buffer_size=100, device="cpu")
     with pytest.raises(ValueError, match="DQN makes none"):
@@ -399,6 +408,32 @@ def test_normalised_observations_are_refused(toy: FeatureBank) -> None:
                 PolicySelector(model)
         else:
             assert len(PolicySelector(model).select(toy, 0)) == 64
+
+
+def test_an_episode_shows_a_model_what_it_was_trained_on(toy: FeatureBank) -> None:
+    """Also where VecNormalize changes the observations."""
+    env = VecNormalize(SelectionVecEnv(toy, 2), norm_reward=False)
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=16, seed=0, device="cpu").learn(256)
+    env.training = False
+    observations, kept = env.reset(), []
+    for _ in range(8):
+        actions = model.predict(observations, deterministic=True)[0]
+        kept.append(actions[0].astype(bool))
+        observations = env.step(actions)[0]
+    expected = np.zeros(len(toy.candidates), bool)
+    for batch, action in zip(toy.batches, kept):
+        expected[batch] = action[: len(batch)]
+    assert (mask_of_episode(model, SyntheticSelectionEnv(toy), 0) == expected).all()
+
+
+def test_a_policy_of_ones_own_is_saved(toy: FeatureBank, tmp_path: Path) -> None:
+    class Mine(SelectionPolicy):
+        controller_class = GRUController
+
+    model = tiny_model(toy, policy=Mine, policy_kwargs={"controller_kwargs": {"width": 8}})
+    model.policy.save(tmp_path / "policy.zip")
+    rows = torch.zeros(1, 8, model.policy.observation_space.shape[1])
+    assert torch.equal(Mine.load(tmp_path / "policy.zip").keep_probabilities(rows), model.policy.keep_probabilities(rows))
 
 
 def test_options_that_would_change_nothing_are_refused(toy: FeatureBank, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def test_figures_are_the_classifiers_on_the_test_split(toy: FeatureBank) -> None
 def test_errors(toy: FeatureBank) -> None:
     with pytest.raises(ValueError, match="unknown selector best"):
         compare(toy, ["best"])
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        compare(toy, ["none"], rounds=0)
     with pytest.raises(ValueError, match="different names"):
         compare(toy, ["none", "none"])
 
@@ -130,6 +132,11 @@ def test_goes_on_where_it_stopped(toy: FeatureBank, tmp_path: Path) -> None:
     for ours, theirs in zip(whole.outcomes, alone.outcomes):
         assert (ours.selector, ours.round, ours.test, ours.valid) == (theirs.selector, theirs.round, theirs.test, theirs.valid)
         assert np.array_equal(ours.selection.mask, theirs.selection.mask) and np.array_equal(ours.predictions, theirs.predictions)
+    for file in (tmp_path / "selections").glob("*-1-*.npz"):
+        file.write_bytes(file.read_bytes()[:100])  # as a power cut may leave it
+    CountingSelector.asked = 0
+    compare(toy, ["none", CountingSelector()], rounds=3, directory=tmp_path)
+    assert CountingSelector.asked == 1
     CountingSelector.asked = 0
     compare(toy, [CountingSelector(0.25)], rounds=1, directory=tmp_path)  # other settings, another selection
     compare(replace(toy, candidates=replace(toy.candidates, labels=1 - toy.candidates.labels)), [CountingSelector()], 1, directory=tmp_path)
@@ -185,7 +192,7 @@ def test_bootstrap_agrees_with_resampling_by_hand(metric: str) -> None:
         return classification_metrics(torch.from_numpy(p[:, index]), torch.from_numpy(labels[index]))[metric].double().numpy()
 
     rng, draws, names = np.random.default_rng(1), [], np.unique(groups)
-    often = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=300)
+    often = rng.multinomial(len(names) - 1, np.full(len(names), 1 / len(names)), size=300)
     shares = rng.multinomial(3, np.full(4, 0.25), size=300) / 3
     for counts, share in zip(often, shares):
         index = np.concatenate([np.repeat(np.flatnonzero(groups == name), count) for name, count in zip(names, counts)])
@@ -287,6 +294,9 @@ def test_the_better_brier_score_is_the_smaller(toy: FeatureBank) -> None:
     comparison = compare(toy, ["none", "all", "random", "centroid", "oracle"], rounds=2)
     controls = {name: comparison.test_figures(name, "brier").mean() for name in ("none", "all", "random", "centroid")}
     assert comparison.best_control("brier") == min(controls, key=controls.get)
+    mean, low, high = comparison.gain("oracle", "all", "brier")  # above zero is better, as with the other figures
+    assert mean == pytest.approx((comparison.test_figures("all", "brier") - comparison.test_figures("oracle", "brier")).mean(), abs=1e-6)
+    assert 0 < low < mean < high
     below = comparison.test_figures("oracle", "brier") < comparison.test_figures("all", "brier")
     assert comparison.wins("oracle", "all", "brier") == (below.sum(), 2) == (2, 2)
     with pytest.raises(ValueError, match="compared with nothing"):

@@ -228,7 +228,8 @@ def test_normalised_observations_are_refused(toy: FeatureBank) -> None:
 
 
 def test_exact_credit_needs_no_group(toy: FeatureBank) -> None:
-    assert tiny_model(toy, n_envs=1).learn(8).num_timesteps == 8
+    for n_steps in (8, 1):  # an update from a single step, too
+        assert tiny_model(toy, n_envs=1, n_steps=n_steps).learn(8).num_timesteps == 8
 
 
 def test_one_selection_has_no_group(toy: FeatureBank) -> None:

@@ -134,7 +134,7 @@ def test_errors(toy: FeatureBank) -> None:
     with pytest.raises(ValueError, match="unknown baseline 'median'"):
         REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=2), baseline="median")
     with pytest.raises(ValueError, match="needs two environments"):
-        REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=1))
+        REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=1), device="cpu").learn(8)
     with pytest.raises(ValueError, match="no episode ended within n_steps=3"):
         REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=2), n_steps=3, device="cpu").learn(6)
 
@@ -145,6 +145,16 @@ def test_the_moving_average_is_saved(toy: FeatureBank, tmp_path: Path) -> None:
     model.save(tmp_path / "model.zip")
     loaded = REINFORCE.load(tmp_path / "model.zip", env=env, device="cpu")
     assert loaded._average == model._average and set(model._average) == set(range(8))
+
+
+def test_a_trained_model_plays_a_single_environment(toy: FeatureBank, tmp_path: Path) -> None:
+    """Learning compares with others; predicting does not need them."""
+    REINFORCE(TransformerPolicy, SelectionVecEnv(toy, n_envs=2), policy_kwargs={"width": 8}, device="cpu").learn(16).save(
+        tmp_path / "m.zip"
+    )
+    env = gym.make("SynthSelect-Toy-v0")
+    action, _ = REINFORCE.load(tmp_path / "m.zip", env=env, device="cpu").predict(env.reset(seed=0)[0])
+    assert action.shape == env.action_space.shape
 
 
 def test_sb3s_names_of_policies(toy: FeatureBank) -> None:

@@ -186,6 +186,17 @@ def test_sentence_matches_the_figures(toy: FeatureBank, tmp_path: Path, ours: li
     assert sentence in text and f'class="verdict {decision}"' in text
 
 
+def test_one_round_and_few_patients_are_said(toy: FeatureBank, tmp_path: Path) -> None:
+    """Their intervals know less chance than there is."""
+    once, often = judged(toy, {"none": [0.7], "PPO": [0.75]}, 40), judged(toy, {"none": [0.7, 0.7], "PPO": [0.75, 0.76]}, 40)
+    for comparison, alone in ((once, True), (often, False)):
+        text = Page(write_report(tmp_path / "r.html", toy, comparison, "PPO").read_text(encoding="utf-8")).words
+        assert ("over test pictures alone" in recommendation(comparison, "PPO")[1]) == ("over test pictures alone" in text) == alone
+    groups = np.arange(len(often.labels)) % 7
+    assert "(too narrow, being over 7 patients)" in recommendation(replace(often, groups=groups), "PPO")[1]
+    assert "patients" not in recommendation(replace(often, groups=np.arange(len(often.labels))), "PPO")[1]
+
+
 def test_sentence_without_a_gain(toy: FeatureBank, small: FeatureBank, tmp_path: Path) -> None:
     comparison = judged(toy, {"none": [0.7, 0.7], "PPO": [0.7, 0.7]}, kept=0)
     assert recommendation(comparison, "PPO") == ("leave", "Add nothing: PPO keeps none of the 64 candidates.")

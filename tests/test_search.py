@@ -103,6 +103,13 @@ def test_cross_entropy_does_not_end_in_a_single_draw(toy: FeatureBank) -> None:
     assert len(drawn) == 100 and not any((mask == kept).all() for mask in drawn)
 
 
+@pytest.mark.parametrize("evaluations", [3, 10, 64])
+def test_credit_ascent_asks_as_often_as_it_may(evaluations: int, toy: FeatureBank) -> None:
+    evaluator = Additive(toy)
+    CreditSelector(evaluator, evaluations=evaluations).select(toy, 0)
+    assert evaluator.asked == evaluations
+
+
 def test_credit_ascent_needs_credit(toy: FeatureBank) -> None:
     class Silent(Additive):
         credit = Evaluator.credit

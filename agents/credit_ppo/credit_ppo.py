@@ -87,7 +87,7 @@ class CreditPPO(PPO):
         ``budget_weight``; None for no budget
     :param budget_weight: see ``budget``
     :param kwargs: as PPO's, without target_kl, clip_range_vf and normalize_advantage; gae_lambda and vf_coef only without
-        ``group_baseline``
+        ``group_baseline``. ``ent_coef`` weighs the entropy of a decision, where PPO's weighs that of all of an action's together
     :raises ValueError: when an argument is unknown, out of range or without effect, or the policy is another kind; on learning, when
         there is one environment alone and a group, a critic or a control variate needs several, or VecNormalize changes the observations
     """
@@ -128,7 +128,7 @@ class CreditPPO(PPO):
                 raise ValueError(f"{', '.join(unused)} is about a learned value, which group_baseline=True does without")
             kwargs["gae_lambda"] = 1.0  # the return itself, which no value stands in for
         super().__init__(
-            policy, env, learning_rate, n_steps, n_steps if n_steps > 1 else 2, n_epochs, gamma, clip_range=clip_range,
+            policy, env, learning_rate, n_steps, n_steps, n_epochs, gamma, clip_range=clip_range, normalize_advantage=False,
             rollout_buffer_class=CreditRolloutBuffer, _init_setup_model=False, **kwargs,
         )  # fmt: skip
         self.batch_size = batch_size  # set here: PPO would warn of rollouts that it does not divide, which it may here

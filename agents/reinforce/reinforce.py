@@ -38,10 +38,10 @@ class REINFORCE(OnPolicyAlgorithm):
     :param normalize_advantage: divide ``G − b`` by its root mean square over the rollout
     :param max_grad_norm: gradients are clipped to this norm
     :param kwargs: as :class:`~stable_baselines3.PPO`'s: tensorboard_log, policy_kwargs, verbose, seed, device, stats_window_size
-    :raises ValueError: when the baseline is unknown, or needs more environments than there are
+    :raises ValueError: when the baseline is unknown; on learning, when it needs more environments than there are
     """
 
-    policy_aliases = PPO.policy_aliases
+    policy_aliases = {name: PPO.policy_aliases[name] for name in ("MlpPolicy", "CnnPolicy")}
 
     def __init__(
         self,
@@ -73,8 +73,6 @@ class REINFORCE(OnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.baseline == "leave_one_out" and self.n_envs < 2:
-            raise ValueError("the leave-one-out baseline needs two environments or more; add some, or take baseline='moving_average'")
         super()._setup_model()
         with torch.no_grad():
             for parameter in self.policy.value_net.parameters():
@@ -164,5 +162,10 @@ class REINFORCE(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Learn, as :meth:`stable_baselines3.PPO.learn` does."""
+        """Learn, as :meth:`stable_baselines3.PPO.learn` does.
+
+        :raises ValueError: when the baseline needs more environments than there are
+        """
+        if self.baseline == "leave_one_out" and self.n_envs < 2:
+            raise ValueError("the leave-one-out baseline needs two environments or more; add some, or take baseline='moving_average'")
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -216,7 +216,8 @@ def _page(
     ]
     rounds = len(comparison.of(ours))
     note = f"Mean ± standard deviation over {rounds} rounds." if rounds > 1 else "One round."
-    note += " Gaps and gains are in points of accuracy; a gain's 95 % interval is a paired bootstrap over rounds and test pictures."
+    drawn_again = "rounds and test pictures" if rounds > 1 else "test pictures alone: another seed may say otherwise"
+    note += f" Gaps and gains are in points of accuracy; a gain's 95 % interval is a paired bootstrap over {drawn_again}."
     gap = chart(
         "gap",
         "Accuracy on the validation split, which rewards are measured on, and on the test split, which decided nothing; beside them the "

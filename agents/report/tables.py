@@ -9,6 +9,8 @@ from synthselect_env import Selection
 
 BESIDE = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 """Metrics shown beside the accuracy, and their heads."""
+FEW_PATIENTS = 20
+"""From so many on, a bootstrap over patients covers about what it says (:func:`~agents.intervals.paired_bootstrap`)."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
@@ -117,17 +119,23 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
     :raises ValueError: when "none" or ``ours`` was not compared
     """
     mean, low, high = comparison.gain(ours)
+    rounds = len(comparison.of(ours))
     selection = comparison.of(ours)[0].selection if selection is None else selection
     if selection.count == 0:
         return "leave", f"Add nothing: {ours} keeps none of the {len(selection):,} candidates."
     these = f"all {len(selection):,}" if selection.mask.all() else f"these {selection.count:,} of {len(selection):,}"
     interval = f"95 % interval {points(low)} to {points(high)}" if np.isfinite(low) else "of one patient, which tells nothing of others"
+    patients = np.inf if comparison.groups is None else len(np.unique(comparison.groups))
+    if 1 < patients < FEW_PATIENTS:
+        interval += f" (too narrow, being over {patients} patients)"
     if low <= 0 <= high:
         interval += ", which contains zero"
     figures = f"{points(mean)} points of test accuracy, {interval}"
     if "random" in comparison.selectors and ours != "random":
-        won, rounds = comparison.wins(ours, "random")
+        won, _ = comparison.wins(ours, "random")
         figures += f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
+    if rounds == 1:
+        figures += "; one round, so that the interval is over test pictures alone, and another seed may say otherwise"
     if low > 0:
         return "add", f"Add {these}: {figures}."
     if high < 0:

@@ -132,18 +132,20 @@ class TrainingSelector(Selector):
         return PolicySelector(self.train(bank, seed), N_BATCHES, self.name).select(bank, seed)
 
 
-def mask_of_episode(model: BaseAlgorithm, env: gym.Env[Any, Any], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def mask_of_episode(model: BaseAlgorithm, env: gym.Env[Any, Any], seed: int) -> np.ndarray:
     """What any trained algorithm keeps in one episode of the environment that it plays, by its most probable actions.
 
-    :param model: a trained SB3 algorithm, of whatever policy
+    :param model: a trained SB3 algorithm, of whatever policy; one of this library's is read by :class:`PolicySelector`
     :param env: a selection environment, wrapped as the algorithm needs it
     :param seed: of the episode
-    :return: bool (n,), and the last step's info with its validation metrics
+    :return: bool (n,)
     """
-    observation, info = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
+    normalised = model.get_vec_normalize_env()
     state, start, finished = None, np.ones(1, bool), False
     while not finished:
-        action, state = model.predict(observation, state=state, episode_start=start, deterministic=True)
-        observation, _, terminated, truncated, info = env.step(action)
+        seen = observation if normalised is None else normalised.normalize_obs(observation)
+        action, state = model.predict(seen, state=state, episode_start=start, deterministic=True)
+        observation, _, terminated, truncated, _ = env.step(action)
         start, finished = np.zeros(1, bool), terminated or truncated
-    return env.unwrapped.selection, info  # type: ignore[attr-defined]
+    return env.unwrapped.selection  # type: ignore[attr-defined]

@@ -40,9 +40,9 @@ class SearchSelector(Selector):
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
         """A score a candidate; a positive one is a wish to keep it.  (n,)"""
 
-    def rounds(self) -> list[int]:
-        """Sizes of the groups that the evaluations are spent in: equal ones, as each moves a search as far."""
-        n = max(1, round(self.evaluations / TOGETHER))
+    def rounds(self, together: int = TOGETHER) -> list[int]:
+        """Sizes of the groups that the evaluations are spent in, about so many each: equal ones, as each moves a search as far."""
+        n = max(1, round(self.evaluations / together))
         size, rest = divmod(self.evaluations, n)
         return [size + 1] * rest + [size] * (n - rest)
 
@@ -136,10 +136,9 @@ class CreditSelector(SearchSelector):
         rng, n = np.random.default_rng(seed), len(bank.candidates)
         log_odds = torch.zeros(n, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.Adam([log_odds], lr=self.learning_rate)
-        drawn = min(self.drawn, self.evaluations)
-        for _ in range(self.evaluations // drawn):
+        for k in self.rounds(self.drawn):
             p = log_odds.sigmoid()
-            masks = rng.random((drawn, n)) < p.detach().numpy()
+            masks = rng.random((k, n)) < p.detach().numpy()
             optimizer.zero_grad()
             (-(p * torch.from_numpy(evaluator.credit(masks, seed).mean(0))).sum()).backward()
             optimizer.step()
@@ -150,8 +149,8 @@ class DVRLSelector(SearchSelector):
     """Data valuation using reinforcement learning (Yoon, Arik and Pfister 2020): a network values a candidate by its own row alone.
 
     The estimator sees what an agent sees of a candidate (:func:`~synthselect_env.env.observations`, with context), answers the probability of keeping it, and learns by
-    REINFORCE from the log-likelihood against its moving average. Ours: selections are scored by the evaluator, and not by a predictor
-    that is trained along.
+    REINFORCE. Ours: selections are scored by the evaluator, and not by a predictor that is trained along; several are drawn for a step, and
+    each is compared with the mean of the others, where the paper has a moving average of earlier steps.
 
     :param evaluator: see :class:`SearchSelector`
     :param evaluations: see :class:`SearchSelector`
@@ -175,13 +174,12 @@ class DVRLSelector(SearchSelector):
             network = nn.Sequential(
                 nn.Linear(rows.shape[1], self.width), nn.ReLU(), nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, 1)
             )
-        optimizer, average = torch.optim.Adam(network.parameters(), lr=self.learning_rate), None
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         for k in self.rounds():
             log_odds = network(rows)[:, 0]
             masks = torch.rand(k, len(rows), generator=generator) < log_odds.detach().sigmoid()
             figures = torch.from_numpy(evaluator.evaluate(masks.numpy(), seed).log_likelihood).float()
-            average = figures.mean() if average is None else 0.9 * average + 0.1 * figures.mean()
-            gain = (figures - average) / (figures.std() + 1e-8)
+            gain = (figures - (figures.sum() - figures) / (k - 1)) / (figures.std() + 1e-8)
             log_p = -nn.functional.binary_cross_entropy_with_logits(log_odds.expand(k, -1), masks.float(), reduction="none").sum(1)
             optimizer.zero_grad()
             (-(gain * log_p).mean()).backward()
