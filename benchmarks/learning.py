@@ -36,7 +36,8 @@ DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
 CREDIT_SETTINGS = {"n_steps": 8, "device": "cpu"}  # beside its own defaults
 AGENTS = {
-    "PPO, paper's reward": (PPO, {**PPO_SETTINGS, "gamma": 0.99}, {"reward": "paper"}),
+    "PPO as in the paper": (PPO, {**PPO_SETTINGS, "learning_rate": 2.5e-4, "gamma": 0.99}, {"reward": "paper"}),
+    "PPO, paper's reward": (PPO, PPO_SETTINGS, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
     "PPO, features alone": (PPO, PPO_SETTINGS, {"context": False}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
