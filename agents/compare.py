@@ -66,12 +66,14 @@ class Comparison:
     :param outcomes: a selector and round each
     :param labels: of the test pictures, int64 (m,)
     :param groups: their patients (m,), where they are known
+    :param classes: names of the classes, in label order; of two, sensitivity is the second's and specificity the first's
     """
 
     classifier: str
     outcomes: tuple[Outcome, ...]
     labels: np.ndarray
     groups: np.ndarray | None = None
+    classes: Sequence[str] = ()
 
     @property
     def selectors(self) -> list[str]:
@@ -220,8 +222,8 @@ def compare(
                 if on_outcome:
                     on_outcome(outcomes[-1])
             if where is not None:
-                Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups).save(where / "comparison.csv")
-    return Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups)
+                Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes).save(where / "comparison.csv")
+    return Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes)
 
 
 def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | None) -> tuple[Selection, float]:

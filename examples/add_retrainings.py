@@ -21,6 +21,9 @@ from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
 
+LEAST = 9
+"""Retrainings that a datamodel of candidates with pictures is fitted to, at least."""
+
 if __name__ == "__main__":  # the processes that retrain import this file, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", required=True, help="a file, or an embedded bank")
@@ -46,6 +49,9 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     bank = resolve_bank(args.bank)
     if args.fresh:
         bank = replace(bank, retrainings=None)
+    held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
+    if held + args.n < LEAST:
+        parser.error(f"--n: a datamodel needs {LEAST} retrainings, and {held + args.n} would be there")
     recipe = ("architecture", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "augmentation")
     config = replace(QUICK, **{name: getattr(args, name) for name in recipe})
     if args.size:

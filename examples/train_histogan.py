@@ -18,13 +18,21 @@ from tqdm import tqdm
 
 from synthselect_env.classifier import QUICK, Classifier, train_classifier
 from synthselect_env.data import apportion, decode, draw_per_class, read_class_folders
+from synthselect_env.extraction import LEAST_STEPS, training_digest
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="class folders, a directory or a zip")
 parser.add_argument("--split", help="folder above the class folders, e.g. train")
 parser.add_argument("--counts", type=int, nargs="+", help="how many patches of each class (default: all)")
-parser.add_argument("--size", type=int, nargs=2, default=(48, 48), metavar=("HEIGHT", "WIDTH"))
+parser.add_argument(
+    "--size",
+    type=int,
+    nargs=2,
+    metavar=("HEIGHT", "WIDTH"),
+    help="multiples of 16 (default: 48 on the shorter side, in the patches' proportions)",
+)
+parser.add_argument("--upright", action="store_true", help="the patches have an up: none is flipped or transposed")
 parser.add_argument("--steps", type=int, default=HistoGANConfig.steps)
 parser.add_argument("--batch-size", type=int, default=HistoGANConfig.batch_size)
 parser.add_argument("--width", type=int, default=HistoGANConfig.width)
@@ -43,10 +51,13 @@ real = read_class_folders(args.data, args.split)
 if args.counts:
     real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
 config = HistoGANConfig(
-    args.steps, args.batch_size, args.width, seed=args.seed, attention=args.attention, pretraining_steps=args.pretraining_steps
-)
+    args.steps, args.batch_size, args.width, seed=args.seed, attention=args.attention, pretraining_steps=args.pretraining_steps,
+    turned=not args.upright,
+)  # fmt: skip
 checkpoint = args.run / "histogan.pt"
-gan = HistoGAN(tuple(args.size), real.classes, config)
+shorter = min(real.picture_size)
+size = tuple(args.size) if args.size else tuple(16 * max(1, round(3 * side / shorter)) for side in real.picture_size)
+gan = HistoGAN(size, real.classes, config)
 if checkpoint.exists():
     saved = HistoGAN.load(checkpoint)
     if (saved.size, saved.classes, replace(saved.config, steps=config.steps)) != (gan.size, gan.classes, config):
@@ -63,12 +74,17 @@ features, reference = None, None
 if args.frechet:
     # A network for the features: whole passes over few patches, and no more than 800 steps over many. It stays with the run, so that
     # the distances of a resumed run are those of before.
-    recipe = replace(QUICK.for_pictures(*gan.size), steps_per_epoch=min(100, -(-len(real) // QUICK.batch_size)))
+    recipe = replace(QUICK.for_pictures(*gan.size), steps_per_epoch=min(100, max(LEAST_STEPS, len(real) // QUICK.batch_size)))
+    recipe = replace(recipe, augmentation="traditional") if args.upright else recipe
+    learned = training_digest(real, args.seed)
     if (args.run / "extractor.pt").exists():
         extractor = Classifier.load(args.run / "extractor.pt")
+        if (extractor.config, extractor.trained_on) != (recipe, learned):
+            parser.error(f"{args.run / 'extractor.pt'} is of other patches or arguments; give those, or another --run")
     else:
         pixels = real.pixels(recipe.size)
         extractor = train_classifier(pixels, real.labels, pixels, real.labels, len(real.classes), args.seed, recipe, scored_epochs=0)
+        extractor.trained_on = learned
         extractor.save(args.run / "extractor.pt")
 
     def features(images: np.ndarray) -> np.ndarray:

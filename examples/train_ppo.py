@@ -13,7 +13,7 @@ import json
 import platform
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import gymnasium
@@ -31,7 +31,7 @@ from synthselect_env.classifier import TrainingConfig
 from synthselect_env.compute import has_bfloat16, pick_device
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.embedded import resolve_bank
-from synthselect_env.evaluators import EVALUATORS, RetrainEvaluator, make_evaluator
+from synthselect_env.evaluators import EVALUATORS, CachedEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
@@ -55,6 +55,14 @@ class Args:
         default_factory=lambda: ["linear_probe", "resnet18"],
         metadata={"help": f"classifiers of the final tables: {', '.join(JUDGES)}", "nargs": "*"},
     )
+    size: list[int] | None = field(
+        default=None,
+        metadata={
+            "type": int,
+            "nargs": 2,
+            "help": "height and width at which a classifier is retrained; default: its own, 32 or 48 on the shorter side",
+        },
+    )
     rounds: int = field(default=1, metadata={"help": "trainings of a classifier on each selection, with a seed each; default: %(default)s"})
     augmentation: str = field(
         default=TrainingConfig.augmentation,
@@ -77,10 +85,10 @@ class Args:
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 for f in fields(Args):
     many = f.metadata.get("nargs")
-    default = f.default_factory() if many else f.default
+    default = f.default_factory() if f.default is MISSING else f.default
     parser.add_argument(
         f"--{f.name.replace('_', '-')}",
-        type=str if many else f.metadata.get("type", type(default)),
+        type=f.metadata.get("type", str if many else type(default)),
         default=default,
         nargs=many,
         help=f.metadata.get("help", "default: %(default)s"),
@@ -119,10 +127,15 @@ if args.evaluate and "test" not in bank.splits:
     parser.error(
         f"--evaluate: {args.bank} has no test split to compare on; give it one, or nothing after --evaluate for the selection alone"
     )
-recipes = {name: {"config": {"augmentation": args.augmentation}} for name in RETRAINED}
+recipe = {"augmentation": args.augmentation, **({"size": args.size} if args.size else {})}
+recipes = {name: {"config": recipe, "device": args.device} for name in RETRAINED}
 for classifier in args.evaluate:
     make_evaluator(classifier, bank, **recipes.get(classifier, {}))  # a bank that it cannot score is refused now, not after the training
-env = SelectionVecEnv(bank, args.n_envs, args.evaluator or None, args.reward, evaluator_kwargs=recipes.get(args.evaluator))
+evaluator = make_evaluator(args.evaluator or None, bank.sealed, **recipes.get(args.evaluator, {}))
+if args.evaluator in RETRAINED:
+    evaluator = CachedEvaluator(evaluator, "runs/retrained")
+    print(f"{args.timesteps:,} retrainings at most; interrupted, the same command goes on with those that it has done, in runs/retrained")
+env = SelectionVecEnv(bank, args.n_envs, evaluator, args.reward)
 env.seed(args.seed)
 
 # Agent.
@@ -141,7 +154,7 @@ model = algorithm(
 )
 model.set_logger(run_logger(run))
 print(
-    f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {type(env.evaluator).__name__}; run directory {run}"
+    f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {args.evaluator or type(evaluator).__name__}; run directory {run}"
 )
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
 if has_bar:

@@ -35,7 +35,7 @@ class TrainingConfig:
     :param size: (height, width) to which pictures are resized
     :param epochs: how often validation is measured; the learning rate falls to zero over all of them
     :param steps_per_epoch: optimizer steps in an epoch, whatever the size of the set; None for one pass over it
-    :param batch_size: pictures a step
+    :param batch_size: pictures a step, of a smaller set some several times
     :param learning_rate: peak of the one-cycle schedule (AdamW)
     :param weight_decay: AdamW's
     :param label_smoothing: share of the target spread over all classes
@@ -87,12 +87,14 @@ class Classifier:
     :param network: a torchvision classifier
     :param config: how it was trained
     :param history: metric to one value an epoch, on the validation pictures
+    :param trained_on: a digest of the training pictures and the seed, where it is known
     """
 
     network: nn.Module
     config: TrainingConfig
     n_classes: int
     history: dict[str, list[float]] = field(default_factory=dict)
+    trained_on: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -147,10 +149,8 @@ class Classifier:
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and history."""
         with atomic_write(path) as temporary:
-            torch.save(
-                {"config": asdict(self.config), "n_classes": self.n_classes, "history": self.history, "network": self.network.state_dict()},
-                temporary,
-            )
+            facts = {"config": asdict(self.config), "n_classes": self.n_classes, "history": self.history, "trained_on": self.trained_on}
+            torch.save({**facts, "network": self.network.state_dict()}, temporary)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Classifier:
@@ -165,7 +165,8 @@ class Classifier:
             raise ValueError(f"{path} is of a release whose TrainingConfig was another ({error}); train again") from error
         network = build_network(config, state["n_classes"], seed=0)
         network.load_state_dict(state["network"])
-        return cls(network.to(pick_device(device)).to(memory_format=torch.channels_last), config, state["n_classes"], state["history"])
+        network = network.to(pick_device(device)).to(memory_format=torch.channels_last)
+        return cls(network, config, state["n_classes"], state["history"], state.get("trained_on", ""))
 
 
 def build_network(config: TrainingConfig, n_classes: int, seed: int) -> nn.Module:
@@ -263,11 +264,10 @@ def train_classifier(
     classifier = Classifier(network, config, n_classes)
     with trimmed(network, data.shape[-2:], valid.shape[-2:]):
         forward = torch.compile(network, dynamic=False) if compile else network
-        batch_size = min(config.batch_size, len(positions))
-        steps = config.steps_per_epoch or len(positions) // batch_size
+        steps = config.steps_per_epoch or max(1, len(positions) // config.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
-        batches = _batches(data, targets, positions, batch_size, config.augmentation, seed)
+        batches = _batches(data, targets, positions, config.batch_size, config.augmentation, seed)
         best: tuple[float, dict[str, torch.Tensor]] | None = None
 
         for epoch in range(1, config.epochs + 1):
@@ -300,11 +300,12 @@ def train_classifier(
 def _batches(
     data: torch.Tensor, targets: torch.Tensor, members: torch.Tensor, size: int, augmentation: str, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Augmented pictures and their labels, batch after batch; what is left of a pass goes to the front of the next one.
+    """Augmented pictures and their labels, batch after batch; what is left of a pass goes to the front of the next one, and a batch that is
+    larger than the set takes several.
 
     :param data: all pictures, of members or not
     :param targets: all labels
-    :param members: positions of those to train on, at least a batch
+    :param members: positions of those to train on
     :param size: of a batch
     :param augmentation: a key of :data:`~synthselect_env.data.augment.AUGMENTATIONS`
     :param seed: of order and augmentation
@@ -312,7 +313,7 @@ def _batches(
     order_rng, augmentation_rng = (torch.Generator(data.device).manual_seed(2 * seed + i) for i in range(2))
     augment, order = AUGMENTATIONS[augmentation], members[:0]
     while True:
-        if len(order) < size:
+        while len(order) < size:
             # keys for others, too, so that pictures that two sets share keep their order
             keys = torch.rand(len(data), device=data.device, generator=order_rng)
             order = torch.cat([order, members[keys[members].argsort()]])

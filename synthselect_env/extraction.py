@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ import torch
 from synthselect_env.bank import SPLITS, FeatureBank
 from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
 from synthselect_env.data import LabelledImages, appearance
+from synthselect_env.data.images import pictures_digest
 from synthselect_env.metrics import METRICS
 from synthselect_env.split import Split
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
 """The paper's ResNet34, by whole passes over the real training split."""
+
+LEAST_STEPS = 30
+"""Of an epoch where passes are asked for: a few hundred pictures are passed too quickly to learn anything."""
 
 ALIGNMENT = 1e-2
 """Ridge of the maps between extractors, as a share of the mean variance of a feature."""
@@ -31,7 +36,7 @@ def train_extractor(
     device: str | torch.device = "auto",
     on_epoch: OnEpoch | None = None,
 ) -> Classifier:
-    """Train a feature extractor; validation chooses its epoch.
+    """Train a feature extractor; validation chooses its epoch. A pass over few pictures is repeated, to :data:`LEAST_STEPS`.
 
     :param train: real training pictures, of all classes
     :param valid: real validation pictures
@@ -40,8 +45,17 @@ def train_extractor(
     :param device: "auto", or a torch device
     :param on_epoch: called with the number of epochs done and the validation metrics
     """
+    if config.steps_per_epoch is None:
+        config = replace(config, steps_per_epoch=max(LEAST_STEPS, len(train) // config.batch_size))
     pictures = (train.pixels(config.size), train.labels, valid.pixels(config.size), valid.labels)
-    return train_classifier(*pictures, len(train.classes), seed, config, device, keep="best", on_epoch=on_epoch)
+    extractor = train_classifier(*pictures, len(train.classes), seed, config, device, keep="best", on_epoch=on_epoch)
+    extractor.trained_on = training_digest(train, seed)
+    return extractor
+
+
+def training_digest(train: LabelledImages, seed: int) -> str:
+    """A name for what a network is trained on: pictures, labels and seed."""
+    return f"{pictures_digest(train.images, train.labels)} {seed}"
 
 
 def extract_bank(
@@ -75,9 +89,7 @@ def extract_bank(
             raise ValueError(
                 f"{name} has the classes {', '.join(split.classes)}, train has {', '.join(classes)}; read its pictures with the classes of train"
             )
-    if n_folds == 1 or n_folds < 0:
-        raise ValueError(f"n_folds must be 0, or 2 and more, got {n_folds}")
-    folds = _folds(pictures["train"], n_folds, seed) if n_folds else None
+    folds = draw_folds(pictures["train"], n_folds, seed) if n_folds else None
     pixels = pictures["candidates"].pixels(config.size)  # rendered or decoded once
     assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
     features = {
@@ -109,11 +121,18 @@ def extract_bank(
     )
 
 
-def _folds(train: LabelledImages, n_folds: int, seed: int) -> np.ndarray:
+def draw_folds(train: LabelledImages, n_folds: int, seed: int) -> np.ndarray:
     """A fold for each picture, the classes shared out evenly.  int (n,)
 
     Whole patients or slides, where they are known: a network that saw others of a patient's pictures knows the patient.
+
+    :param train: the training pictures
+    :param n_folds: how many, 2 or more
+    :param seed: of the draw
+    :raises ValueError: when there are fewer patients, or patients of a class, than folds to share them out to
     """
+    if n_folds < 2:
+        raise ValueError(f"n_folds must be 0, or 2 and more, got {n_folds}")
     groups = np.arange(len(train)) if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
     n_groups = groups.max() + 1
     if n_folds > n_groups:

@@ -39,8 +39,11 @@ def write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
     if isinstance(split.images, EncodedImages):
         # one byte string and its cuts: HDF5's own variable-length type costs a heap object a picture
         encoded = group.create_group("images")
-        encoded.create_dataset("bytes", data=np.frombuffer(b"".join(split.images.blobs), np.uint8))
-        encoded.create_dataset("offsets", data=np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64))
+        offsets = np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64)
+        encoded.create_dataset("offsets", data=offsets)
+        everything = encoded.create_dataset("bytes", (offsets[-1],), np.uint8)
+        for start, blob in zip(offsets[:-1].tolist(), split.images.blobs):  # one by one: together they may be gigabytes
+            everything[start : start + len(blob)] = np.frombuffer(blob, np.uint8)
     elif isinstance(split.images, RenderedImages):
         recipe = group.create_group("images")
         recipe.attrs["renderer"], recipe.attrs["arguments"] = split.images.renderer, json.dumps(split.images.arguments)
@@ -75,10 +78,10 @@ def read_split(group: h5py.Group, where: str) -> Split:
     elif isinstance(group.get("images"), h5py.Group):
         if missing := [name for name in ("bytes", "offsets") if name not in group["images"]]:
             raise ValueError(f"{where}/images/{missing[0]} is missing; encoded pictures are one byte array with the offsets of their ends")
-        blob, offsets = group["images/bytes"][()].tobytes(), group["images/offsets"][()]
-        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) <= 0).any():
-            raise ValueError(f"{where}/images/offsets must rise from 0 to {len(blob)}, the number of bytes; write the pictures again")
-        images = EncodedImages(blob[a:b] for a, b in zip(offsets[:-1], offsets[1:]))
+        encoded, offsets = group["images/bytes"][()], group["images/offsets"][()]
+        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(encoded) or (np.diff(offsets) <= 0).any():
+            raise ValueError(f"{where}/images/offsets must rise from 0 to {len(encoded)}, the number of bytes; write the pictures again")
+        images = EncodedImages(encoded[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:]))
     elif "images" in group:
         images = group["images"][()]
     flaw, looks = (group[name][()] if name in group else None for name in ("flaw", "appearance"))

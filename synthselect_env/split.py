@@ -64,7 +64,7 @@ class Split:
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """(height, width) of the first picture, in pixels.
+        """(height, width) of the pictures, in pixels; see :func:`~synthselect_env.data.images.picture_size`.
 
         :raises ValueError: when there is none
         """

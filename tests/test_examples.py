@@ -6,6 +6,7 @@ import csv
 import inspect
 import json
 import pkgutil
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,9 @@ def test_train_ppo_says_what_is_wrong(tmp_path: Path, run_example: Callable, mon
 def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ("--size", 16, 16, "--epochs", 1, "--steps-per-epoch", 1, "--augmentation", "none", "--workers", 1, "--device", "cpu")
+    assert (
+        "a datamodel needs 9 retrainings, and 5" in run_example("add_retrainings.py", "--bank", "toy", "--out", "x.h5", "--n", 5, code=2)[1]
+    )
     assert "give --out" in run_example("add_retrainings.py", "--bank", "toy", code=2)[1]
     _, out = run_example("add_retrainings.py", "--bank", "toy", "--out", "bank.h5", "--n", 9, *quick)
     assert "0 hits, 9 misses" in out and "of 9 retrainings" in out
@@ -104,8 +108,8 @@ def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pyt
     assert "9 hits, 0 misses" in out
     assert FeatureBank.load("again.h5").retrainings.recipe["config"]["augmentation"] == "none"
     small = ("--timesteps", 64, "--n-envs", 4, "--batch-size", 32, "--width", 8)
-    _, out = run_example("train_ppo.py", "--bank", "bank.h5", "--evaluate", "linear_probe", *small, "--run", "run")
-    assert "reward log_likelihood_gain by DatamodelEvaluator" in out
+    _, out = run_example("train_ppo.py", "--bank", "bank.h5", "--evaluate", "linear_probe", "--rounds", 2, *small, "--run", "run")
+    assert "reward log_likelihood_gain by DatamodelEvaluator" in out and "in 2 rounds" not in out and "of 2 rounds" in out
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,7 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Call
     run_example("train_histogan.py", *training, "--steps", 2, "--batch-size", 4, "--width", 4, "--pretraining-steps", 2)
     assert (gan / "samples-000002.png").exists()
     building = ("--data", patches, "--counts", 8, 8, *small, "--epochs", 1, "--extractor", tmp_path / "extractor.pt")
-    building += ("--group", "^[^.]+", "--augmentation", "traditional")  # a patient each
+    building += ("--steps-per-epoch", 1, "--group", "^[^.]+", "--augmentation", "traditional")  # a patient each
     run_example("build_bank.py", *building, "--gan", gan / "histogan.pt", "--per-class", 10, "--out", tmp_path / "gan.h5")
     assert "is of another training" in run_example("train_histogan.py", *training, "--width", 8, code=2)[1]
     bank = FeatureBank.load(tmp_path / "gan.h5")
@@ -141,6 +145,19 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Call
     folder = FeatureBank.load(tmp_path / "folder.h5")
     assert (folder.train.features == bank.train.features).all()  # the extractor was kept
     assert set(folder.candidates.ids) == set(folder.valid.ids)
+    assert f"candidates and valid share {len(folder.valid)} pictures; scores on valid are too good" in folder.warnings()
+
+    again = ("build_bank.py", *building, "--out", tmp_path / "again.h5")
+    assert "was trained on other pictures" in run_example(*again, "--candidates", patches / "valid", "--seed", 1, code=2)[1]
+    rare = shutil.copytree(patches / "valid", tmp_path / "rare")
+    shutil.rmtree(rare / bank.classes[0])
+    for file in list((rare / bank.classes[1]).iterdir())[:2]:
+        file.write_bytes(b"nonsense")
+    told = run_example(*again, "--candidates", rare, code=2)[1]
+    assert told.count("cannot be decoded") == 2 and not (tmp_path / "again.h5").exists()  # all that is wrong, and before the work
+    turned = ("--classes", *bank.classes[::-1], "--candidates", patches / "valid", "--extractor", tmp_path / "turned.pt")
+    run_example(*again, *turned)
+    assert FeatureBank.load(tmp_path / "again.h5").classes == bank.classes[::-1]
 
 
 def test_known_truth_bank(tmp_path: Path, run_example: Callable) -> None:

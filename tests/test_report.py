@@ -13,6 +13,7 @@ from agents.compare import Comparison, Outcome, compare
 from agents.report import (
     comparison_latex,
     comparison_markdown,
+    comparison_table,
     discovery,
     discovery_curve,
     feature_map,
@@ -194,7 +195,20 @@ def test_one_round_and_few_patients_are_said(toy: FeatureBank, tmp_path: Path) -
         assert ("over test pictures alone" in recommendation(comparison, "PPO")[1]) == ("over test pictures alone" in text) == alone
     groups = np.arange(len(often.labels)) % 7
     assert "(too narrow, being over 7 patients)" in recommendation(replace(often, groups=groups), "PPO")[1]
+    assert "over the test split's patients alone" in recommendation(replace(once, groups=groups), "PPO")[1]
     assert "patients" not in recommendation(replace(often, groups=np.arange(len(often.labels))), "PPO")[1]
+
+
+def test_balanced_accuracy_may_disagree(toy: FeatureBank) -> None:
+    comparison = judged(toy, {"none": [0.7, 0.7], "PPO": [0.75, 0.76]}, 40)
+    assert "balanced" not in recommendation(comparison, "PPO")[1]
+    worse = [replace(o, test={**o.test, "balanced_accuracy": 0.6}) if o.selector == "PPO" else o for o in comparison.outcomes]
+    assert "points of test accuracy, 95 % interval" in (said := recommendation(replace(comparison, outcomes=tuple(worse)), "PPO")[1])
+    assert "but −10.0 of balanced accuracy" in said
+
+
+def test_the_title_says_which_class_is_found(toy: FeatureBank) -> None:
+    assert f"sensitivity to {toy.classes[1]}, specificity of {toy.classes[0]}" in comparison_table(compare(toy, ["none"], rounds=1))
 
 
 def test_sentence_without_a_gain(toy: FeatureBank, small: FeatureBank, tmp_path: Path) -> None:

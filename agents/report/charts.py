@@ -21,7 +21,7 @@ LEAST_DISTANCE = 1e-4
 """Smaller distances are shown as this one; a logarithmic axis has no zero."""
 MAP_POINTS = 5000
 """Real pictures and candidates on the map, at most; more would be one blot, and cost a minute."""
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 CURVES = {
     "rollout/ep_rew_mean": "reward of an episode",
     "validation/log_likelihood": "validation log-likelihood",
@@ -126,7 +126,8 @@ def selection_rates(bank: FeatureBank, comparison: Comparison) -> Figure:
             100 * float(np.mean([o.selection.mask[members].mean() if members.any() else 0 for o in comparison.of(name)])) for name in names
         ]
         places = np.arange(len(names)) + (label - (len(classes) - 1) / 2) * thickness
-        axes.barh(places, rates, 0.9 * thickness, color=colour, label=literal(title))
+        hatch = "" if label < len(COLOURS) - 1 else "//"  # colours begin again
+        axes.barh(places, rates, 0.9 * thickness, color=colour, hatch=hatch, label=literal(title))
         for place, rate in zip(places, rates):
             axes.annotate(f"{rate:.0f}", (rate, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), [literal(name) for name in names])
@@ -164,7 +165,7 @@ def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -
         panel.set_xscale("log")
         ticks = np.geomspace(edges[0], edges[-1], 4)  # the axis's own would overlap where it spans less than a decade or two
         panel.minorticks_off()
-        panel.set_xticks(ticks, [f"{tick:.1g}" for tick in ticks])
+        panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         panel.set_ylim(top=1.25 * panel.get_ylim()[1])  # room for the legend
         panel.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     return figure

@@ -25,6 +25,7 @@ from agents.report.tables import (
     comparison_markdown,
     comparison_table,
     comparison_title,
+    drawn_again,
     recommendation,
     spread,
     verdict,
@@ -216,8 +217,7 @@ def _page(
     ]
     rounds = len(comparison.of(ours))
     note = f"Mean ± standard deviation over {rounds} rounds." if rounds > 1 else "One round."
-    drawn_again = "rounds and test pictures" if rounds > 1 else "test pictures alone: another seed may say otherwise"
-    note += f" Gaps and gains are in points of accuracy; a gain's 95 % interval is a paired bootstrap over {drawn_again}."
+    note += f" Gaps and gains are in points of accuracy; a gain's 95 % interval is a paired bootstrap over {drawn_again(comparison)}."
     gap = chart(
         "gap",
         "Accuracy on the validation split, which rewards are measured on, and on the test split, which decided nothing; beside them the "

@@ -53,14 +53,24 @@ def comparison_cells(comparison: Comparison) -> list[list[str]]:
 
 
 def gain_cell(gain: tuple[float, float, float]) -> str:
-    """A gain and the ends of its interval, in percentage points."""
+    """A gain and the ends of its interval, in percentage points; dots where there is none."""
     mean, low, high = map(points, gain)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if np.isfinite(gain[1]) else f"{mean} […]"
 
 
 def comparison_title(comparison: Comparison) -> str:
-    """What stands above a comparison's table: whose figures they are."""
-    return f"Test split, classifier: {comparison.classifier}"
+    """What stands above a comparison's table: whose figures they are, and what is sensitive to which class."""
+    title, classes = f"Test split, classifier: {comparison.classifier}", comparison.classes
+    if len(classes) == 2:
+        return f"{title}; sensitivity to {classes[1]}, specificity of {classes[0]}"
+    return f"{title}; AUC, sensitivity and specificity are means over the classes" if classes else title
+
+
+def drawn_again(comparison: Comparison) -> str:
+    """What the bootstrap behind a comparison's intervals draws again."""
+    pictures = "test pictures" if comparison.groups is None else "the test split's patients"
+    rounds = len(comparison.of(comparison.selectors[0]))
+    return f"rounds and {pictures}" if rounds > 1 else f"{pictures} alone: another seed may say otherwise"
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -134,8 +144,11 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
     if "random" in comparison.selectors and ours != "random":
         won, _ = comparison.wins(ours, "random")
         figures += f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
-    if rounds == 1:
-        figures += "; one round, so that the interval is over test pictures alone, and another seed may say otherwise"
+    balanced = float((comparison.test_figures(ours, "balanced_accuracy") - comparison.test_figures("none", "balanced_accuracy")).mean())
+    if balanced * mean < 0:
+        figures += f", but {points(balanced)} of balanced accuracy, in which every class counts the same"
+    if rounds == 1 and np.isfinite(low):
+        figures += f"; one round, so that the interval is over {drawn_again(comparison)}"
     if low > 0:
         return "add", f"Add {these}: {figures}."
     if high < 0:
@@ -160,7 +173,8 @@ def verdict(comparison: Comparison, ours: str) -> str:
     gain = comparison.gain(ours, best)
     outcome = "won" if gain[1] > 0 else "lost" if gain[2] < 0 else "neither won nor lost"
     mean, low, high = map(points, gain)
-    against = f"{mean} points of test accuracy against the best other selection ({best}), 95 % interval {low} to {high}"
+    interval = f"95 % interval {low} to {high}" if np.isfinite(gain[1]) else "of one patient, which tells nothing of others"
+    against = f"{mean} points of test accuracy against the best other selection ({best}), {interval}"
     first = comparison.of(ours)
     valid, test, gap = (
         100 * float(np.mean([f(o) for o in first])) for f in (lambda o: o.valid["accuracy"], lambda o: o.test["accuracy"], lambda o: o.gap)

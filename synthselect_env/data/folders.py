@@ -51,9 +51,8 @@ def read_class_folders(
         )
     tops = sorted({PurePosixPath(name).parent.parent.as_posix() for name in names})
     if len(tops) > 1:  # splits, or a folder a patient within the classes: together they would be one set of pictures
-        raise ValueError(
-            f"{where}: there are class folders under {', '.join(tops[:3])}{' …' if len(tops) > 3 else ''}; name the split, or give a path to one of them"
-        )
+        remedy = "name the split, or give a path to one of them" if split is None else "a picture must lie in its class's folder itself"
+        raise ValueError(f"{where}: there are class folders under {', '.join(tops[:3])}{' …' if len(tops) > 3 else ''}; {remedy}")
     parents = [PurePosixPath(name).parts[-2] for name in names]
     classes = classes or tuple(sorted(set(parents)))
     places = {unicodedata.normalize("NFC", name): i for i, name in enumerate(classes)}

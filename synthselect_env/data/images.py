@@ -130,6 +130,9 @@ Renderer = Callable[..., np.ndarray]
 RENDERERS: dict[str, Renderer] = {}
 """What can render pictures, by the name that banks store."""
 
+SIZED = 256
+"""Encoded pictures whose sizes are looked at, evenly spaced."""
+
 DIM = 4096
 """A picture of 16 bits that has no value as large is doubted."""
 
@@ -264,7 +267,7 @@ class LabelledImages:
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """(height, width) of the first picture, in pixels; see :func:`picture_size`."""
+        """(height, width) of the pictures, in pixels; see :func:`picture_size`."""
         return picture_size(self.images)
 
     def subset(self, index: np.ndarray) -> LabelledImages:
@@ -301,14 +304,24 @@ def picture_keys(images: LazyImages | np.ndarray) -> list[bytes]:
 
 
 def picture_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
-    """(height, width) of the first picture, in pixels.
+    """(height, width) of the pictures, in pixels; the median of up to :data:`SIZED` of them where they may differ.
 
     :param images: lazy pictures, uint8 (n, h, w, 3), or None
-    :raises ValueError: when there is none
+    :raises ValueError: when there is none, or one of those looked at is no picture
     """
     if images is None or not len(images):
         raise ValueError("there are no pictures that could have a size")
-    height, width = decode(images[:1]).shape[1:3]
+    if not isinstance(images, EncodedImages):
+        height, width = decode(images[:1]).shape[1:3]
+        return height, width
+    sizes = []
+    for i in np.unique(np.linspace(0, len(images) - 1, SIZED).round().astype(int)):
+        try:
+            with Image.open(io.BytesIO(images.blobs[i])) as picture:
+                sizes.append((picture.height, picture.width))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UndecodableError(int(i), len(images), error) from error
+    height, width = np.median(sizes, axis=0).round().astype(int).tolist()
     return height, width
 
 

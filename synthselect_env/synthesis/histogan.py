@@ -62,6 +62,7 @@ class HistoGANConfig:
     :param pretraining_steps: of the network that the discriminator looks through, before the first step
     :param canvas: sides of what the generator makes, as multiples of the pictures', which are cut out of it at random places; opposite
         borders of a canvas fit each other, and so do a picture's where this is 1
+    :param turned: pictures are flipped both ways and transposed, in training and when they are sampled, as tissue has no up; False where they have one
     """
 
     steps: int = 2500
@@ -76,6 +77,7 @@ class HistoGANConfig:
     attention: bool = False
     pretraining_steps: int = 750
     canvas: float = 4 / 3
+    turned: bool = True
 
 
 class HistoGAN:
@@ -141,7 +143,7 @@ class HistoGAN:
         data, targets = self._checked(images, labels)
         self._same("training", images, labels)
         network = copy.deepcopy(self.discriminator.features)  # one that is interrupted leaves no trace
-        yield from pretrain(network, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed)
+        yield from pretrain(network, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed, self.config.turned)
         self.discriminator.features.load_state_dict(network.state_dict())
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         some = data[torch.randperm(len(data), device=self.device, generator=rng)[: 4 * BATCH_SIZE]]
@@ -264,7 +266,8 @@ class HistoGAN:
 
     def _real_batch(self, data: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.randint(len(data), (self.config.batch_size,), device=self.device, generator=self.rng)
-        return dihedral(data[index].float() / 127.5 - 1, self.rng), targets[index]
+        real = data[index].float() / 127.5 - 1
+        return dihedral(real, self.rng) if self.config.turned else real, targets[index]
 
     def _generated(self, labels: torch.Tensor) -> torch.Tensor:
         latents = torch.randn(len(labels), self.generator.latent_length, device=self.device, generator=self.rng)
@@ -356,7 +359,9 @@ class HistoGAN:
                 for z, y in zip(latents.split(batch_size), part.split(batch_size))
             ]
             unit = F.pad(torch.cat(pictures), (0, 0, 0, 0, 0, 0, 0, LATENTS_AT_ONCE - len(part)))  # as many random numbers each time
-            yield dihedral(crop(unit, self.size, places), places)[: len(part)].permute(0, 2, 3, 1).numpy()
+            cut = crop(unit, self.size, places)
+            turned = dihedral(cut, places) if self.config.turned else cut
+            yield turned[: len(part)].permute(0, 2, 3, 1).numpy()
 
     def _keep(self, directory: Path | None, row: dict[str, float]) -> None:
         """Note a check; write the best checkpoint, the last one, a sample grid and the log.

@@ -22,7 +22,7 @@ JITTER = 0.4
 
 
 def pretrain(
-    network: FeatureNetwork, images: torch.Tensor, labels: torch.Tensor, n_classes: int, steps: int, seed: int
+    network: FeatureNetwork, images: torch.Tensor, labels: torch.Tensor, n_classes: int, steps: int, seed: int, turned: bool = True
 ) -> Iterator[dict[str, float]]:
     """Train by two losses of equal weight, and leave the network frozen in evaluation mode.
 
@@ -36,6 +36,7 @@ def pretrain(
     :param n_classes: number of classes
     :param steps: of 128 pictures, or all when there are fewer
     :param seed: of heads, batches and views
+    :param turned: whether views are flipped both ways and transposed
     :return: an iterator over steps: ``step``, ``contrast``, ``cross_entropy``
     """
     device, width = images.device, network.channels[-1]
@@ -54,7 +55,7 @@ def pretrain(
         index = torch.randint(len(images), (n,), device=device, generator=rng)
         pictures = images[index].float() / 255
         with autocast(device):
-            features = torch.cat([network(_view(pictures, rng))[-1] for _ in range(2)]).mean((2, 3)).float()
+            features = torch.cat([network(_view(pictures, rng, turned))[-1] for _ in range(2)]).mean((2, 3)).float()
         directions = F.normalize(projector(features), dim=1)
         likeness = (directions @ directions.T / TEMPERATURE).masked_fill(itself, -torch.inf)
         contrast = F.cross_entropy(likeness, twins)
@@ -66,9 +67,9 @@ def pretrain(
     network.eval().requires_grad_(False)
 
 
-def _view(pictures: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Turned, with other colours each, and cropped together.  (b, 3, h, w) in 0..1 -> (b, 3, h, w) in -1..1"""
-    pictures = colour_jitter(dihedral(pictures, rng), rng, JITTER)
+def _view(pictures: torch.Tensor, rng: torch.Generator, turned: bool) -> torch.Tensor:
+    """Turned or not, with other colours each, and cropped together.  (b, 3, h, w) in 0..1 -> (b, 3, h, w) in -1..1"""
+    pictures = colour_jitter(dihedral(pictures, rng) if turned else pictures, rng, JITTER)
     height, width = pictures.shape[2:]
     share, down, right = torch.rand(3, device=pictures.device, generator=rng).tolist()
     share = LEAST_CROP + (1 - LEAST_CROP) * share
