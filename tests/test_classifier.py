@@ -116,6 +116,17 @@ def test_a_file_of_weights_alone_is_no_classifier(toy: FeatureBank, tmp_path: Pa
         Classifier.load(tmp_path / "classifier.pt")
 
 
+def test_a_small_set_fills_its_batches(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a classifier that is given more pictures would also see more at each step."""
+    seen: list[np.ndarray] = []
+    monkeypatch.setitem(AUGMENTATIONS, "none", lambda images, generator: seen.append(images.mean((1, 2, 3)).numpy()) or images)
+    train(toy, replace(TINY, steps_per_epoch=5, batch_size=16, augmentation="none"), members=np.array([0, 1, 2, 12, 13]))
+    assert {len(batch) for batch in seen} == {16}
+    _, counts = np.unique(np.concatenate(seen), return_counts=True)
+    assert len(counts) == 5 and np.ptp(counts) <= 1  # pass by pass
+    assert len(train(toy, replace(TINY, steps_per_epoch=None, batch_size=64)).history["accuracy"]) == TINY.epochs
+
+
 def test_pictures_in_any_memory_layout(toy: FeatureBank) -> None:
     """OpenCV's colours turned round are a view with a negative stride."""
     turned = toy.train.images[..., ::-1]

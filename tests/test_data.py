@@ -271,6 +271,13 @@ def test_pcam_masks_and_damaged_files(pcam_files: Path) -> None:
         read_pcam(pcam_files, "valid")
 
 
+def test_one_odd_picture_does_not_say_how_large_all_are() -> None:
+    odd = [np.zeros((1, 40, 3), np.uint8), *np.zeros((4, 5, 7, 3), np.uint8)]
+    assert picture_size(EncodedImages.encode(odd)) == (5, 7)
+    with pytest.raises(UndecodableError, match="picture 1 of 2"):
+        picture_size(EncodedImages([*EncodedImages.encode(odd[:1]).blobs, b"nonsense"]))
+
+
 def test_size_of_pictures() -> None:
     images = np.zeros((2, 5, 7, 3), np.uint8)
     for pictures in (images, EncodedImages.encode(images)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from synthselect_env import load_bank
 from synthselect_env.classifier import Classifier, TrainingConfig
 from synthselect_env.data import LabelledImages, appearance
-from synthselect_env.extraction import _folds, extract_bank, train_extractor
+from synthselect_env.extraction import LEAST_STEPS, draw_folds, extract_bank, train_extractor, training_digest
 
 TINY = TrainingConfig(architecture="resnet18", size=(16, 16), epochs=2, steps_per_epoch=12, batch_size=16, learning_rate=1e-3)
 
@@ -63,6 +64,17 @@ def test_cross_fitting_replaces_the_train_view_alone(pictures: dict[str, Labelle
     assert own.mean() > cosines[~np.eye(len(a), dtype=bool)].mean() + 0.15
 
 
+def test_few_pictures_are_passed_often_enough(pictures: dict[str, LabelledImages], tmp_path: Path) -> None:
+    asked = replace(TINY, epochs=1, steps_per_epoch=None)
+    trained = train_extractor(pictures["train"], pictures["valid"], 3, asked, "cpu")
+    assert trained.config == replace(asked, steps_per_epoch=LEAST_STEPS)
+    trained.save(tmp_path / "extractor.pt")
+    loaded = Classifier.load(tmp_path / "extractor.pt", "cpu")
+    assert loaded.trained_on == training_digest(pictures["train"], 3)
+    others = (training_digest(pictures["train"], 4), training_digest(pictures["valid"], 3))
+    assert loaded.trained_on not in others and loaded.digest == trained.digest
+
+
 def test_errors(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
     with pytest.raises(ValueError, match="n_folds must be 0, or 2 and more"):
         extract_bank(pictures, extractor, n_folds=1)
@@ -101,11 +113,11 @@ def test_a_bank_knows_how_pictures_look(pictures: dict[str, LabelledImages], ext
 def test_folds_share_out_rare_classes(pictures: dict[str, LabelledImages], seed: int) -> None:
     train = pictures["train"]
     rare = replace(train, labels=np.array([2, 2, *train.labels[2:]]), classes=("a", "b", "rare"), groups=None)
-    folds = _folds(rare, 2, seed)
+    folds = draw_folds(rare, 2, seed)
     for label in range(3):
         sizes = np.bincount(folds[rare.labels == label], minlength=2)
         assert np.ptp(sizes) <= 1 and sizes.min() > 0
     alone = replace(rare, labels=np.where(np.arange(len(rare)) == 1, 0, rare.labels))
     with pytest.raises(ValueError, match="no training picture of class rare is left; take fewer folds, or none"):
-        _folds(alone, 2, seed)
-    assert all(len(set(_folds(train, 3, seed)[np.array(train.groups) == g])) == 1 for g in set(train.groups))
+        draw_folds(alone, 2, seed)
+    assert all(len(set(draw_folds(train, 3, seed)[np.array(train.groups) == g])) == 1 for g in set(train.groups))

@@ -161,6 +161,18 @@ def test_an_interrupted_pretraining_starts_again(patches: tuple) -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*(state.values() for state in states)))
 
 
+def test_upright_pictures_are_never_turned(patches: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        raise AssertionError("turned")
+
+    for module in ("histogan", "pretraining"):
+        monkeypatch.setattr(f"synthselect_env.synthesis.{module}.dihedral", refuse)
+    upright = gan(replace(CONFIG, turned=False, steps=1))
+    assert len(list(upright.fit(*patches))) == 1 and len(upright.sample(np.array([0, 1]), seed=0)) == 2
+    with pytest.raises(AssertionError, match="turned"):
+        gan().sample(np.array([0]), seed=0)
+
+
 def test_heads_see_standardised_features() -> None:
     torch.manual_seed(0)
     judge = Discriminator(2, 4, 4)
