@@ -21,7 +21,7 @@ from agents.intervals import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, make_evaluator
-from synthselect_env.files import atomic_write, code_digest
+from synthselect_env.files import atomic_write, code_digest, library_digest
 from synthselect_env.metrics import METRICS, better, classification_metrics
 
 
@@ -231,8 +231,8 @@ def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | 
     file = None
     if directory is not None:
         try:
-            versions = {package: version(package) for package in ("synthselect", "torch", "stable-baselines3")}
-            facts = [code_digest(type(selector)), selector.settings(), bank.digest, seed, versions]
+            code = [code_digest(type(selector)), library_digest(), *map(version, ("torch", "stable-baselines3"))]
+            facts = [code, selector.settings(), bank.digest, seed]
         except NotImplementedError:
             pass  # who does not say what the selection depends on selects again
         else:

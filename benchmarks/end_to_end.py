@@ -2,10 +2,9 @@
 
     python benchmarks/end_to_end.py
 
-Each seed trains in a process of its own, alone on the machine, whose wall-clock time and peak memory are measured. Then every
-selection is judged by the linear probe and by full ResNet34 retraining, each with the seed of its run. The run itself ends without
-a table (`--evaluate` with nothing behind it). Finished work is kept in
-runs/, so that an interrupted run goes on where it stopped.
+Each seed's run, from start to report, is a process of its own, alone on the machine, whose wall-clock time and peak memory are measured. Then
+every selection is judged by the linear probe and by full ResNet34 retraining, each with the seed of its run. Finished work is kept in runs/, so that
+an interrupted run goes on where it stopped.
 """
 
 import argparse
@@ -35,10 +34,10 @@ METRICS = ("accuracy", "auc", "sensitivity", "specificity")
 
 
 def train(bank_name: str, seed: int, run: Path) -> dict[str, float]:
-    """One default run; wall-clock seconds and peak megabytes."""
+    """One default run, with its tables and report; wall-clock seconds and peak megabytes."""
     start = time.perf_counter()
     with (run.parent / f"{run.name}.log").open("w") as log:
-        command = [sys.executable, EXAMPLE, "--bank", bank_name, "--seed", str(seed), "--run", run, "--evaluate"]
+        command = [sys.executable, EXAMPLE, "--bank", bank_name, "--seed", str(seed), "--run", run]
         subprocess.run(command, check=True, stdout=log, stderr=log)
     # the largest child so far: an upper bound from the second seed on
     return {"seconds": time.perf_counter() - start, "megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}

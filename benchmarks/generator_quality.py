@@ -27,7 +27,7 @@ from synthselect_env.data import LabelledImages, decode, draw_per_class
 from synthselect_env.data.images import pictures_digest
 from synthselect_env.embedded import resolve_bank
 from synthselect_env.extraction import EXTRACTOR, train_extractor
-from synthselect_env.files import atomic_write
+from synthselect_env.files import atomic_write, library_digest
 from synthselect_env.synthesis import HistoGAN, frechet_distance, nearest_distances, share_closer, tile
 
 THUMBNAIL = (16, 16)
@@ -152,7 +152,7 @@ def over_contrast(found: Memorisation, generated: np.ndarray, held_out: np.ndarr
 
 def kept(directory: Path, name: str, key: str, train: Callable[[], Classifier]) -> Classifier:
     """Read a trained network, or train and keep it."""
-    file = directory / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.pt"
+    file = directory / f"{name}-{hashlib.sha256(f'{key} {library_digest()}'.encode()).hexdigest()[:12]}.pt"
     if not file.exists():
         train().save(file)
     return Classifier.load(file)

@@ -5,8 +5,7 @@
 The bank is of known truth: candidates are real PCam patches, of which half are spoilt. Every arm gets the same number of evaluations of
 the same evaluator, the environment's default. "promised": the gain in validation log-likelihood as that evaluator sees it; "AUC": of
 the arm's scores against the truth; "sound": share of what it keeps. Then the first seeds' selections are retrained in full, and compared
-with the oracle, all sound candidates and no other. Finished work is kept in runs/; delete
-runs/learning-* after a change to an arm.
+with the oracle, all sound candidates and no other. Finished work is kept in runs/, and done again after an edit of the library.
 """
 
 from __future__ import annotations
@@ -76,8 +75,7 @@ def arm(name: str, evaluations: int) -> Selector:
 
 def selected(bank: FeatureBank, name: str, evaluations: int, seed: int, root: Path) -> tuple[Selection, float]:
     """What an arm selects, and the seconds that it took; from disk where it is known."""
-    settings = repr(AGENTS[name]) if name in AGENTS else ""
-    key = hashlib.sha256(f"{name} {evaluations} {seed} {settings}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{name} {seed} {arm(name, evaluations).settings()}".encode()).hexdigest()[:16]
     file = root / f"{key}.csv"
     clock = file.with_suffix(".txt")
     if not clock.exists():
@@ -107,10 +105,13 @@ if __name__ == "__main__":
     parser.add_argument(
         "--classifier", choices=("quick", "resnet34"), default="quick", help="what is retrained: ResNet18 at 32 px, or the default"
     )
+    parser.add_argument("--against", metavar="ARM", help="one of the arms, at the most evaluations: differences to it, seed by seed")
     parser.add_argument("--figure", type=Path, help="where to write the learning curves of these arms")
     add_worker_arguments(parser)
     args = parser.parse_args()
     args.retrained = min(args.retrained, args.seeds)
+    if args.against and args.against not in args.arms:
+        parser.error(f"--against: {args.against} is none of the arms that are run, {', '.join(args.arms)}")
     bank = resolve_bank(args.bank)
     truth, evaluator = bank.candidates.flaw == 0, make_evaluator(None, bank)
     root = Path("runs") / f"learning-{digest(bank)}"
@@ -180,6 +181,16 @@ if __name__ == "__main__":
                 interval(100 * (valid["accuracy"] - test["accuracy"])[:, i], "+.1f"),
             ]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        if args.against:
+            i = list(kept).index(f"{args.against}, {most:,}")
+            print(
+                f"\n{args.against} minus another arm, on the test split, seed by seed\n| arm | accuracy, points | AUC, points | log-likelihood |"
+            )
+            print("|---|---|---|---|")
+            for j, name in enumerate(kept):
+                if j != i:
+                    cells = [interval(scale * (test[m][:, i] - test[m][:, j]), form) for m, (form, scale) in forms.items()]
+                    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
     if args.figure:
         from matplotlib import colormaps

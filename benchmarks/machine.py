@@ -13,6 +13,7 @@ import torch
 
 from synthselect_env import FeatureBank
 from synthselect_env.compute import default_workers
+from synthselect_env.files import library_digest
 
 
 def describe_machine() -> str:
@@ -29,8 +30,8 @@ def describe_machine() -> str:
 
 
 def digest(bank: FeatureBank, *arguments: object) -> str:
-    """Eight characters that change with the bank or the arguments, to name a cache by."""
-    return hashlib.sha256(f"{bank.digest} {arguments!r}".encode()).hexdigest()[:8]
+    """Eight characters that change with the bank, the arguments, or an edit of the library, to name a cache by."""
+    return hashlib.sha256(f"{bank.digest} {arguments!r} {library_digest()}".encode()).hexdigest()[:8]
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:

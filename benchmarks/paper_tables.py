@@ -180,6 +180,7 @@ if __name__ == "__main__":
     parser.add_argument("--scale", choices=SCALES, default="smoke")
     parser.add_argument("--tables", nargs="+", default=["cervical", "pcam"], choices=("pcam", "cervical"))
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only, e.g. none all centroid CreditPPO (default: all of them)")
+    parser.add_argument("--rounds", type=int, help="default: the scale's")
     parser.add_argument("--out", type=Path, help="directory for the tables and the report")
     add_worker_arguments(parser)
     args = parser.parse_args()
@@ -188,6 +189,7 @@ if __name__ == "__main__":
         if args.rows is not None and (unknown := set(args.rows) - set(rows)):
             parser.error(f"--rows: {name} has no {', '.join(sorted(unknown))} at scale {args.scale}; its rows are {', '.join(rows)}")
     scale, root, begin = SCALES[args.scale], Path("runs/paper-tables") / args.scale, time.perf_counter()
+    scale = replace(scale, rounds=args.rounds or scale.rounds)
     print(f"{describe_machine()}; {args.workers} processes; scale {args.scale}: {scale}; reward {DEFAULT_REWARD}\n", flush=True)
     tables: dict[str, tuple[str, str, Comparison]] = {}  # file name to title, bank and content
     for name in args.tables:

@@ -78,6 +78,9 @@ with FlopCounterMode(display=False) as counter:
     network = build_network(config, len(bank.classes), 0)
     network(torch.zeros(2, 3, *config.size)).sum().backward()  # two, as a batch has no spread where one pixel of one picture is left
 flops = counter.get_total_flops() / 2 * args.epochs * args.steps * config.batch_size
+with FlopCounterMode(display=False) as counter, torch.no_grad():
+    network.eval()(torch.zeros(1, 3, *config.size))
+flops += counter.get_total_flops() * LAST_EPOCHS * len(bank.valid)
 
 evaluator.evaluate_on(none, 0, bank.valid)  # decoding, and compiling on CUDA, are paid for once
 bare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 import os
 import secrets
@@ -30,6 +31,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 OUR_PACKAGES = ("synthselect_env", "agents")
 """Whose code changes with their release number."""
+
+
+@cache
+def library_digest() -> str:
+    """A name for the source of this library's packages, to key caches by that are made again sooner than one can tell what an edit changed."""
+    content = hashlib.sha256()
+    for package in OUR_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for root in (spec and spec.submodule_search_locations) or ():
+            for file in sorted(Path(root).rglob("*.py")):
+                content.update(f"{package} {file.relative_to(root).as_posix()} ".encode() + file.read_bytes())
+    return content.hexdigest()
 
 
 @cache
