@@ -67,7 +67,7 @@ if args.gan:
     if gan.classes != classes:
         parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
     labels = np.repeat(np.arange(len(classes)), args.per_class)
-    images = EncodedImages.encode(gan.sample(labels, args.seed, truncation=args.truncation), QUALITY)
+    images = gan.sample(labels, args.seed, truncation=args.truncation)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
     candidates = LabelledImages(images, labels, ids, classes)
     made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
@@ -89,14 +89,12 @@ def one_by_one(split: LabelledImages, name: str) -> Iterator[np.ndarray]:
             broken.append(f"{name}: {error}")
 
 
-for name, split in (real if args.gan else {**real, "candidates": candidates}).items():
+for name, split in {**real, "candidates": candidates}.items():
     pictures[name] = replace(split, images=EncodedImages.encode(one_by_one(split, name), QUALITY))
 if broken:
     parser.error("\n".join(["these pictures cannot be read:", *broken]))
 if args.folds:
     draw_folds(pictures["train"], args.folds, args.seed)
-if args.gan:
-    pictures["candidates"] = candidates
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, augmentation=args.augmentation)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from synthselect_env.compute import autocast, load_state, pick_device, seeded, weights_digest
+from synthselect_env.compute import autocast, load_config, load_state, pick_device, seeded, weights_digest
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.files import atomic_write
 from synthselect_env.metrics import classification_metrics
@@ -159,10 +159,7 @@ class Classifier:
         :raises ValueError: when the file holds something else
         """
         state = load_state(path, "Classifier.save", "config", "n_classes", "history", "network")
-        try:
-            config = TrainingConfig(**state["config"])
-        except TypeError as error:
-            raise ValueError(f"{path} is of a release whose TrainingConfig was another ({error}); train again") from error
+        config = load_config(TrainingConfig, state["config"], path)
         network = build_network(config, state["n_classes"], seed=0)
         network.load_state_dict(state["network"])
         network = network.to(pick_device(device)).to(memory_format=torch.channels_last)

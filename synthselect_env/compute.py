@@ -8,10 +8,12 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+Config = TypeVar("Config")
 
 if hasattr(os, "register_at_fork"):
     # a forked process (Gymnasium's AsyncVectorEnv) has no thread of the pool that torch takes it to have, and would wait for them for ever
@@ -76,6 +78,20 @@ def load_state(path: str | Path, writer: str, *fields: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not set(fields) <= set(state):
         raise ValueError(f"{path} was not written by this release's {writer}: it lacks {', '.join(fields)} or one of them; make it again")
     return state
+
+
+def load_config(kind: type[Config], fields: dict[str, Any], path: str | Path) -> Config:
+    """A configuration from what was saved of it.
+
+    :param kind: its class
+    :param fields: its fields
+    :param path: the file that they are from, for the message
+    :raises ValueError: when the class has no such fields
+    """
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"{path} is of a release whose {kind.__name__} was another ({error}); train again") from error
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -183,7 +183,8 @@ class RenderedImages(LazyImages):
 
     def keys(self) -> list[bytes]:
         """The recipes."""
-        return [self._recipe + position.tobytes() for position in self.positions]
+        recipe = self._recipe
+        return [recipe + position.tobytes() for position in self.positions]
 
     @property
     def _recipe(self) -> bytes:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from synthselect_env.compute import autocast, load_state, pick_device, seeded
+from synthselect_env.compute import autocast, load_config, load_state, pick_device, seeded
 from synthselect_env.data.augment import dihedral
 from synthselect_env.data.images import pictures_digest
 from synthselect_env.files import atomic_write
@@ -226,9 +226,8 @@ class HistoGAN:
         missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
         if missing:
             raise ValueError(f"no training picture of class {', '.join(missing)}")
-        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2), torch.from_numpy(
-            np.array(labels, np.int64)
-        ).to(self.device)
+        data, targets = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (images, np.asarray(labels, np.int64)))
+        return data.permute(0, 3, 1, 2), targets
 
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         remaining = min(1.0, (1 - self.step / self.config.steps) / (1 - DECAY_FROM))
@@ -420,10 +419,7 @@ class HistoGAN:
         :raises ValueError: when it is of an earlier release, whose networks were others
         """
         state = load_state(path, "HistoGAN.save", "config", "pretrained")
-        try:
-            config = HistoGANConfig(**state["config"])
-        except TypeError as error:
-            raise ValueError(f"{path} is of a release whose HistoGANConfig was another ({error}); train again") from error
+        config = load_config(HistoGANConfig, state["config"], path)
         if "canvas" not in state["config"]:
             raise ValueError(f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again")
         gan = cls(tuple(state["size"]), tuple(state["classes"]), config, device)
