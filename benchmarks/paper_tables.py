@@ -7,9 +7,11 @@ Table 1: cervical. Table 2: PCam, with the selectors that a reviewer would ask f
 * smoke: parts of the banks, one round, a linear probe, 64 evaluations an agent; seconds, to see that everything runs
 * cpu: 5 rounds; ResNet18 at 32 pixels on the shorter side retrained; agents are rewarded by the bank's datamodel
 * long: the same in 3 rounds with eight times as many pictures drawn in a retraining, which many real pictures need; best with some --rows
+* gpu: 5 rounds; ResNet34 at the pictures' own size, 1,600 steps of 64; agents are rewarded by the bank's datamodel
 * paper: 5 rounds; ResNet34 retrained at the pictures' own size, also as the reward. For one large GPU; the agents then cost a retraining
   an evaluation
 
+With --pcam, Table 2 is of a bank of your own from PCam, e.g. at the full 96 pixels (benchmarks/README.md has the commands).
 Finished selections and predictions are kept in runs/paper-tables/SCALE, and an interrupted run goes on where it stopped. With --out, tables
 are also written there as Markdown, CSV and LaTeX, and Table 2 as a report.
 """
@@ -33,7 +35,7 @@ from agents.report import comparison_latex, comparison_markdown, write_report
 from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank
 from synthselect_env.classifier import LONG, QUICK, TrainingConfig
-from synthselect_env.embedded import load_bank
+from synthselect_env.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD
@@ -61,6 +63,7 @@ SCALES = {
     "smoke": Scale(1, 64, 16, None, "linear_probe"),
     "cpu": Scale(5, 1024, 1, QUICK, None),
     "long": Scale(3, 1024, 1, LONG, None),
+    "gpu": Scale(5, 1024, 1, TrainingConfig(size=(256, 256), steps_per_epoch=200), None),
     "paper": Scale(5, 1024, 1, TrainingConfig(size=(256, 256), epochs=50, steps_per_epoch=None), "classifier"),
 }
 AGENT = {"learning_rate": 1e-3, "gamma": 0.0, "device": "cpu"}
@@ -87,7 +90,7 @@ PUBLISHED = {
 DIFFERENCES = {
     "cervical": "The data differ: the paper's cervical pictures are private, these are a rendered phantom, and so are the candidates (no GAN, other patients), "
     "half of them with planted flaws. Class counts and the split by patient are like the paper's.",
-    "pcam": "The data differ: 3,344 real training patches in the place of 6,688, from the same public set; candidates are from our HistoGAN.",
+    "pcam": "The data differ: {real:,} real training patches, the paper's 6,688, from the same public set; candidates are from our HistoGAN.",
 }
 
 
@@ -130,9 +133,8 @@ def rows_of(scale: Scale, table: str, evaluator: str | Evaluator | None = None) 
     return augmented | {row.name: row for row in (*controls_of(scale, table, evaluator), *agents_of(scale, table, evaluator))}
 
 
-def table_of(name: str, scale: Scale, root: Path, workers: int, wanted: Sequence[str]) -> tuple[FeatureBank, Comparison]:
+def table_of(name: str, bank: FeatureBank, scale: Scale, root: Path, workers: int, wanted: Sequence[str]) -> tuple[FeatureBank, Comparison]:
     """One bank's comparison of the wanted rows, in the paper's order."""
-    bank = load_bank(name)
     if scale.every > 1:
         bank = replace(bank, candidates=bank.candidates.subset(np.arange(0, len(bank.candidates), scale.every)), retrainings=None)
     start, parts = time.perf_counter(), []
@@ -179,6 +181,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="smoke")
     parser.add_argument("--tables", nargs="+", default=["cervical", "pcam"], choices=("pcam", "cervical"))
+    parser.add_argument("--pcam", default="pcam", metavar="BANK", help="a file with retrainings, in the place of the embedded bank")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only, e.g. none all centroid CreditPPO (default: all of them)")
     parser.add_argument("--rounds", type=int, help="default: the scale's")
     parser.add_argument("--out", type=Path, help="directory for the tables and the report")
@@ -191,10 +194,13 @@ if __name__ == "__main__":
     scale, root, begin = SCALES[args.scale], Path("runs/paper-tables") / args.scale, time.perf_counter()
     scale = replace(scale, rounds=args.rounds or scale.rounds)
     print(f"{describe_machine()}; {args.workers} processes; scale {args.scale}: {scale}; reward {DEFAULT_REWARD}\n", flush=True)
-    tables: dict[str, tuple[str, str, Comparison]] = {}  # file name to title, bank and content
+    tables: dict[str, tuple[str, str, Comparison]] = {}  # file name to title, table and content
+    differences = dict(DIFFERENCES)
     for name in args.tables:
-        bank, comparison = table_of(name, scale, root, args.workers, args.rows or known[name])
+        bank = resolve_bank(args.pcam if name == "pcam" else name)
+        bank, comparison = table_of(name, bank, scale, root, args.workers, args.rows or known[name])
         if name == "pcam":
+            differences[name] = DIFFERENCES[name].format(real=len(bank.train))
             tables["table2-pcam"] = "Table 2, PCam", name, comparison
             if args.out is not None and OURS in comparison.selectors:
                 write_report(
@@ -214,7 +220,7 @@ if __name__ == "__main__":
     for stem, (title, name, part) in sorted(tables.items()):
         table = with_published(comparison_markdown(part), PUBLISHED[name])
         print(
-            f"\n## {title}\n\n{DIFFERENCES[name]}\nClassifier: {part.classifier}; {scale.rounds} rounds, mean ± standard deviation.\n\n{table}",
+            f"\n## {title}\n\n{differences[name]}\nClassifier: {part.classifier}; {scale.rounds} rounds, mean ± standard deviation.\n\n{table}",
             flush=True,
         )
         if args.out is not None:

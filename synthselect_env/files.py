@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -43,6 +44,14 @@ def library_digest() -> str:
             for file in sorted(Path(root).rglob("*.py")):
                 content.update(f"{package} {file.relative_to(root).as_posix()} ".encode() + file.read_bytes())
     return content.hexdigest()
+
+
+def library_version() -> str:
+    """The release, to key caches by; where the packages are only on the path, which have none, a name for their source."""
+    try:
+        return version("synthselect")
+    except PackageNotFoundError:
+        return library_digest()
 
 
 @cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_everything_that_changes_the_answer_changes_the_key(toy: FeatureBank) ->
     assert len(set(keys)) == len(keys)
     same = RetrainEvaluator(toy, config=CONFIG, on_epoch=print)
     assert same.fingerprint == evaluators[5].fingerprint == ParallelEvaluator(same).fingerprint == CachedEvaluator(same, "x").fingerprint
+
+
+def test_packages_that_were_not_installed_have_a_key(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone on PYTHONPATH has no release number."""
+
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    probe = LinearProbeEvaluator(toy)
+    installed = probe.fingerprint
+    monkeypatch.setattr("synthselect_env.files.version", unknown)
+    assert probe.fingerprint not in ("", installed)
 
 
 def test_an_evaluator_that_does_not_say_what_matters_is_not_remembered(toy: FeatureBank, tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def test_one_compiled_graph_serves_every_training(toy: FeatureBank, monkeypatch:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch 2.11's own compiler, when it is imported
 def test_compiles_on_cuda(toy: FeatureBank) -> None:
     """The same numbers as without, up to bf16's rounding, from one graph."""
     torch.compiler.reset()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.files import code_digest
+from synthselect_env.files import code_digest, library_version
 from synthselect_env.metrics import METRICS
 from synthselect_env.split import Split
 
@@ -137,7 +137,7 @@ class Evaluator(ABC):
             "bank": [self.digest_of(getattr(self.bank, name)) for name in ("train", "valid", "candidates")],
             "classes": len(self.bank.classes),
             "settings": self.settings(),
-            "versions": [torch.__version__, *map(version, ("synthselect", "torchvision", "pillow"))],
+            "versions": [torch.__version__, library_version(), *map(version, ("torchvision", "pillow"))],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

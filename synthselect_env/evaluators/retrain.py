@@ -38,7 +38,7 @@ class RetrainEvaluator(Evaluator):
         pictures' shorter side (48 pixels, or their own when smaller)
     :param initial: a trained classifier of the same architecture, or the file of one, to start from; None to train from scratch
     :param device: "auto", or a torch device
-    :param compile: run training steps through ``torch.compile``; None for CUDA only. The first retraining pays for the compiling
+    :param compile: run training steps through ``torch.compile``, which the first retraining of each process pays for
     :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics; empty before the
         last five. Copies in other processes have none
     :raises ValueError: when a split has no pictures, or ``initial`` is another network
@@ -54,7 +54,7 @@ class RetrainEvaluator(Evaluator):
         config: TrainingConfig | dict[str, object] | None = None,
         initial: Classifier | str | Path | None = None,
         device: str = "auto",
-        compile: bool | None = None,
+        compile: bool = False,
         on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__(bank)
@@ -69,7 +69,7 @@ class RetrainEvaluator(Evaluator):
         if self.initial is not None:
             self.initial.check_fits(self.config.architecture, len(bank.classes))
         self.device = pick_device(device)
-        self.compile = self.device.type == "cuda" if compile is None else compile
+        self.compile = compile
         self.on_epoch = on_epoch
         self._training: tuple[torch.Tensor, torch.Tensor] | None = None
 
