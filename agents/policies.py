@@ -156,8 +156,13 @@ class SelectionPolicy(ActorCriticPolicy):
 
         TRPO differentiates it twice, which fused attention and cuDNN's recurrence cannot; PPO and A2C do not train through here.
         """
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-            return super().get_distribution(obs)
+        cudnn = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False  # cudnn.flags() would touch more, some of which is deprecated
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                return super().get_distribution(obs)
+        finally:
+            torch.backends.cudnn.enabled = cudnn
 
     @torch.no_grad()
     def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ an interrupted run goes on where it stopped.
 import argparse
 import csv
 import json
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -73,7 +74,7 @@ if __name__ == "__main__":
 
     for classifier in args.classifiers:
         rows: dict[str, list[dict[str, str]]] = {name: [] for name in args.selectors}
-        with ProcessPoolExecutor(args.workers) as pool:
+        with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as pool:  # CUDA does not survive a fork
             missing = [(n, s) for s, run in enumerate(runs) for n in args.selectors if not (run / f"judged-{classifier}-{n}.csv").exists()]
             for task in [pool.submit(judge, args.bank, n, classifier, s, runs[s], threads) for n, s in missing]:
                 task.result()

@@ -99,6 +99,8 @@ for repetition in range(args.repetitions):
 dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
 a, b = (torch.rand(4096, 4096, device=device).to(dtype) for _ in range(2))
 a @ b
+if device.type == "cuda":
+    torch.cuda.synchronize()
 start = time.perf_counter()
 for _ in range(5):
     a @ b

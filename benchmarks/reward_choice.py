@@ -10,6 +10,7 @@ The test split is not read. Finished tasks are kept in runs/, so that an interru
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -75,7 +76,7 @@ if __name__ == "__main__":
     root = Path("runs") / f"reward_choice-{digest(resolve_bank(args.bank), args.arguments)}"
     names = [*args.rewards, "none", "half real"]
     files = {(name, fold): root / f"{name.replace(' ', '_')}-fold{fold}.json" for name in names for fold in (0, 1)}
-    with ProcessPoolExecutor(args.workers) as pool:
+    with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as pool:  # CUDA does not survive a fork
         tasks = [pool.submit(judge, args.bank, *key, file, threads, args.arguments) for key, file in files.items() if not file.exists()]
         for task in tasks:
             task.result()

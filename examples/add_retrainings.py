@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from synthselect_env.classifier import QUICK
-from synthselect_env.compute import default_workers
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
@@ -41,7 +40,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     parser.add_argument("--learning-rate", type=float, default=QUICK.learning_rate)
     parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=QUICK.augmentation, help="of training pictures")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that retrain side by side")
+    parser.add_argument("--workers", type=int, help="processes that retrain side by side (default: one a core, on a GPU one)")
     args = parser.parse_args()
     if args.bank in EMBEDDED and args.out is None:
         parser.error("an embedded bank is not written to: give --out")

@@ -43,6 +43,7 @@ parser.add_argument("--steps-per-epoch", type=int, help="of the extractor (defau
 parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=EXTRACTOR.augmentation, help="of the extractor's training pictures")
 parser.add_argument("--extractor", type=Path, help="where the extractor is kept, and read from when it exists (default: beside OUT)")
 parser.add_argument("--origin", default="", help="a line on where the real patches come from, for the provenance")
+parser.add_argument("--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path, required=True)
 args = parser.parse_args()
@@ -63,7 +64,7 @@ for name, split in real.items():
 
 # Candidates, by the class they were asked for.
 if args.gan:
-    gan = HistoGAN.load(args.gan)
+    gan = HistoGAN.load(args.gan, args.device)
     if gan.classes != classes:
         parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
     labels = np.repeat(np.arange(len(classes)), args.per_class)
@@ -101,7 +102,7 @@ config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_e
 config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*pictures["train"].picture_size)
 kept = args.extractor or args.out.with_suffix(".extractor.pt")
 if kept.exists():
-    extractor = Classifier.load(kept)
+    extractor = Classifier.load(kept, args.device)
     asked = replace(config, steps_per_epoch=args.steps_per_epoch or extractor.config.steps_per_epoch)
     if extractor.config != asked or extractor.trained_on != training_digest(pictures["train"], args.seed):
         parser.error(
@@ -114,7 +115,7 @@ else:
             bar.update()
             bar.set_postfix(valid_accuracy=f"{metrics['accuracy']:.3f}", valid_log_likelihood=f"{metrics['log_likelihood']:.3f}")
 
-        extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, on_epoch=report)
+        extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, args.device, on_epoch=report)
     extractor.save(kept)
 figures = {metric: max(values) for metric, values in extractor.history.items()}
 if figures["balanced_accuracy"] < 1.2 / len(classes):

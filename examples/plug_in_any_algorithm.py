@@ -51,7 +51,7 @@ parser.add_argument("--env", default="SynthSelect-PCam-v0", help="a registered i
 parser.add_argument("--bank", help="a file or an embedded bank, in the place of the id's")
 parser.add_argument("--timesteps", type=int, help="default: 512; of DQN and QRDQN, which decide one candidate a step, 16,384")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--device", default="auto")
+parser.add_argument("--device", default="auto", help="of the algorithm")
 parser.add_argument("--run", type=Path, default=Path("runs/plug-in"))
 args = parser.parse_args()
 

@@ -43,6 +43,7 @@ parser.add_argument("--attention", action="store_true", help="self-attention in 
 parser.add_argument("--against", metavar="SPLIT", help="patches to take the Fréchet distance to, e.g. valid (default: those of training)")
 parser.add_argument("--frechet", type=int, default=1024, metavar="N", help="as many of them at most, and generated ones; 0 for no distance")
 parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints, sample grids and Fréchet distances")
+parser.add_argument("--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one")
 parser.add_argument("--seed", type=int, default=0, help="of the subset and of the training")
 parser.add_argument("--run", type=Path, default=Path("runs/histogan"))
 args = parser.parse_args()
@@ -57,9 +58,9 @@ config = HistoGANConfig(
 checkpoint = args.run / "histogan.pt"
 shorter = min(real.picture_size)
 size = tuple(args.size) if args.size else tuple(16 * max(1, round(3 * side / shorter)) for side in real.picture_size)
-gan = HistoGAN(size, real.classes, config)
+gan = HistoGAN(size, real.classes, config, args.device)
 if checkpoint.exists():
-    saved = HistoGAN.load(checkpoint)
+    saved = HistoGAN.load(checkpoint, args.device)
     if (saved.size, saved.classes, replace(saved.config, steps=config.steps)) != (gan.size, gan.classes, config):
         parser.error(
             f"{checkpoint} is of another training ({saved.size}, {saved.classes}, {saved.config}); give its arguments, or another --run"
@@ -78,12 +79,13 @@ if args.frechet:
     recipe = replace(recipe, augmentation="traditional") if args.upright else recipe
     learned = training_digest(real, args.seed)
     if (args.run / "extractor.pt").exists():
-        extractor = Classifier.load(args.run / "extractor.pt")
+        extractor = Classifier.load(args.run / "extractor.pt", args.device)
         if (extractor.config, extractor.trained_on) != (recipe, learned):
             parser.error(f"{args.run / 'extractor.pt'} is of other patches or arguments; give those, or another --run")
     else:
         pixels = real.pixels(recipe.size)
-        extractor = train_classifier(pixels, real.labels, pixels, real.labels, len(real.classes), args.seed, recipe, scored_epochs=0)
+        pictures = (pixels, real.labels)
+        extractor = train_classifier(*pictures, *pictures, len(real.classes), args.seed, recipe, args.device, scored_epochs=0)
         extractor.trained_on = learned
         extractor.save(args.run / "extractor.pt")
 

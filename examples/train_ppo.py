@@ -31,7 +31,7 @@ from synthselect_env.classifier import TrainingConfig
 from synthselect_env.compute import has_bfloat16, pick_device
 from synthselect_env.data.augment import AUGMENTATIONS
 from synthselect_env.embedded import resolve_bank
-from synthselect_env.evaluators import EVALUATORS, CachedEvaluator, RetrainEvaluator, make_evaluator
+from synthselect_env.evaluators import EVALUATORS, CachedEvaluator, RetrainEvaluator, default_evaluator, make_evaluator
 from synthselect_env.files import atomic_write
 from synthselect_env.rewards import DEFAULT_REWARD, REWARDS
 
@@ -128,11 +128,12 @@ if args.evaluate and "test" not in bank.splits:
         f"--evaluate: {args.bank} has no test split to compare on; give it one, or nothing after --evaluate for the selection alone"
     )
 recipe = {"augmentation": args.augmentation, **({"size": args.size} if args.size else {})}
-recipes = {name: {"config": recipe, "device": args.device} for name in RETRAINED}
+recipes = {name: {"config": recipe, "device": args.device} for name in RETRAINED} | {"linear_probe": {"device": args.device}}
 for classifier in args.evaluate:
     make_evaluator(classifier, bank, **recipes.get(classifier, {}))  # a bank that it cannot score is refused now, not after the training
-evaluator = make_evaluator(args.evaluator or None, bank.sealed, **recipes.get(args.evaluator, {}))
-if args.evaluator in RETRAINED:
+rewarded_by = args.evaluator or default_evaluator(bank)
+evaluator = make_evaluator(rewarded_by, bank.sealed, **recipes.get(rewarded_by, {}))
+if rewarded_by in RETRAINED:
     evaluator = CachedEvaluator(evaluator, "runs/retrained")
     print(f"{args.timesteps:,} retrainings at most; interrupted, the same command goes on with those that it has done, in runs/retrained")
 env = SelectionVecEnv(bank, args.n_envs, evaluator, args.reward)
@@ -153,9 +154,7 @@ model = algorithm(
     device=args.device,
 )
 model.set_logger(run_logger(run))
-print(
-    f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {args.evaluator or type(evaluator).__name__}; run directory {run}"
-)
+print(f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {rewarded_by}; run directory {run}")
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
 if has_bar:
     from tqdm import tqdm
@@ -179,7 +178,7 @@ for classifier in args.evaluate:
         options = {**recipes.get(classifier, {})}
         if classifier in RETRAINED:
             slowly = ""
-            if not has_bfloat16(pick_device()):
+            if not has_bfloat16(pick_device(args.device)):
                 slowly = f"; without bf16 instructions, {'several minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"
             print(f"\nretraining {classifier} on each of {len(contenders)} selections{slowly}", flush=True)
             if has_bar:

@@ -198,7 +198,7 @@ def as_pixels(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.
     if images.dtype not in (np.uint8, torch.uint8) or images.ndim != 4:
         raise ValueError(f"pictures are uint8 (n, h, w, 3), got {images.dtype} {tuple(images.shape)}; values in 0..1 are to be times 255")
     if isinstance(images, torch.Tensor):
-        return images
+        return images.to(device)
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)  # torch has no negative strides
 
 

@@ -23,10 +23,11 @@ if hasattr(os, "register_at_fork"):
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """The device to compute on.
 
-    :param device: "auto" for CUDA where there is a GPU and the CPU elsewhere, or a torch device
+    :param device: "auto" for CUDA where there is a GPU and the CPU elsewhere, or a torch device. A process that was forked from one that
+        computes on a GPU cannot, and "auto" is the CPU there
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and not torch.cuda._is_in_bad_fork() else "cpu")
     return torch.device(device)
 
 
@@ -36,7 +37,8 @@ def has_bfloat16(device: torch.device) -> bool:
     Elsewhere torch emulates bf16 on the CPU, at a fraction of float32's speed.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # that is asked of the present one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -115,6 +117,9 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return cores
 
 
-def default_workers() -> int:
-    """Processes that train side by side: one a core, or one alone where there is a GPU, which they would share."""
-    return 1 if torch.cuda.is_available() else available_cores()
+def default_workers(device: str | torch.device = "auto") -> int:
+    """Processes that train side by side: one a core, or one alone on a GPU, which they would share.
+
+    :param device: that they train on, as :func:`pick_device` takes it
+    """
+    return 1 if pick_device(device).type == "cuda" else available_cores()

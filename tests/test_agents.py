@@ -433,7 +433,7 @@ def test_a_policy_of_ones_own_is_saved(toy: FeatureBank, tmp_path: Path) -> None
     model = tiny_model(toy, policy=Mine, policy_kwargs={"controller_kwargs": {"width": 8}})
     model.policy.save(tmp_path / "policy.zip")
     rows = torch.zeros(1, 8, model.policy.observation_space.shape[1])
-    assert torch.equal(Mine.load(tmp_path / "policy.zip").keep_probabilities(rows), model.policy.keep_probabilities(rows))
+    assert torch.equal(Mine.load(tmp_path / "policy.zip", device="cpu").keep_probabilities(rows), model.policy.keep_probabilities(rows))
 
 
 def test_options_that_would_change_nothing_are_refused(toy: FeatureBank, tmp_path: Path) -> None:
@@ -444,4 +444,15 @@ def test_options_that_would_change_nothing_are_refused(toy: FeatureBank, tmp_pat
     policy = tiny_model(toy).policy
     policy.save(tmp_path / "policy.zip")
     rows = torch.zeros(1, 8, policy.observation_space.shape[1])
-    assert torch.equal(TransformerPolicy.load(tmp_path / "policy.zip").keep_probabilities(rows), policy.keep_probabilities(rows))
+    assert torch.equal(
+        TransformerPolicy.load(tmp_path / "policy.zip", device="cpu").keep_probabilities(rows), policy.keep_probabilities(rows)
+    )
+
+
+def test_a_selection_is_remembered_for_the_device_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random numbers are a device's own, so that another one's selection is another."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    auto, cpu = (TrainingSelector(PPO, device=device).settings() for device in ("auto", "cpu"))
+    assert auto["device"] == TrainingSelector(PPO).settings()["device"] == "cuda" and cpu["device"] == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert TrainingSelector(PPO).settings()["device"] == "cpu"

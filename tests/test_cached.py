@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +118,27 @@ def test_everything_that_changes_the_answer_changes_the_key(toy: FeatureBank) ->
     assert same.fingerprint == evaluators[5].fingerprint == ParallelEvaluator(same).fingerprint == CachedEvaluator(same, "x").fingerprint
 
 
+def test_actors_fit_into_processors_and_graphics_cards(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = SimpleNamespace(is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    probe = LinearProbeEvaluator(toy, device="cpu")
+    assert RayEvaluator(probe).workers == 8 and RayEvaluator(probe, num_cpus=2).workers == 4
+    assert RayEvaluator(probe, num_cpus=2, num_gpus=0.1).workers == 4 and RayEvaluator(probe, num_gpus=0.5).workers == 2
+    probe.device = torch.device("cuda")
+    with pytest.raises(ValueError, match="num_gpus"):
+        RayEvaluator(CachedEvaluator(probe, "nowhere"))
+
+
+def test_a_split_that_is_asked_for_again_is_decoded_once(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the test split is, once a selection, in a comparison."""
+    evaluator, decoded = RetrainEvaluator(toy, config=CONFIG, device="cpu"), []
+    pixels = evaluator._pixels
+    monkeypatch.setattr(evaluator, "_pixels", lambda *splits: decoded.append(len(splits)) or pixels(*splits))
+    none = np.zeros((1, len(toy.candidates)), bool)
+    first, again = (evaluator.predict_on(none, 0, replace(toy.test)) for _ in range(2))
+    assert decoded == [1, 2, 1] and (first[0] == again[0]).all()  # the test split, what is trained on, the validation split
+
+
 def test_packages_that_were_not_installed_have_a_key(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clone on PYTHONPATH has no release number."""
 
@@ -212,7 +234,7 @@ def test_ray_is_the_evaluator(toy: FeatureBank) -> None:
         "from synthselect_env.evaluators import LinearProbeEvaluator, RayEvaluator\n"
         "bank = load_bank('toy')\n"
         "masks = np.random.default_rng(0).random((3, 64)) < 0.5\n"
-        "probe = LinearProbeEvaluator(bank)\n"
+        "probe = LinearProbeEvaluator(bank, device='cpu')\n"
         "with RayEvaluator(probe, workers=2) as ray:\n"
         "    answers = ray.evaluate_on(masks, 0, bank.valid, bank.test)\n"
         "    assert np.allclose(ray.predict_on(masks, 0, bank.test), probe.predict_on(masks, 0, bank.test))\n"

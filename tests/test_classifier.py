@@ -13,6 +13,8 @@ from synthselect_env.classifier import Classifier, TrainingConfig, as_pixels, la
 from synthselect_env.data.augment import AUGMENTATIONS
 
 TINY = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=4, batch_size=16)
+COMPILER_WARNS = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+"""Torch 2.11 imports what it deprecates, where there is a GPU."""
 
 
 def train(bank: FeatureBank, config: TrainingConfig = TINY, seed: int = 0, **kwargs) -> Classifier:
@@ -175,6 +177,7 @@ def test_starts_from_given_weights(toy: FeatureBank) -> None:
         train(toy, replace(TINY, architecture="resnet34"), initial=trained)
 
 
+@COMPILER_WARNS
 def test_one_compiled_graph_serves_every_training(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[object] = []
 
@@ -190,7 +193,7 @@ def test_one_compiled_graph_serves_every_training(toy: FeatureBank, monkeypatch:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch 2.11's own compiler, when it is imported
+@COMPILER_WARNS
 def test_compiles_on_cuda(toy: FeatureBank) -> None:
     """The same numbers as without, up to bf16's rounding, from one graph."""
     torch.compiler.reset()

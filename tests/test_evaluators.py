@@ -386,6 +386,10 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert default_workers() == 3
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert default_workers() == 1 and default_workers("cpu") == 3  # on a GPU they would share it
+    monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
+    assert default_workers() == 3  # a process that was forked beside a GPU cannot use it
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 3), ("max 100000", 3)])

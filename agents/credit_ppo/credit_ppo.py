@@ -188,7 +188,8 @@ class CreditPPO(PPO):
 
         steps, envs = buffer.rewards.shape
         with torch.no_grad():
-            before = torch.stack([policy.decide(torch.as_tensor(rows, device=device))[0] for rows in buffer.observations])  # (t, e, n)
+            observations = torch.as_tensor(buffer.observations, device=device)  # moved once for all passes
+            before = torch.stack([policy.decide(rows)[0] for rows in observations])  # (t, e, n)
         bits = torch.as_tensor(buffer.actions, device=device, dtype=torch.float32)
         kept = before.sigmoid()
         real = torch.as_tensor(buffer.observations.any(-1), device=device)  # a padding row's bit changes nothing
@@ -210,10 +211,10 @@ class CreditPPO(PPO):
             self.logger.record("train/control_variate_coefficient", beta)
         gain = gain / _size(gain)
 
-        losses: dict[str, list[float]] = {}
+        losses: dict[str, list[torch.Tensor]] = {}  # read at the end: a GPU need not be waited for
         for _ in range(self.n_epochs):
             for t, e in self._minibatches(steps, envs):
-                logits, values = policy.decide(torch.as_tensor(buffer.observations[t, e], device=device))
+                logits, values = policy.decide(observations[t, e])
                 mask = real[t, e]
                 log_ratio = (_log_probability(logits, bits[t, e]) - old[t, e]) * mask  # (b, n)
                 n = mask.sum(1)
@@ -238,7 +239,7 @@ class CreditPPO(PPO):
                 if not self.group_baseline:
                     value_loss = F.mse_loss(values[:, 0], torch.as_tensor(buffer.returns[t, e], device=device))
                     loss = loss + self.vf_coef * value_loss
-                    losses.setdefault("value_loss", []).append(value_loss.item())
+                    losses.setdefault("value_loss", []).append(value_loss.detach())
                 policy.optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(policy.parameters(), self.max_grad_norm)
@@ -250,10 +251,10 @@ class CreditPPO(PPO):
                         "approx_kl": ((log_ratio.exp() - 1 - log_ratio) * mask).sum(1).mean(),
                     }  # fmt: skip
                 for name, value in figures.items():
-                    losses.setdefault(name, []).append(value.item())
+                    losses.setdefault(name, []).append(value.detach())
             self._n_updates += 1
         for name, recorded in losses.items():
-            self.logger.record(f"train/{name}", float(np.mean(recorded)))
+            self.logger.record(f"train/{name}", float(np.mean([value.item() for value in recorded])))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip_range)
 

@@ -14,6 +14,7 @@ from agents.policies import SelectionPolicy, TransformerPolicy, refuse_normalise
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
+from synthselect_env.compute import pick_device
 from synthselect_env.env import observations
 from synthselect_env.evaluators import Evaluator
 from synthselect_env.rewards import DEFAULT_REWARD, Reward
@@ -116,6 +117,10 @@ class TrainingSelector(Selector):
         evaluations -= evaluations % (n_steps * n_envs)
         self.evaluations, self.n_envs, self.evaluator, self.reward, self.context = evaluations, n_envs, evaluator, reward, context
         self.name = name or algorithm.__name__
+
+    def settings(self) -> dict[str, object]:
+        """Its attributes, and the kind of device that it trains on, whose random numbers are its own."""
+        return {**super().settings(), "device": pick_device(self.kwargs.get("device", "auto")).type}
 
     def train(self, bank: FeatureBank, seed: int) -> OnPolicyAlgorithm:
         """The trained agent.

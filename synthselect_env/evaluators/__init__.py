@@ -19,17 +19,22 @@ EVALUATORS: dict[str, type[Evaluator]] = {
 }
 
 
+def default_evaluator(bank: FeatureBank) -> str:
+    """The name of what scores a bank's selections where nothing is said: a datamodel where it has retrainings, a linear probe where it has none."""
+    return "linear_probe" if bank.retrainings is None else "datamodel"
+
+
 def make_evaluator(evaluator: str | Evaluator | None, bank: FeatureBank, **kwargs: object) -> Evaluator:
     """An evaluator from what a user may give for one.
 
-    :param evaluator: a key of :data:`EVALUATORS`; an evaluator, which is returned as it is; or None for a datamodel where the bank
-        has retrainings, and a linear probe where it has none
+    :param evaluator: a key of :data:`EVALUATORS`; an evaluator, which is returned as it is; or None for the
+        :func:`default_evaluator`
     :param bank: the bank it scores selections of
     :param kwargs: passed to the constructor of an evaluator that is given by name
     :raises ValueError: when the name is unknown, the evaluator belongs to another bank, or arguments come with an evaluator
     """
     if evaluator is None:
-        evaluator = "linear_probe" if bank.retrainings is None else "datamodel"
+        evaluator = default_evaluator(bank)
     if isinstance(evaluator, Evaluator):
         if kwargs:
             raise ValueError(f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made")
@@ -61,6 +66,7 @@ __all__ = [
     "QuickRetrainEvaluator",
     "RayEvaluator",
     "RetrainEvaluator",
+    "default_evaluator",
     "make_evaluator",
     "with_retrainings",
 ]

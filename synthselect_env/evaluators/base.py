@@ -64,6 +64,8 @@ class Evaluator(ABC):
     """Whether it trains a classifier, which can be scored on other pictures than the validation split's."""
     has_credit = False
     """Whether it can say what each candidate is worth."""
+    device = torch.device("cpu")
+    """What it computes on."""
 
     def __init__(self, bank: FeatureBank) -> None:
         self.bank = bank.sealed
@@ -168,7 +170,7 @@ class EvaluatorWrapper(Evaluator):
 
     def __init__(self, evaluator: Evaluator) -> None:
         super().__init__(evaluator.bank)
-        self.evaluator = evaluator
+        self.evaluator, self.device = evaluator, evaluator.device
         self.batch_size, self.can_score_any_split = evaluator.batch_size, evaluator.can_score_any_split
         self.has_credit = evaluator.has_credit
 

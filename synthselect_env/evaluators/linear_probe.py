@@ -55,7 +55,8 @@ class LinearProbeEvaluator(Evaluator):
         self.head, self.ridge, self.device = head, ridge, pick_device(device)
         real = torch.from_numpy(np.array(bank.train.features, np.float64)).to(self.device)
         self._mean = real.mean(0)
-        _, singular, axes = torch.linalg.svd(real - self._mean, full_matrices=False)
+        # on the processor: the same components wherever the rest is computed, and pictures that are all the same do not trouble it
+        _, singular, axes = (part.to(self.device) for part in torch.linalg.svd((real - self._mean).cpu(), full_matrices=False))
         rank = int((singular > 1e-7 * singular[0]).sum())  # fewer pictures than components: the other axes are arbitrary
         self.n_components = min(int(n_components), max(rank, 1))
         scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()

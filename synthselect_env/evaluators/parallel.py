@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -38,6 +39,16 @@ def _die_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class _Sent:
+    """An evaluator on its way into a worker, which gets a copy: torch would share tensors on a GPU, which many containers refuse."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return pickle.loads, (pickle.dumps(self.evaluator),)
 
 
 def splits_by_name(bank: FeatureBank, splits: Sequence[Split]) -> list[str | Split]:
@@ -103,13 +114,13 @@ class ParallelEvaluator(SpreadEvaluator):
     multiprocessing, it must do its work under ``if __name__ == "__main__":``.
 
     :param evaluator: what scores; each process gets a copy
-    :param workers: processes; None for one a core, or one alone where there is a GPU
+    :param workers: processes; None for one a core, or one alone where the evaluator computes on a GPU
     :param threads: torch threads a process; None to share the cores out
     """
 
     def __init__(self, evaluator: Evaluator, workers: int | None = None, threads: int | None = None) -> None:
         super().__init__(evaluator)
-        self.workers = self.batch_size = workers or default_workers()
+        self.workers = self.batch_size = workers or default_workers(evaluator.device)
         self.threads = threads or max(1, available_cores() // self.workers)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -126,7 +137,7 @@ class ParallelEvaluator(SpreadEvaluator):
         """The workers' answers."""
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), _prepare, (self.evaluator, self.threads)
+                self.workers, multiprocessing.get_context("spawn"), _prepare, (cast(Evaluator, _Sent(self.evaluator)), self.threads)
             )  # spawn: a forked torch may hang
         try:
             return list(self._pool.map(partial(_work, method, seed=seed, splits=splits), selections[:, None]))

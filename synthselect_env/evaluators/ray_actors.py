@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class RayEvaluator(SpreadEvaluator):
     when used as a context manager. Ray itself is started where it is not running yet, and left running.
 
     :param evaluator: what scores; each actor gets a copy
-    :param workers: actors; None for as many as the cluster's processors, or graphics cards when each needs one, allow
+    :param workers: actors; None for as many as the cluster's processors and graphics cards allow
     :param num_cpus: processors an actor, and torch threads
     :param num_gpus: graphics cards an actor, may be a fraction
     :param address: of the cluster; None for this machine, or the cluster that is connected already
@@ -49,13 +50,13 @@ class RayEvaluator(SpreadEvaluator):
         if not ray.is_initialized():
             ray.init(address=address, include_dashboard=False, log_to_driver=False)
         resources = ray.cluster_resources()
-        room = resources.get("GPU", 0) / num_gpus if num_gpus else resources.get("CPU", 1) / num_cpus
+        room = min(resources.get("CPU", 1) / num_cpus, resources.get("GPU", 0) / num_gpus if num_gpus else math.inf)
         self.workers = self.batch_size = workers or max(1, int(room))
         if self.workers > room:
             raise ValueError(
                 f"{self.workers} actors of {num_cpus} processors and {num_gpus:g} GPUs do not fit into {resources}, and would wait for ever; take fewer"
             )
-        if getattr(getattr(evaluator, "device", None), "type", "cpu") == "cuda" and not num_gpus:
+        if evaluator.device.type == "cuda" and not num_gpus:
             raise ValueError("the evaluator computes on a GPU: say with num_gpus which share of one each actor gets")
         self.num_cpus, self.num_gpus = num_cpus, num_gpus
         self._actors: list[Any] = []

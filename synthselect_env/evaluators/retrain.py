@@ -72,10 +72,11 @@ class RetrainEvaluator(Evaluator):
         self.compile = compile
         self.on_epoch = on_epoch
         self._training: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._scored: tuple[str, torch.Tensor] | None = None  # another split, which is likely to be asked for again
 
     def __getstate__(self) -> dict[str, object]:
         # pictures are decoded again where they are needed; a callback draws a bar, which stays where it is
-        return {**self.__dict__, "_training": None, "on_epoch": None}
+        return {**self.__dict__, "_training": None, "_scored": None, "on_epoch": None}
 
     @property
     def description(self) -> str:
@@ -113,7 +114,11 @@ class RetrainEvaluator(Evaluator):
         """A split's pictures, those that lie on the device already without decoding them again."""
         if self.is_valid(split):
             return self._data[1]
-        return self._data[0][len(self.bank.train) :] if split is self.bank.candidates else self._pixels(split)
+        if split is self.bank.candidates:
+            return self._data[0][len(self.bank.train) :]
+        if self._scored is None or self._scored[0] != split.pictures_digest:
+            self._scored = split.pictures_digest, self._pixels(split)
+        return self._scored[1]
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
         """Score k selections, one retraining after the other."""

@@ -353,7 +353,7 @@ class HistoGAN:
             if truncation is not None:
                 vector = latents[:, : self.generator.latent]
                 vector.copy_(truncate(vector, truncation))
-            pictures = [  # float32: the same pictures with and without bf16
+            pictures = [  # float32: the same pictures with and without bf16, but for rounding
                 ((self.average(z.to(self.device), y.to(self.device)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
                 for z, y in zip(latents.split(batch_size), part.split(batch_size))
             ]
