@@ -75,7 +75,7 @@ class ControllerExtractor(nn.Module):
         """States of the candidates for the policy, and of the batch for the value.  (b, n, d) -> (b, n, h), (b, h)"""
         unique, inverse = distinct(candidates)
         states, pooled = self.controller(unique)
-        # index_select, whose gradient is added up in a fixed order; indexing adds atomically, in whatever order threads come
+        # index_select, whose gradient a processor adds up in a fixed order; indexing adds atomically, in whatever order threads come
         return states.index_select(0, inverse), pooled.index_select(0, inverse)
 
     def forward_actor(self, candidates: torch.Tensor) -> torch.Tensor:

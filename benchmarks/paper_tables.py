@@ -95,7 +95,7 @@ PUBLISHED = {
 DIFFERENCES = {
     "cervical": "The data differ: the paper's cervical pictures are private, these are a rendered phantom, and so are the candidates (no GAN, other patients), "
     "half of them with planted flaws. Class counts and the split by patient are like the paper's.",
-    "pcam": "The data differ: {real:,} real training patches, the paper's 6,688, from the same public set; candidates are from our HistoGAN.",
+    "pcam": "The data differ: {real:,} real training patches (the paper's 6,688) and {test:,} to test on, from the same public set; candidates are from our HistoGAN.",
 }
 
 
@@ -219,15 +219,15 @@ if __name__ == "__main__":
     scale = replace(scale, rounds=args.rounds or scale.rounds)
     print(f"{describe_machine()}; {args.workers} processes; scale {args.scale}: {scale}; reward {DEFAULT_REWARD}\n", flush=True)
     tables: dict[str, tuple[str, str, Comparison]] = {}  # file name to title, table and content
-    differences = dict(DIFFERENCES)
+    differences: dict[str, str] = {}
     for name in args.tables:
         bank = resolve_bank(args.pcam if name == "pcam" else name)
         if name == "pcam" and args.test:
             bank = replace(bank, test=unseen(bank, args.test))
             print(f"test split: {len(bank.test):,} pictures of {args.test.name} that the bank does not hold", flush=True)
+        differences[name] = DIFFERENCES[name].format(real=len(bank.train), test=len(bank.test))
         bank, comparison = table_of(name, bank, scale, root, args.workers, args.rows or known[name])
         if name == "pcam":
-            differences[name] = DIFFERENCES[name].format(real=len(bank.train))
             tables["table2-pcam"] = "Table 2, PCam", name, comparison
             if args.out is not None and OURS in comparison.selectors:
                 write_report(
