@@ -109,7 +109,7 @@ def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pyt
     assert FeatureBank.load("again.h5").retrainings.recipe["config"]["augmentation"] == "none"
     small = ("--timesteps", 64, "--n-envs", 4, "--batch-size", 32, "--width", 8)
     _, out = run_example("train_ppo.py", "--bank", "bank.h5", "--evaluate", "linear_probe", "--rounds", 2, *small, "--run", "run")
-    assert "reward log_likelihood_gain by DatamodelEvaluator" in out and "in 2 rounds" not in out and "of 2 rounds" in out
+    assert "reward log_likelihood_gain by datamodel" in out and "in 2 rounds" not in out and "of 2 rounds" in out
 
 
 @pytest.fixture(scope="module")
