@@ -12,7 +12,7 @@ Table 1: cervical. Table 2: PCam, with the selectors that a reviewer would ask f
   an evaluation
 
 With --pcam, Table 2 is of a bank of your own from PCam, e.g. at the full 96 pixels (benchmarks/README.md has the commands). With --test, it is
-judged by patches that no choice of a default has seen: those of pcam.zip's train split that the bank does not hold.
+judged by patches by which no default was chosen: those of pcam.zip's train split that the bank does not hold.
 Finished selections and predictions are kept in runs/paper-tables/SCALE, and an interrupted run goes on where it stopped. With --out, tables
 are also written there as Markdown, CSV and LaTeX, and Table 2 as a report.
 """
