@@ -37,7 +37,9 @@ def has_bfloat16(device: torch.device) -> bool:
     Elsewhere torch emulates bf16 on the CPU, at a fraction of float32's speed.
     """
     if device.type == "cuda":
-        with torch.cuda.device(device):  # that is asked of the present one
+        if not torch.cuda.is_available():
+            return False
+        with torch.cuda.device(device):  # it is the present one that is asked
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 

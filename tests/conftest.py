@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,18 @@ def run_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return names, told
 
     return run
+
+
+@pytest.fixture(scope="session")
+def import_benchmark() -> Callable[[str], ModuleType]:
+    """Imports a file of benchmarks/, which import each other as scripts do."""
+
+    def load(name: str) -> ModuleType:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+            return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from synthselect_env.classifier import Classifier, TrainingConfig, as_pixels, la
 from synthselect_env.data.augment import AUGMENTATIONS
 
 TINY = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=4, batch_size=16)
-COMPILER_WARNS = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+COMPILER_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 """Torch 2.11 imports what it deprecates, where there is a GPU."""
 
 

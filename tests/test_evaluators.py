@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
 from synthselect_env.classifier import QUICK, TrainingConfig
-from synthselect_env.compute import available_cores, default_workers
+from synthselect_env.compute import available_cores, default_workers, has_bfloat16
 from synthselect_env.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.heads import HEADS, Design
@@ -390,6 +390,11 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     assert default_workers() == 1 and default_workers("cpu") == 3  # on a GPU they would share it
     monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
     assert default_workers() == 3  # a process that was forked beside a GPU cannot use it
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_has_no_bfloat16() -> None:
+    assert not has_bfloat16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 3), ("max 100000", 3)])

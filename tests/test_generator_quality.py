@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def quality() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("generator_quality")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def quality(import_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return import_benchmark("generator_quality")
 
 
 def pictures(n: int, seed: int, size: tuple[int, int] = (16, 16)) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,14 +12,13 @@ import pytest
 from synthselect_env import FeatureBank, Split
 from synthselect_env.data import read_class_folders
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-try:
-    from paper_tables import unseen
-finally:
-    sys.path.pop(0)
+
+@pytest.fixture(scope="module")
+def unseen(import_benchmark: Callable[[str], ModuleType]) -> Callable[[FeatureBank, Path], Split]:
+    return import_benchmark("paper_tables").unseen
 
 
-def test_what_the_bank_does_not_hold_is_the_test_split(picture_zip: Path) -> None:
+def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, picture_zip: Path) -> None:
     found = read_class_folders(picture_zip, "train")
     half = found.subset(np.arange(0, len(found), 2))
     features = np.random.default_rng(0).normal(size=(len(half), 4)).astype(np.float32)
@@ -31,7 +31,7 @@ def test_what_the_bank_does_not_hold_is_the_test_split(picture_zip: Path) -> Non
     assert (np.square(kept - original.swapaxes(0, 1)).mean((2, 3, 4)).argmin(1) == np.arange(len(rest))).all()  # but for WebP's losses
 
 
-def test_nothing_is_left_of_a_set_that_the_bank_holds(picture_zip: Path) -> None:
+def test_nothing_is_left_of_a_set_that_the_bank_holds(unseen: Callable, picture_zip: Path) -> None:
     found = read_class_folders(picture_zip, "train")
     features = np.random.default_rng(0).normal(size=(len(found), 4)).astype(np.float32)
     split = Split(features, found.labels, ids=found.ids)

@@ -192,7 +192,7 @@ class CreditPPO(PPO):
             before = torch.stack([policy.decide(rows)[0] for rows in observations])  # (t, e, n)
         bits = torch.as_tensor(buffer.actions, device=device, dtype=torch.float32)
         kept = before.sigmoid()
-        real = torch.as_tensor(buffer.observations.any(-1), device=device)  # a padding row's bit changes nothing
+        real = observations.any(-1)  # a padding row's bit changes nothing
         old = _log_probability(before, bits)
         relative = buffer.returns - mean_of_others(buffer.returns) if self.group_baseline else buffer.advantages - buffer.advantages.mean()
         gain = torch.as_tensor(relative, device=device)

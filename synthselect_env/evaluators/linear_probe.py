@@ -53,10 +53,11 @@ class LinearProbeEvaluator(Evaluator):
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")
         self.head, self.ridge, self.device = head, ridge, pick_device(device)
-        real = torch.from_numpy(np.array(bank.train.features, np.float64)).to(self.device)
-        self._mean = real.mean(0)
         # on the processor: the same components wherever the rest is computed, and pictures that are all the same do not trouble it
-        _, singular, axes = (part.to(self.device) for part in torch.linalg.svd((real - self._mean).cpu(), full_matrices=False))
+        real = torch.from_numpy(np.array(bank.train.features, np.float64))
+        mean = real.mean(0)
+        _, *parts = torch.linalg.svd(real - mean, full_matrices=False)
+        self._mean, singular, axes = (part.to(self.device) for part in (mean, *parts))
         rank = int((singular > 1e-7 * singular[0]).sum())  # fewer pictures than components: the other axes are arbitrary
         self.n_components = min(int(n_components), max(rank, 1))
         scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()

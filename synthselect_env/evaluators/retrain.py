@@ -116,8 +116,9 @@ class RetrainEvaluator(Evaluator):
             return self._data[1]
         if split is self.bank.candidates:
             return self._data[0][len(self.bank.train) :]
-        if self._scored is None or self._scored[0] != split.pictures_digest:
-            self._scored = split.pictures_digest, self._pixels(split)
+        digest = self.digest_of(split)
+        if self._scored is None or self._scored[0] != digest:
+            self._scored = digest, self._pixels(split)
         return self._scored[1]
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
