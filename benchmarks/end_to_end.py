@@ -23,11 +23,11 @@ import torch
 from machine import describe_machine, digest
 from stable_baselines3 import PPO
 
-from agents.compare import compare
+from agents.evaluation.comparison import compare
 from agents.selectors import PolicySelector
-from synthselect_env.compute import available_cores
-from synthselect_env.embedded import resolve_bank
-from synthselect_env.files import atomic_write
+from synthselect_env.training.device import available_cores
+from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.storage import atomic_write
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
 SELECTORS = ("none", "all", "random", "centroid", "PPO")

@@ -20,7 +20,7 @@ from machine import describe_machine
 from sklearn.linear_model import LogisticRegression
 
 from synthselect_env import FeatureBank, Split
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import LinearProbeEvaluator
 
 

@@ -10,10 +10,10 @@ import argparse
 
 from machine import add_worker_arguments, describe_machine
 
-from agents.compare import compare
+from agents.evaluation.comparison import compare
 from agents.report import comparison_table
-from synthselect_env.classifier import QUICK
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.training.classifier import QUICK
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
 
 if __name__ == "__main__":

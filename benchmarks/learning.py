@@ -21,15 +21,15 @@ from sklearn.metrics import roc_auc_score
 from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUPolicy
-from agents.intervals import half_interval
+from agents.evaluation.bootstrap import half_interval
 from agents.report import save_figure
-from agents.report.figure import panels
+from agents.report.plotting import panels
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.classifier import QUICK, TrainingConfig
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.training.classifier import QUICK, TrainingConfig
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator, make_evaluator
-from synthselect_env.files import atomic_write
+from synthselect_env.storage import atomic_write
 
 DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}

@@ -31,16 +31,16 @@ from machine import add_worker_arguments, describe_machine
 from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
-from agents.compare import Comparison, Outcome, compare
+from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import comparison_latex, comparison_markdown, write_report
 from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Split
-from synthselect_env.classifier import LONG, QUICK, TrainingConfig
+from synthselect_env.training.classifier import LONG, QUICK, TrainingConfig
 from synthselect_env.data import EncodedImages, read_class_folders
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
-from synthselect_env.files import atomic_write
-from synthselect_env.rewards import DEFAULT_REWARD
+from synthselect_env.storage import atomic_write
+from synthselect_env.envs.rewards import DEFAULT_REWARD
 
 
 @dataclass(frozen=True)

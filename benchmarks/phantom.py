@@ -11,7 +11,7 @@ import numpy as np
 from machine import describe_machine
 
 from agents.report import save_figure
-from agents.report.figure import new_figure
+from agents.report.plotting import new_figure
 from synthselect_env.data import cervical_phantom, phantom_candidates
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.data.phantom import GRADES

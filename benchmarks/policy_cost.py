@@ -15,7 +15,7 @@ from learning import AGENTS
 from machine import describe_machine
 
 from agents.selectors import TrainingSelector
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.bank.embedded import resolve_bank
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--bank", default="pcam")

@@ -25,12 +25,12 @@ from stable_baselines3 import PPO
 
 from agents import CreditPPO
 from agents.report import save_figure
-from agents.report.figure import KEPT, panels
+from agents.report.plotting import KEPT, panels
 from agents.selectors import SELECTORS, CreditSelector, RandomSearchSelector, TrainingSelector
 from synthselect_env import FeatureBank, Split
-from synthselect_env.classifier import QUICK, Classifier, TrainingConfig
+from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig
 from synthselect_env.data.flaws import FLAWS
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import (
     CachedEvaluator,
     DatamodelEvaluator,
@@ -41,9 +41,9 @@ from synthselect_env.evaluators import (
     RetrainEvaluator,
     with_retrainings,
 )
-from synthselect_env.evaluators.ranking import draw_design
-from synthselect_env.extraction import extract_bank, train_extractor
-from synthselect_env.files import atomic_write
+from synthselect_env.evaluators.candidate_scores import draw_design
+from synthselect_env.bank.extraction import extract_bank, train_extractor
+from synthselect_env.storage import atomic_write
 from synthselect_env.metrics import METRICS, better
 
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)

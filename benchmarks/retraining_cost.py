@@ -5,7 +5,7 @@
 Both sides train the same network on the embedded bank's real patches for the same number of steps, in turn. The bare loop is what
 anyone would write: forward, backward, AdamW, in bf16 and channels-last where the machine has it, without augmentation; the
 evaluator decodes, draws batches, augments, scores validation after each of the last five epochs, and leaves out what weights do that meet
-padding only (`synthselect_env.trimming`). The bare loop scores as often and leaves nothing out; rates are of the whole network's arithmetic.
+padding only (`synthselect_env.training.padding_pruning`). The bare loop scores as often and leaves nothing out; rates are of the whole network's arithmetic.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from machine import describe_machine
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthselect_env.classifier import QUICK, TrainingConfig, build_network
-from synthselect_env.compute import autocast, has_bfloat16, pick_device
+from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
+from synthselect_env.training.device import autocast, has_bfloat16, pick_device
 from synthselect_env.data import decode
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import RetrainEvaluator
 from synthselect_env.evaluators.retrain import LAST_EPOCHS
 

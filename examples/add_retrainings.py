@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synthselect_env.classifier import QUICK
-from synthselect_env.data.augment import AUGMENTATIONS
-from synthselect_env.embedded import EMBEDDED, resolve_bank
+from synthselect_env.training.classifier import QUICK
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.bank.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
 
 LEAST = 9

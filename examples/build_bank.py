@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from synthselect_env import FeatureBank
-from synthselect_env.classifier import Classifier
+from synthselect_env.training.classifier import Classifier
 from synthselect_env.data import EncodedImages, LabelledImages, draw_per_class, read_class_folders
-from synthselect_env.data.augment import AUGMENTATIONS
-from synthselect_env.extraction import EXTRACTOR, draw_folds, extract_bank, train_extractor, training_digest
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.bank.extraction import EXTRACTOR, draw_folds, extract_bank, train_extractor, training_digest
 from synthselect_env.synthesis import HistoGAN
 
 QUALITY = 80

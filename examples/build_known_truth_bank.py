@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from synthselect_env import FeatureBank
 from synthselect_env.data import cervical_phantom, phantom_candidates
-from synthselect_env.embedded import planted_pcam
-from synthselect_env.extraction import EXTRACTOR, extract_bank, train_extractor
+from synthselect_env.bank.embedded import planted_pcam
+from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, train_extractor
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("name", choices=("cervical", "pcam-planted"))

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from synthselect_env.classifier import QUICK, Classifier, train_classifier
+from synthselect_env.training.classifier import QUICK, Classifier, train_classifier
 from synthselect_env.data import apportion, decode, draw_per_class, read_class_folders
-from synthselect_env.extraction import LEAST_STEPS, training_digest
+from synthselect_env.bank.extraction import LEAST_STEPS, training_digest
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

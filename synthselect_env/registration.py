@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-ENTRY_POINT = "synthselect_env.env:SyntheticSelectionEnv"
+ENTRY_POINT = "synthselect_env.envs.selection_env:SyntheticSelectionEnv"
 ENV_IDS: dict[str, str] = {
     "SynthSelect-PCam-v0": "pcam",
     "SynthSelect-Cervical-v0": "cervical",

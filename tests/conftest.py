@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from synthselect_env import FeatureBank
-from synthselect_env.embedded import toy_bank
+from synthselect_env.bank.embedded import toy_bank
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from synthselect_env import FeatureBank, Split
-from synthselect_env.classifier import Classifier, TrainingConfig, build_network
+from synthselect_env.training.classifier import Classifier, TrainingConfig, build_network
 from synthselect_env.evaluators import (
     CachedEvaluator,
     Evaluations,
@@ -147,7 +147,7 @@ def test_packages_that_were_not_installed_have_a_key(toy: FeatureBank, monkeypat
 
     probe = LinearProbeEvaluator(toy)
     installed = probe.fingerprint
-    monkeypatch.setattr("synthselect_env.files.version", unknown)
+    monkeypatch.setattr("synthselect_env.storage.version", unknown)
     assert probe.fingerprint not in ("", installed)
 
 

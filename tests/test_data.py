@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from synthselect_env.data import EncodedImages, LabelledImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
-from synthselect_env.data.augment import AUGMENTATIONS
+from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.data.images import UndecodableError, picture_size
 
 

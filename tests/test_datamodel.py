@@ -11,13 +11,13 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from agents.compare import compare
+from agents.evaluation.comparison import compare
 from synthselect_env import FeatureBank, Split, SyntheticSelectionEnv
-from synthselect_env.embedded import toy_bank
-from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, ranking, with_retrainings
+from synthselect_env.bank.embedded import toy_bank
+from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, candidate_scores as ranking, with_retrainings
 from synthselect_env.evaluators import datamodel as room
 from synthselect_env.metrics import METRICS
-from synthselect_env.split import Retrainings
+from synthselect_env.data.dataset import Retrainings
 
 
 class Pretended(Evaluator):

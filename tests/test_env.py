@@ -17,8 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import synthselect_env
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv, load_bank
-from synthselect_env.embedded import toy_bank
-from synthselect_env.env import OBSERVATION_LIMIT, observations
+from synthselect_env.bank.embedded import toy_bank
+from synthselect_env.envs.selection_env import OBSERVATION_LIMIT, observations
 from synthselect_env.evaluators import (
     CachedEvaluator,
     DatamodelEvaluator,
@@ -27,10 +27,10 @@ from synthselect_env.evaluators import (
     LinearProbeEvaluator,
     ParallelEvaluator,
 )
-from synthselect_env.evaluators.ranking import label_fit
+from synthselect_env.evaluators.candidate_scores import label_fit
 from synthselect_env.metrics import METRICS
 from synthselect_env.registration import ENV_IDS
-from synthselect_env.rewards import REWARDS
+from synthselect_env.envs.rewards import REWARDS
 
 
 class CountEvaluator(Evaluator):
@@ -248,7 +248,7 @@ def test_every_reward_plays(reward: str) -> None:
 
 
 def test_retraining_plays(toy: FeatureBank) -> None:
-    config = synthselect_env.env.make_evaluator("resnet34", toy).config
+    config = synthselect_env.envs.selection_env.make_evaluator("resnet34", toy).config
     env = SyntheticSelectionEnv(
         toy,
         "resnet34",

@@ -16,11 +16,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
-from synthselect_env.classifier import QUICK, TrainingConfig
-from synthselect_env.compute import available_cores, default_workers, has_bfloat16
-from synthselect_env.embedded import toy_bank
+from synthselect_env.training.classifier import QUICK, TrainingConfig
+from synthselect_env.training.device import available_cores, default_workers, has_bfloat16
+from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
-from synthselect_env.evaluators.heads import HEADS, Design
+from synthselect_env.evaluators.ridge import HEADS, Design
 from synthselect_env.evaluators.linear_probe import fit_temperature
 from synthselect_env.metrics import METRICS
 
@@ -153,8 +153,8 @@ def test_large_pools_are_scored_in_chunks(toy: FeatureBank, monkeypatch: pytest.
     masks = selections(toy, 4)
     for head in HEADS:
         whole = LinearProbeEvaluator(toy, head=head, device="cpu")
-        monkeypatch.setattr("synthselect_env.evaluators.heads.TABLE_BYTES", 0)
-        monkeypatch.setattr("synthselect_env.evaluators.heads.CHUNK", 10)
+        monkeypatch.setattr("synthselect_env.evaluators.ridge.TABLE_BYTES", 0)
+        monkeypatch.setattr("synthselect_env.evaluators.ridge.CHUNK", 10)
         features = np.memmap(tmp_path / "pool", np.float32, "w+", shape=toy.candidates.features.shape)
         features[:] = toy.candidates.features
         mapped = replace(toy, candidates=replace(toy.candidates, features=features))

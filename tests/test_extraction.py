@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from synthselect_env import load_bank
-from synthselect_env.classifier import Classifier, TrainingConfig
+from synthselect_env.training.classifier import Classifier, TrainingConfig
 from synthselect_env.data import LabelledImages, appearance
-from synthselect_env.extraction import LEAST_STEPS, draw_folds, extract_bank, train_extractor, training_digest
+from synthselect_env.bank.extraction import LEAST_STEPS, draw_folds, extract_bank, train_extractor, training_digest
 
 TINY = TrainingConfig(architecture="resnet18", size=(16, 16), epochs=2, steps_per_epoch=12, batch_size=16, learning_rate=1e-3)
 

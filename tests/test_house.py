@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = [
-    "files", "compute", "metrics", "data", "synthesis", "trimming", "classifier", "split", "hdf5", "bank", "extraction", "selection", "embedded", "evaluators", "rewards", "env", "vec_env", "wrappers", "registration",
-]  # fmt: skip
+LAYERS = ["metrics", "storage", "data", "training", "synthesis", "bank", "evaluators", "envs", "registration"]
 """Rooms of the environment package; each imports only what stands before it."""
 
 
@@ -45,7 +43,7 @@ def test_only_the_protocol_reads_the_test_split() -> None:
         for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr == "test" and isinstance(node.value, ast.Name) and node.value.id == "bank"
     ]
-    assert set(readers) == {"agents/compare.py"}
+    assert set(readers) == {"agents/evaluation/comparison.py"}
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -64,7 +62,7 @@ def test_optional_packages_are_optional() -> None:
     code = (
         "import sys\n"
         "for name in ('matplotlib', 'tqdm', 'rich', 'tensorboard', 'sklearn', 'ray', 'sb3_contrib'): sys.modules[name] = None\n"
-        "import synthselect_env, agents, agents.selectors, agents.compare, agents.report, agents.callbacks, synthselect_env.synthesis\n"
+        "import synthselect_env, agents, agents.selectors, agents.evaluation.comparison, agents.report, agents.runs, synthselect_env.synthesis\n"
         "from synthselect_env import load_bank\n"
         "toy = load_bank('toy')\n"
         "try: agents.report.kept_and_discarded(toy, agents.selectors.SELECTORS['all']().select(toy, 0))\n"

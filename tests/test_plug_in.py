@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from agents.policies import SelectionPolicy
 from agents.selectors import PolicySelector, mask_of_episode
 from synthselect_env import FeatureBank, Selection, SyntheticSelectionEnv, load_bank
-from synthselect_env.wrappers import BoxThresholdWrapper, PerCandidateWrapper
+from synthselect_env.envs.wrappers import BoxThresholdWrapper, PerCandidateWrapper
 
 ALGORITHMS = ["PPO", "A2C", "REINFORCE", "TRPO", "MaskablePPO", "RecurrentPPO", "SAC", "TD3", "TQC", "CrossQ", "DQN", "QRDQN"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from agents.compare import Comparison, Outcome, compare
+from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import (
     comparison_latex,
     comparison_markdown,
@@ -28,7 +28,7 @@ from agents.report import (
     write_report,
 )
 from agents.report.charts import principal_plane
-from agents.report.figure import COLOURS, panels
+from agents.report.plotting import COLOURS, panels
 from agents.report.html import STYLE, inline_svg
 from synthselect_env import FeatureBank, Selection, load_bank
 from synthselect_env.metrics import METRICS

@@ -8,7 +8,7 @@ import pytest
 from synthselect_env import FeatureBank
 from synthselect_env.evaluators import Evaluations
 from synthselect_env.metrics import METRICS
-from synthselect_env.rewards import REWARDS, Reward, RewardTracker, ValidationViews, resolve_reward
+from synthselect_env.envs.rewards import REWARDS, Reward, RewardTracker, ValidationViews, resolve_reward
 
 
 def evaluations(values: np.ndarray) -> Evaluations:

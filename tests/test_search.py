@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from agents.selectors import SELECTORS, BanzhafSelector, CreditSelector, RandomSearchSelector, SearchSelector
 from synthselect_env import FeatureBank, Split
-from synthselect_env.embedded import toy_bank
+from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import Evaluations, Evaluator
 from synthselect_env.metrics import METRICS
 

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from synthselect_env.trimming import met, trimmed
+from synthselect_env.training.padding_pruning import met, trimmed
 
 
 def brute_force(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int] | None:

@@ -34,9 +34,9 @@ from agents.selectors import (
 )
 from agents.selectors.valuation import KERNELS, class_log_probabilities, herd
 from synthselect_env import FeatureBank, Split, load_bank
-from synthselect_env.embedded import toy_bank
+from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator
-from synthselect_env.evaluators.ranking import ranking_probe
+from synthselect_env.evaluators.candidate_scores import ranking_probe
 
 SURE = {  # AUC that each reaches where classes hardly overlap; matching wants a spread, the first filter drops sound ones, too
     "triplet": 0.98,

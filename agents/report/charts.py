@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.compare import Comparison
-from agents.report.figure import COLOURS, DISCARDED, KEPT, POOL, literal, panels
-from agents.report.truth import discovery, truth_figures
+from agents.evaluation.comparison import Comparison
+from agents.report.plotting import COLOURS, DISCARDED, KEPT, POOL, literal, panels
+from agents.report.flaw_detection import discovery, truth_figures
 from synthselect_env import FeatureBank, Selection
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from agents.compare import Comparison
-from agents.report import charts, pictures
-from agents.report.figure import COLOURS, ON_DARK, save_figure
+from agents.evaluation.comparison import Comparison
+from agents.report import charts, image_rows
+from agents.report.plotting import COLOURS, ON_DARK, save_figure
 from agents.report.tables import (
     comparison_cells,
     comparison_latex,
@@ -30,11 +30,11 @@ from agents.report.tables import (
     spread,
     verdict,
 )
-from agents.report.truth import truth_figures
+from agents.report.flaw_detection import truth_figures
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.data import decode
 from synthselect_env.data.flaws import FLAWS
-from synthselect_env.files import atomic_write
+from synthselect_env.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,11 +185,11 @@ def _picture_figures(bank: FeatureBank, selection: Selection, seed: int) -> dict
     """The strips of pictures as figures, by file name; none where the bank has no pictures."""
     drawn = {}
     if bank.candidates.images is not None:
-        drawn["kept_and_discarded"] = pictures.kept_and_discarded(bank, selection, seed)
+        drawn["kept_and_discarded"] = image_rows.kept_and_discarded(bank, selection, seed)
         if bank.train.images is not None:
-            drawn["real_and_candidates"] = pictures.real_and_candidates(bank, seed)
+            drawn["real_and_candidates"] = image_rows.real_and_candidates(bank, seed)
         if _ranks(selection):
-            drawn["most_and_least_wanted"] = pictures.most_and_least_wanted(bank, selection)
+            drawn["most_and_least_wanted"] = image_rows.most_and_least_wanted(bank, selection)
     return drawn
 
 
@@ -235,7 +235,7 @@ def _page(
             + chart("feature_map", "Candidates and real training pictures in the plane of their features' first two principal components.")
         ),
     )
-    real, kept = pictures.real_strips(bank, seed, TILES), pictures.kept_strips(bank, selection, seed, TILES)
+    real, kept = image_rows.real_strips(bank, seed, TILES), image_rows.kept_strips(bank, selection, seed, TILES)
     by_class = [strip for i in range(0, len(real), 2) for strip in (*real[i : i + 2], *kept[i : i + 2])]
     if strips := _strips(by_class):
         sections["pictures"] = "Pictures", f"<p class='soft'>Drawn at random.</p>{strips}"
@@ -244,7 +244,7 @@ def _page(
             "Most and least wanted",
             (
                 "<p class='soft'>The candidates of each class with the highest and the lowest scores, with their ids.</p>"
-                + _strips(pictures.wanted_strips(bank, selection, WANTED), selection)
+                + _strips(image_rows.wanted_strips(bank, selection, WANTED), selection)
             ),
         )
     if bank.candidates.flaw is not None:
@@ -299,7 +299,7 @@ def html_table(rows: Sequence[Sequence[str]], ours: str | None = None, kind: str
 def inline_svg(figure: Figure, name: str, label: str) -> str:
     """A figure as SVG for the middle of an HTML file: transparent, black as the text's colour, series in the page's colours.
 
-    :param figure: whatever is black on it, and the :data:`~agents.report.figure.COLOURS`, follow the page
+    :param figure: whatever is black on it, and the :data:`~agents.report.plotting.COLOURS`, follow the page
     :param name: unique in the page
     :param label: what it shows, for those who don't see it
     """
@@ -335,7 +335,7 @@ def data_uri(picture: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _strips(strips: Sequence[pictures.Strip], named: Selection | None = None) -> str:
+def _strips(strips: Sequence[image_rows.Strip], named: Selection | None = None) -> str:
     """Rows of pictures; where the bank has none, of the names and scores that stand under them."""
     parts = []
     for title, split, positions in strips:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.compare import Comparison
+from agents.evaluation.comparison import Comparison
 from synthselect_env import Selection
 
 BESIDE = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 """Metrics shown beside the accuracy, and their heads."""
 FEW_PATIENTS = 20
-"""From so many on, a bootstrap over patients covers about what it says (:func:`~agents.intervals.paired_bootstrap`)."""
+"""From so many on, a bootstrap over patients covers about what it says (:func:`~agents.evaluation.bootstrap.paired_bootstrap`)."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.compute import weights_digest
+from synthselect_env.training.device import weights_digest
 from synthselect_env.evaluators import Evaluator
 
 

@@ -14,10 +14,10 @@ from agents.policies import SelectionPolicy, TransformerPolicy, refuse_normalise
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
-from synthselect_env.compute import pick_device
-from synthselect_env.env import observations
+from synthselect_env.training.device import pick_device
+from synthselect_env.envs.selection_env import observations
 from synthselect_env.evaluators import Evaluator
-from synthselect_env.rewards import DEFAULT_REWARD, Reward
+from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward
 
 
 class PolicySelector(Selector):
@@ -86,8 +86,8 @@ class TrainingSelector(Selector):
     :param evaluations: environment steps, each of which scores a selection; a rollout that no longer fits is not begun
     :param n_envs: selections that are scored at once; fewer where a rollout would not fit
     :param evaluator: what rewards; None for the default
-    :param reward: a name, a :class:`~synthselect_env.rewards.Reward`, or a dictionary of its parameters
-    :param context: whether the agent sees more than features, see :func:`~synthselect_env.env.observations`
+    :param reward: a name, a :class:`~synthselect_env.envs.rewards.Reward`, or a dictionary of its parameters
+    :param context: whether the agent sees more than features, see :func:`~synthselect_env.envs.selection_env.observations`
     :param name: name in tables; the algorithm's by default
     :param kwargs: passed to the algorithm; ``n_steps`` is one episode by default
     :raises ValueError: when not even one rollout of one environment fits

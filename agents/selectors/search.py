@@ -10,8 +10,8 @@ from torch import nn
 
 from agents.selectors.base import Selector
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.compute import seeded
-from synthselect_env.env import observations
+from synthselect_env.training.device import seeded
+from synthselect_env.envs.selection_env import observations
 from synthselect_env.evaluators import Evaluator, make_evaluator
 
 TOGETHER = 32
@@ -148,7 +148,7 @@ class CreditSelector(SearchSelector):
 class DVRLSelector(SearchSelector):
     """Data valuation using reinforcement learning (Yoon, Arik and Pfister 2020): a network values a candidate by its own row alone.
 
-    The estimator sees what an agent sees of a candidate (:func:`~synthselect_env.env.observations`, with context), answers the probability of keeping it, and learns by
+    The estimator sees what an agent sees of a candidate (:func:`~synthselect_env.envs.selection_env.observations`, with context), answers the probability of keeping it, and learns by
     REINFORCE. Ours: selections are scored by the evaluator, and not by a predictor that is trained along; several are drawn for a step, and
     each is compared with the mean of the others, where the paper has a moving average of earlier steps.
 

@@ -15,8 +15,8 @@ import torch
 from agents.selectors.base import RatioSelector
 from synthselect_env import FeatureBank, Split
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, make_evaluator
-from synthselect_env.evaluators.heads import Design, RidgeHead, grid
-from synthselect_env.evaluators.ranking import RANKING_RIDGE, fit_and_looks, label_fit, ranking_probe
+from synthselect_env.evaluators.ridge import Design, RidgeHead, grid
+from synthselect_env.evaluators.candidate_scores import RANKING_RIDGE, fit_and_looks, label_fit, ranking_probe
 
 TOGETHER = 64
 """Validation pictures, or bags, that are worked on at once, which bounds the memory that a large pool needs."""
@@ -56,7 +56,7 @@ class FitAndLooksSelector(RatioSelector):
     """Adds the candidates whose label fits and that look like real pictures: the sum of what the datamodel ranks candidates by.
 
     Ours. A classifier's confidence tells wrong labels, and is blind to blur, faded stains and tears; a picture's low-level statistics
-    (:func:`~synthselect_env.data.appearance`) tell these and nothing of labels. How well labels fit, the networks of
+    (:func:`~synthselect_env.data.image_stats`) tell these and nothing of labels. How well labels fit, the networks of
     the bank's retrainings say that were not trained on a candidate. Where a bank has neither, it is the order of confidence.
 
     :param ratio: see :class:`RatioSelector`

@@ -13,9 +13,9 @@ import torch
 
 from synthselect_env.bank import FeatureBank
 from synthselect_env.evaluators.base import Evaluations, Evaluator
-from synthselect_env.evaluators.ranking import candidate_ranks, draw_design
+from synthselect_env.evaluators.candidate_scores import candidate_ranks, draw_design
 from synthselect_env.metrics import METRICS, classification_metrics
-from synthselect_env.split import Retrainings, Split
+from synthselect_env.data.dataset import Retrainings, Split
 
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
@@ -57,7 +57,7 @@ class DatamodelEvaluator(Evaluator):
 
     After the datamodels of Ilyas et al. (2022, arXiv:2202.00622), which regress a network's output on the presence of each training
     picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
-    fits, and by how much they look like real pictures (:func:`~synthselect_env.evaluators.ranking.candidate_ranks`); a training set is
+    fits, and by how much they look like real pictures (:func:`~synthselect_env.evaluators.candidate_scores.candidate_ranks`); a training set is
     described by the shares that candidates near each of ``n_knots`` ranks of either kind have in it, by how far its classes' shares are
     from the real ones, and by the logarithm of its size. Each metric of the last epoch is a ridge regression on these, the log-likelihood by
     the logarithm of the loss, which cannot fall below nothing; the penalty and the power to which shares are raised are chosen by
@@ -181,12 +181,12 @@ def with_retrainings(
     """The bank with further retrainings beside those that it has.
 
     Each network is scored on the validation split, and says what it takes each candidate for, from which
-    :func:`~synthselect_env.evaluators.ranking.out_of_bag_fit` learns how well labels fit.
+    :func:`~synthselect_env.evaluators.candidate_scores.out_of_bag_fit` learns how well labels fit.
 
     :param bank: the bank
     :param retrain: does the retrainings, best a :class:`CachedEvaluator` of a :class:`RetrainEvaluator`
     :param selections: what to retrain on, bool (k, n), or how many selections to draw for the purpose
-        (:func:`~synthselect_env.evaluators.ranking.draw_design`)
+        (:func:`~synthselect_env.evaluators.candidate_scores.draw_design`)
     :param seed: of the draw, which goes on where the bank's own stops, and of all retrainings (common random numbers)
     :param on_retraining: called with the number of retrainings done
     :raises ValueError: when the bank's own retrainings are of another recipe, seed, or other pictures, or ``retrain`` is another bank's

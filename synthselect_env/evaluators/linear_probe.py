@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.compute import pick_device
+from synthselect_env.training.device import pick_device
 from synthselect_env.evaluators.base import Evaluations, Evaluator
-from synthselect_env.evaluators.heads import CHUNK, HEADS, Design, grid
+from synthselect_env.evaluators.ridge import CHUNK, HEADS, Design, grid
 from synthselect_env.metrics import classification_metrics
-from synthselect_env.split import Split
+from synthselect_env.data.dataset import Split
 
 TEMPERATURE_STEPS, TEMPERATURE_ROUNDING = 32, 1e-9
 """Of the temperature's fit: the most steps, and the relative change below which it stands still. Newton's method needs some six."""

@@ -10,7 +10,7 @@ import torch
 
 from synthselect_env.evaluators.base import Evaluator
 from synthselect_env.evaluators.parallel import SpreadEvaluator, answer
-from synthselect_env.split import Split
+from synthselect_env.data.dataset import Split
 
 
 class _Worker:

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from synthselect_env.compute import autocast, load_config, load_state, pick_device, seeded
-from synthselect_env.data.augment import dihedral
+from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded
+from synthselect_env.training.augmentation import dihedral
 from synthselect_env.data.images import pictures_digest
-from synthselect_env.files import atomic_write
+from synthselect_env.storage import atomic_write
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
 from synthselect_env.synthesis.pretraining import BATCH_SIZE, pretrain
@@ -170,7 +170,7 @@ class HistoGAN:
         :param labels: int (n,), positions in ``classes``
         :param directory: run directory, or None
         :param save_every: steps between checks
-        :param features: what the Fréchet distance is taken on, e.g. :meth:`Classifier.features <synthselect_env.classifier.Classifier.features>`
+        :param features: what the Fréchet distance is taken on, e.g. :meth:`Classifier.features <synthselect_env.training.classifier.Classifier.features>`
         :param reference: real pictures (m, h, w, 3) of any size and their labels (m,); by default the training pictures, which a generator
             that copies them is near to
         :return: an iterator over steps: ``step``, ``generator_loss``, ``discriminator_loss``, ``score_real``, ``score_fake``, and ``frechet``

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthselect_env.compute import autocast, seeded
-from synthselect_env.data.augment import colour_jitter, dihedral
+from synthselect_env.training.device import autocast, seeded
+from synthselect_env.training.augmentation import colour_jitter, dihedral
 from synthselect_env.synthesis.networks import FeatureNetwork
 
 BATCH_SIZE = 128

@@ -26,7 +26,7 @@ class Split:
     :param images: the pictures, encoded, rendered or uint8 (n, h, w, 3); needed for full retraining and for reports
     :param groups: patient or slide of each
     :param flaw: int8 (n,), 0 for a sound candidate; only in known-truth banks, and never shown to an agent
-    :param appearance: float (n, s), how each picture looks whatever it shows; see :func:`~synthselect_env.data.appearance`
+    :param appearance: float (n, s), how each picture looks whatever it shows; see :func:`~synthselect_env.data.image_stats`
     """
 
     features: np.ndarray

@@ -17,11 +17,11 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from agents.intervals import paired_bootstrap
+from agents.evaluation.bootstrap import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, make_evaluator
-from synthselect_env.files import atomic_write, code_digest, library_digest
+from synthselect_env.storage import atomic_write, code_digest, library_digest
 from synthselect_env.metrics import METRICS, better, classification_metrics
 
 
@@ -97,7 +97,7 @@ class Comparison:
     def gain(self, selector: str, over: str = "none", metric: str = "accuracy") -> tuple[float, float, float]:
         """A selector's mean test gain over another one, with its 95 % interval by the paired bootstrap over rounds and test pictures.
 
-        See :func:`~agents.intervals.paired_bootstrap`.
+        See :func:`~agents.evaluation.bootstrap.paired_bootstrap`.
 
         :param selector: whose gain
         :param over: over whom

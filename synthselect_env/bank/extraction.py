@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import SPLITS, FeatureBank
-from synthselect_env.classifier import Classifier, TrainingConfig, train_classifier
+from synthselect_env.training.classifier import Classifier, TrainingConfig, train_classifier
 from synthselect_env.data import LabelledImages, appearance
 from synthselect_env.data.images import pictures_digest
 from synthselect_env.metrics import METRICS
-from synthselect_env.split import Split
+from synthselect_env.data.dataset import Split
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
 """The paper's ResNet34, by whole passes over the real training split."""

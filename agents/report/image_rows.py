@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.report.figure import literal, new_figure
+from agents.report.plotting import literal, new_figure
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.data import decode
-from synthselect_env.split import Split
+from synthselect_env.data.dataset import Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthselect_env.files import atomic_write
+from synthselect_env.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

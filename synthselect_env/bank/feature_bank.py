@@ -16,10 +16,10 @@ import numpy as np
 
 from synthselect_env.data import LabelledImages
 from synthselect_env.data.images import picture_keys
-from synthselect_env.files import atomic_write
-from synthselect_env.hdf5 import read_retrainings, read_split, write_retrainings, write_split
+from synthselect_env.storage import atomic_write
+from synthselect_env.bank.hdf5 import read_retrainings, read_split, write_retrainings, write_split
 from synthselect_env.metrics import METRICS
-from synthselect_env.split import Retrainings, Split
+from synthselect_env.data.dataset import Retrainings, Split
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test", "candidates")
@@ -89,7 +89,7 @@ class FeatureBank:
 
     @property
     def pictures(self) -> dict[str, LabelledImages]:
-        """The splits' pictures by name, e.g. to see them through another extractor (:func:`~synthselect_env.extraction.extract_bank`).
+        """The splits' pictures by name, e.g. to see them through another extractor (:func:`~synthselect_env.bank.extraction.extract_bank`).
 
         :raises ValueError: when a split has none
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.files import atomic_write
+from synthselect_env.storage import atomic_write
 
 COLUMNS = ("id", "label", "selected", "score")
 

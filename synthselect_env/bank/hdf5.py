@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from synthselect_env.data import EncodedImages, LazyImages, RenderedImages
-from synthselect_env.split import Retrainings, Split
+from synthselect_env.data.dataset import Retrainings, Split
 
 
 def write_split(group: h5py.Group, split: Split, half: bool | None) -> None:

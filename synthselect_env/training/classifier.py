@@ -14,11 +14,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from synthselect_env.compute import autocast, load_config, load_state, pick_device, seeded, weights_digest
-from synthselect_env.data.augment import AUGMENTATIONS
-from synthselect_env.files import atomic_write
+from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded, weights_digest
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.storage import atomic_write
 from synthselect_env.metrics import classification_metrics
-from synthselect_env.trimming import trimmed
+from synthselect_env.training.padding_pruning import trimmed
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 """Pixels in 0..1 are shifted and scaled by these; H&E fills most of the range, so no statistics of a data set are needed."""
@@ -39,7 +39,7 @@ class TrainingConfig:
     :param learning_rate: peak of the one-cycle schedule (AdamW)
     :param weight_decay: AdamW's
     :param label_smoothing: share of the target spread over all classes
-    :param augmentation: a key of :data:`~synthselect_env.data.augment.AUGMENTATIONS`
+    :param augmentation: a key of :data:`~synthselect_env.training.augmentation.AUGMENTATIONS`
     """
 
     architecture: str = "resnet34"
@@ -304,7 +304,7 @@ def _batches(
     :param targets: all labels
     :param members: positions of those to train on
     :param size: of a batch
-    :param augmentation: a key of :data:`~synthselect_env.data.augment.AUGMENTATIONS`
+    :param augmentation: a key of :data:`~synthselect_env.training.augmentation.AUGMENTATIONS`
     :param seed: of order and augmentation
     """
     order_rng, augmentation_rng = (torch.Generator(data.device).manual_seed(2 * seed + i) for i in range(2))

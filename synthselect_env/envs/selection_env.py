@@ -10,12 +10,12 @@ import numpy as np
 
 from synthselect_env.bank import N_BATCHES, FeatureBank
 from synthselect_env.data import decode
-from synthselect_env.embedded import resolve_bank
+from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import Evaluations, Evaluator, make_evaluator
-from synthselect_env.evaluators.ranking import candidate_fit, looks
+from synthselect_env.evaluators.candidate_scores import candidate_fit, looks
 from synthselect_env.metrics import METRICS
-from synthselect_env.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
-from synthselect_env.split import Split
+from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
+from synthselect_env.data.dataset import Split
 
 OBSERVATION_LIMIT = 10.0
 """Standardised features are clipped to this many standard deviations, which makes the observation space finite."""
@@ -26,7 +26,7 @@ def observations(bank: FeatureBank, batches: list[np.ndarray], context: bool) ->
 
     Features, standardised by the real training split's mean and standard deviation. With ``context``, also the class (one
     column each), the cosine to the centroid of the own class and to the nearest other one, the log-probability of the label
-    (:func:`~synthselect_env.evaluators.ranking.candidate_fit`), the logarithm of the atypicality (zeros where it is not known), and a column of ones that
+    (:func:`~synthselect_env.evaluators.candidate_scores.candidate_fit`), the logarithm of the atypicality (zeros where it is not known), and a column of ones that
     tells a candidate from padding. Batches shorter than the longest are padded with rows of zeros.
 
     :param bank: the bank
@@ -231,7 +231,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     :param bank: a :class:`FeatureBank`, the name of an embedded one, a path, or None for ``default_bank``
     :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
         retrainings, and the second where it has none
-    :param reward: a name in :data:`~synthselect_env.rewards.REWARDS`, a :class:`Reward`, or a dictionary of its parameters
+    :param reward: a name in :data:`~synthselect_env.envs.rewards.REWARDS`, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
     :param context: append class, centroid cosines, fit of the label and atypicality to the features; False for the paper's features alone
     :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name

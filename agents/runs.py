@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from synthselect_env.files import atomic_write
+from synthselect_env.storage import atomic_write
 
 
 class SelectionMetrics(BaseCallback):

@@ -8,7 +8,7 @@ import numpy as np
 
 from synthselect_env.evaluators import Evaluations
 from synthselect_env.metrics import METRICS, better
-from synthselect_env.split import Split
+from synthselect_env.data.dataset import Split
 
 BASELINES = ("zero", "none", "previous")
 ROTATIONS = ("none", "folds", "bootstrap")

@@ -1,0 +1,6 @@
+"""How well a selector selects: the comparison protocol and its intervals."""
+
+from agents.evaluation.bootstrap import half_interval, paired_bootstrap
+from agents.evaluation.comparison import Comparison, Outcome, compare
+
+__all__ = ["Comparison", "Outcome", "compare", "half_interval", "paired_bootstrap"]

@@ -1,0 +1,1 @@
+"""Networks on images: the classifier, its augmentation, devices and checkpoints."""
