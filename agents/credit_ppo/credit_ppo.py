@@ -18,7 +18,7 @@ from agents.policies import SelectionPolicy, refuse_normalised
 from synthselect_env import FeatureBank, SelectionVecEnv
 
 CREDITS = ("none", "control_variate", "advantage")
-RATIOS = ("joint", "mean", "per_candidate")
+RATIOS = ("joint", "per_candidate")
 
 Self = TypeVar("Self", bound="CreditPPO")
 
@@ -62,7 +62,7 @@ class CreditPPO(PPO):
     Where there is no such derivative (full retraining, a reward that is not a log-likelihood or is smoothed), a :class:`RidgeCritic` on
     (selection, return) pairs estimates it. The expectation is kept exactly at the first update of a rollout, after which the ratio is clipped as in PPO.
 
-    The ratio of new to old policy is that of the whole action ("joint", as in PPO), its geometric mean over decisions ("mean"), or
+    The ratio of new to old policy is that of the whole action ("joint", as in PPO), or
     one for each decision, clipped each by itself ("per_candidate"). Without credit as advantage, returns are compared within the group of
     selections that were drawn from the same batch (leave-one-out mean), and not with a learned value.
 
@@ -80,9 +80,6 @@ class CreditPPO(PPO):
     :param credit: one of :data:`CREDITS`
     :param ratio: one of :data:`RATIOS`
     :param group_baseline: compare within the group; False for PPO's generalised advantage estimate by the value head
-    :param target_entropy: least entropy of a decision on average, in nats (at most .693); what is missing is added to the loss,
-        times ``entropy_weight``
-    :param entropy_weight: see ``target_entropy``
     :param budget: share of the candidates that should be kept on average; the squared deviation is added to the loss, times
         ``budget_weight``; None for no budget
     :param budget_weight: see ``budget``
@@ -105,8 +102,6 @@ class CreditPPO(PPO):
         credit: str = "advantage",
         ratio: str = "per_candidate",
         group_baseline: bool = True,
-        target_entropy: float = 0.0,
-        entropy_weight: float = 1.0,
         budget: float | None = None,
         budget_weight: float = 10.0,
         _init_setup_model: bool = True,
@@ -119,8 +114,6 @@ class CreditPPO(PPO):
             raise ValueError(f"budget must lie between 0 and 1, got {budget}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= target_entropy <= np.log(2):
-            raise ValueError(f"target_entropy must lie between 0 and ln 2 = .693 nats a decision, got {target_entropy}")
         if unused := sorted({"target_kl", "clip_range_vf", "normalize_advantage"} & set(kwargs)):
             raise ValueError(f"CreditPPO has no {', '.join(unused)}; PPO has")
         if group_baseline:
@@ -133,7 +126,6 @@ class CreditPPO(PPO):
         )  # fmt: skip
         self.batch_size = batch_size  # set here: PPO would warn of rollouts that it does not divide, which it may here
         self.credit, self.ratio, self.group_baseline = credit, ratio, group_baseline
-        self.target_entropy, self.entropy_weight = target_entropy, entropy_weight
         self.budget, self.budget_weight = budget, budget_weight
         self._sums = np.zeros(2)  # of h · gain and h · h over earlier rollouts, for β
         self._critic: RidgeCritic | None = None
@@ -141,9 +133,26 @@ class CreditPPO(PPO):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        self._refuse_removed_options()
         super()._setup_model()
         if not isinstance(self.policy, SelectionPolicy):
             raise ValueError(f"CreditPPO trains policies over a controller (TransformerPolicy, …), not {type(self.policy).__name__}")
+
+    def _refuse_removed_options(self) -> None:
+        """Drop what a model saved by an earlier version holds too much, where it had no effect."""
+        if self.ratio not in RATIOS:
+            raise ValueError(
+                f"the saved model has ratio={self.ratio!r}, which CreditPPO no longer has; "
+                f"to go on with another, load it with ratio= one of {', '.join(RATIOS)}"
+            )
+        options = vars(self)
+        if target_entropy := options.get("target_entropy", 0):
+            raise ValueError(
+                f"the saved model has target_entropy={target_entropy}, which CreditPPO no longer has; "
+                "to go on without, load it with target_entropy=0"
+            )
+        for name in ("target_entropy", "entropy_weight"):
+            options.pop(name, None)
 
     def _ask(self) -> None:
         """Let the buffer ask the environment for credit, or make a critic where there is none to ask for."""
@@ -222,7 +231,7 @@ class CreditPPO(PPO):
                     advantage = gain[t, e][:, None].expand_as(log_ratio) if own is None else own[t, e]
                     ratio, weight = log_ratio.exp(), mask / n[:, None]
                 else:
-                    total = log_ratio.sum(1) / (n if self.ratio == "mean" else 1)
+                    total = log_ratio.sum(1)
                     advantage = (gain[t, e] if own is None else own[t, e].sum(1))[:, None]
                     ratio, weight = total.exp()[:, None], torch.ones_like(total)[:, None]
                 clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -233,7 +242,7 @@ class CreditPPO(PPO):
                     policy_loss = policy_loss - (analytic / (1 if self.ratio == "joint" else n)).mean()
                 entropy = ((F.binary_cross_entropy_with_logits(logits, p, reduction="none") * mask).sum(1) / n).mean()
                 rate = (p * mask).sum() / mask.sum()
-                loss = policy_loss - self.ent_coef * entropy + self.entropy_weight * (self.target_entropy - entropy).clamp(min=0)
+                loss = policy_loss - self.ent_coef * entropy
                 if self.budget is not None:
                     loss = loss + self.budget_weight * (rate - self.budget) ** 2
                 if not self.group_baseline:
