@@ -53,7 +53,6 @@ AGENTS = {
     ),
     "CreditPPO, features alone": (CreditPPO, CREDIT_SETTINGS, {"context": False}),
     "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
-    "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
 UNSEARCHED = ["centroid", "fit and looks"]

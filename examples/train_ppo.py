@@ -24,7 +24,7 @@ from stable_baselines3 import PPO
 from agents import CreditPPO, TransformerPolicy
 from agents.runs import SelectionMetrics, run_logger
 from agents.evaluation.comparison import compare
-from agents.report import comparison_table, read_history, recommendation, verdict, write_report
+from agents.report import comparison_table, read_history, recommendation, write_report
 from agents.selectors import PolicySelector
 from synthselect_env import SelectionVecEnv
 from synthselect_env.training.classifier import TrainingConfig
@@ -186,14 +186,12 @@ for classifier in args.evaluate:
                 options["on_epoch"] = lambda done, epoch, metrics, bar=bar: bar.update()
         comparison = compare(bank, contenders, args.rounds, classifier, seed=args.seed, directory=run / classifier, **options)
     comparisons.append(comparison)
-    print(
-        f"\n{comparison_table(comparison)}\n\n{verdict(comparison, policy.name)}\n{recommendation(comparison, policy.name, selection)[1]}"
-    )
+    print(f"\n{comparison_table(comparison)}\n\n{recommendation(comparison, policy.name, selection)[1]}")
 
 if args.evaluate == ["linear_probe"]:
     print("\nThat is a linear probe's word, which full retraining does not always share; --evaluate resnet18 retrains.")
 
-# Report: what is retrained counts more than a probe, and the last classifier is what the verdict is about.
+# Report: what is retrained counts more than a probe, and the last classifier is what the recommendation is about.
 if comparisons and importlib.util.find_spec("matplotlib"):
     report = write_report(
         run,

@@ -176,15 +176,15 @@ def test_what_a_bank_lacks_is_left_out(toy: FeatureBank, tmp_path: Path) -> None
 )
 def test_sentence_matches_the_figures(toy: FeatureBank, tmp_path: Path, ours: list[float], kept: int, decision: str, words: str) -> None:
     comparison = judged(toy, {"none": [0.70, 0.70, 0.70], "random": [0.70, 0.70, 0.72], "PPO": ours}, kept)
-    verdict, sentence = recommendation(comparison, "PPO")
-    assert verdict == decision and sentence.startswith(words)
+    said, sentence = recommendation(comparison, "PPO")
+    assert said == decision and sentence.startswith(words)
     low, high = (float(end.replace("−", "-")) for end in re.findall(r"interval (\S+) to ([+−]\d+\.\d)", sentence)[0])
     assert (low, high) == pytest.approx([100 * end for end in comparison.gain("PPO")[1:]], abs=0.05)
     assert ("contains zero" in sentence) == (low <= 0 <= high)
     won = sum(a > b for a, b in zip(ours, [0.70, 0.70, 0.72]))
-    assert sentence.endswith(f"better than random in {won} of 3 rounds.")
+    assert sentence.endswith(f"better than random in {won} of 3 rounds. Validation–test gap: +2.0 points.")
     text = write_report(tmp_path / "r.html", toy, comparison, "PPO").read_text(encoding="utf-8")
-    assert sentence in text and f'class="verdict {decision}"' in text
+    assert text.count(sentence) == 1 and f'class="recommendation {decision}"' in text
 
 
 def test_one_round_and_few_patients_are_said(toy: FeatureBank, tmp_path: Path) -> None:
@@ -213,7 +213,10 @@ def test_the_title_says_which_class_is_found(toy: FeatureBank) -> None:
 
 def test_sentence_without_a_gain(toy: FeatureBank, small: FeatureBank, tmp_path: Path) -> None:
     comparison = judged(toy, {"none": [0.7, 0.7], "PPO": [0.7, 0.7]}, kept=0)
-    assert recommendation(comparison, "PPO") == ("leave", "Add nothing: PPO keeps none of the 64 candidates.")
+    assert recommendation(comparison, "PPO") == (
+        "leave",
+        "Add nothing: PPO keeps none of the 64 candidates. Validation–test gap: +2.0 points.",
+    )
     Page(write_report(tmp_path / "r.html", toy, judged(toy, {"none": [0.7]}), "none").read_text(encoding="utf-8"))
     for figures in ({"none": [0.7]}, {"PPO": [0.7], "all": [0.6]}):
         with pytest.raises(ValueError, match="was not compared"):

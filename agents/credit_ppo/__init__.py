@@ -1,4 +1,4 @@
-"""PPO that knows what each candidate was worth."""
+"""Train by PPO with a credit for each candidate."""
 
 from agents.credit_ppo.credit_ppo import CREDITS, RATIOS, CreditPPO
 from agents.credit_ppo.critic import RidgeCritic

@@ -1,9 +1,9 @@
-"""CreditPPO: proximal policy optimisation with a credit for each decision."""
+"""Train selection policies by PPO with a credit for each decision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,78 +18,132 @@ from agents.policies import SelectionPolicy, refuse_normalised
 from synthselect_env import FeatureBank, SelectionVecEnv
 
 CREDITS = ("none", "control_variate", "advantage")
-RATIOS = ("joint", "mean", "per_candidate")
+RATIOS = ("joint", "per_candidate")
 
 Self = TypeVar("Self", bound="CreditPPO")
 
 
 class CreditRolloutBuffer(RolloutBuffer):
-    """A rollout buffer that also keeps what each decision is worth: the derivative of the return from its step on.  (steps, envs, n)"""
+    """Store a rollout with a credit for each decision.
+
+    A decision's credit is the derivative of the return from its step on.
+    ``credits`` has the shape (steps, envs, n).
+    """
 
     env: VecEnv | None = None
-    """Whom to ask after each step; None keeps zeros."""
+    """Environment to ask after each step. None keeps zeros."""
 
     def reset(self) -> None:
         """Forget the rollout."""
         super().reset()
-        self.credits = np.zeros((self.buffer_size, self.n_envs, self.action_dim), np.float32)
+        shape = (self.buffer_size, self.n_envs, self.action_dim)
+        self.credits = np.zeros(shape, np.float32)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        """Keep a step, and credit its decisions, and those of the steps before it in the episode, with their part in its reward."""
+        """Add a step and credit the episode's decisions so far.
+
+        Each decision gets its part in the step's reward, discounted by its age.
+        """
         if self.env is not None:
-            # the environments of a SelectionVecEnv share their evaluator, and are asked once
-            asked = self.env.credit() if isinstance(self.env, SelectionVecEnv) else np.stack(self.env.env_method("credit"))
-            for age in range(min(asked.shape[1], self.pos + 1)):  # an episode may have begun in the rollout before
-                self.credits[self.pos - age] += self.gamma**age * asked[:, -1 - age]
+            if isinstance(self.env, SelectionVecEnv):  # one evaluator for all environments
+                step_credit = self.env.credit()
+            else:
+                step_credit = np.stack(self.env.env_method("credit"))
+            # An episode may have begun in the rollout before
+            n_credited = min(step_credit.shape[1], self.pos + 1)
+            for age in range(n_credited):
+                self.credits[self.pos - age] += self.gamma**age * step_credit[:, -1 - age]
         super().add(*args, **kwargs)
 
 
+class _Rollout(NamedTuple):
+    """Hold a rollout, or a minibatch of it, on the training device.
+
+    A rollout's leading shape is (steps, envs), a minibatch's is (b,).
+    """
+
+    observations: torch.Tensor
+    """Candidates' rows.  (…, n, d)"""
+    actions: torch.Tensor
+    """Decisions, 0 or 1.  (…, n)"""
+    mask: torch.Tensor
+    """False in padding rows, whose decisions change nothing.  bool (…, n)"""
+    returns: torch.Tensor
+    """Discounted rewards.  (…,)"""
+    old_log_prob: torch.Tensor
+    """Log probabilities of the decisions, under the old policy.  (…, n)"""
+    advantage: torch.Tensor
+    """Advantages of the actions (…,) or of the decisions (…, n)."""
+    expected_weight: torch.Tensor | None
+    """Weights of the control variate's expectation.  (…, n)"""
+
+    def rows(self, t: np.ndarray, e: np.ndarray) -> _Rollout:
+        """Take a minibatch of steps t in environments e.  (b,), (b,)"""
+        taken = (None if values is None else values[t, e] for values in self)
+        return _Rollout(*taken)  # type: ignore[arg-type]
+
+
 class CreditPPO(PPO):
-    """PPO (Schulman et al. 2017) for hundreds of decisions a step, told what each of them was worth.
+    """Train a selection policy by PPO, with a credit for each decision.
 
-    An action has one reward for 512 decisions. Where the evaluator is differentiable, ``c_i``, the derivative of the return (the
-    rewards from this step on, discounted by ``gamma``) by candidate i's weight in the training set, says how it came about. It is used in
-    one of three ways:
+    An action is hundreds of decisions with one reward.
+    The credit ``c_i`` tells the decisions apart.
+    It is the derivative of the return by candidate i's weight in the training set.
+    The return is the sum of the rewards from this step on, discounted by ``gamma``.
+    There are three ways to use the credit:
 
-    * "advantage": decision i has the advantage ``c_i (a_i − p_i)``, where ``p_i`` is the probability with which it was kept, and
-      ``c`` the mean over the selections that were drawn from the batch. First order in what a candidate does to the reward, and
-      almost free of noise.
-    * "control_variate": the action's advantage is ``A − β Σ c_i (a_i − p_i)``, and the expectation that this takes away,
-      ``β Σ c_i ∇p_i``, is added in closed form. ``c`` is the mean over the *other* selections, and β the regression coefficient of
-      earlier rollouts, so that neither depends on the action: the gradient keeps its expectation and loses variance.
+    * "advantage": decision i has the advantage ``c_i (a_i − p_i)``.
+      Here ``p_i`` is its probability of being kept.
+      ``c`` is the mean over the selections that were drawn from the same batch.
+      This is first order in a candidate's effect on the reward, and has little noise.
+    * "control_variate": the action has the advantage ``A − β Σ c_i (a_i − p_i)``.
+      The expectation that this takes away, ``β Σ c_i ∇p_i``, is added in closed form.
+      ``c`` is the mean over the *other* selections.
+      ``β`` is the regression coefficient of earlier rollouts.
+      Neither depends on the action, so the gradient keeps its expectation and loses variance.
+      This is exact at a rollout's first update; later the ratio is clipped, as in PPO.
     * "none": the reward alone.
 
-    Where there is no such derivative (full retraining, a reward that is not a log-likelihood or is smoothed), a :class:`RidgeCritic` on
-    (selection, return) pairs estimates it. The expectation is kept exactly at the first update of a rollout, after which the ratio is clipped as in PPO.
+    Some rewards have no derivative: full retraining, and all but an unsmoothed log-likelihood.
+    There a :class:`RidgeCritic` estimates the credit from pairs of selection and return.
 
-    The ratio of new to old policy is that of the whole action ("joint", as in PPO), its geometric mean over decisions ("mean"), or
-    one for each decision, clipped each by itself ("per_candidate"). Without credit as advantage, returns are compared within the group of
-    selections that were drawn from the same batch (leave-one-out mean), and not with a learned value.
+    The ratio of new to old policy is that of the whole action ("joint"), as in PPO.
+    With "per_candidate", each decision has a ratio of its own, and is clipped by itself.
 
-    :param policy: a policy over a controller, e.g. :class:`~agents.TransformerPolicy`
-    :param env: the environment, best a :class:`~synthselect_env.SelectionVecEnv`
-    :param learning_rate: of the optimizer, or a schedule
-    :param n_steps: steps a rollout for each environment
-    :param batch_size: actions an update
-    :param n_epochs: passes over a rollout
-    :param gamma: discount. With 1, and rewards that are each step's gain, a decision is worth what it does to the final selection; with 0,
-        what it did to that of its step. For the credit as advantage, 1 finds a better predicted reward and 0 a better order of the
-        candidates, and retrained they are level; without, take 0: the noise of later steps costs more than it tells
-        (benchmarks/learning.py)
-    :param clip_range: of the ratio
-    :param credit: one of :data:`CREDITS`
-    :param ratio: one of :data:`RATIOS`
-    :param group_baseline: compare within the group; False for PPO's generalised advantage estimate by the value head
-    :param target_entropy: least entropy of a decision on average, in nats (at most .693); what is missing is added to the loss,
-        times ``entropy_weight``
-    :param entropy_weight: see ``target_entropy``
-    :param budget: share of the candidates that should be kept on average; the squared deviation is added to the loss, times
-        ``budget_weight``; None for no budget
-    :param budget_weight: see ``budget``
-    :param kwargs: as PPO's, without target_kl, clip_range_vf and normalize_advantage; gae_lambda and vf_coef only without
-        ``group_baseline``. ``ent_coef`` weighs the entropy of a decision, where PPO's weighs that of all of an action's together
-    :raises ValueError: when an argument is unknown, out of range or without effect, or the policy is another kind; on learning, when
-        there is one environment alone and a group, a critic or a control variate needs several, or VecNormalize changes the observations
+    The advantage of an action is its return less the mean return of the others in its group.
+    A group is the selections that were drawn from the same batch.
+
+    >>> from agents import CreditPPO, TransformerPolicy
+    >>> from synthselect_env import SelectionVecEnv
+    >>> model = CreditPPO(TransformerPolicy, SelectionVecEnv("toy", n_envs=16)).learn(256)
+
+    :param policy: Policy over a controller, e.g. :class:`~agents.TransformerPolicy`.
+    :param env: Environment, best a :class:`~synthselect_env.SelectionVecEnv`.
+    :param learning_rate: Learning rate of the optimizer, or a schedule.
+    :param n_steps: Steps of a rollout in each environment.
+    :param batch_size: Actions in a minibatch.
+    :param n_epochs: Passes over a rollout.
+    :param gamma: Discount factor.
+        1 credits a decision with its effect on the final selection,
+        0 with its effect on its own step.
+        This holds for rewards that are each step's gain.
+        Take 0 without credit as advantage: later steps then add more noise than signal.
+        See benchmarks/results.
+    :param clip_range: Clipping range of the ratio, or a schedule.
+    :param credit: One of :data:`CREDITS`.
+    :param ratio: One of :data:`RATIOS`.
+    :param group_baseline: Comparison within the group.
+        False takes PPO's generalised advantage estimate with the value head.
+    :param budget: Share of the candidates to keep on average, or None for no budget.
+        The squared deviation is added to the loss.
+    :param budget_weight: Weight of the squared deviation from the budget.
+    :param kwargs: Arguments of PPO, without target_kl, clip_range_vf and normalize_advantage.
+        gae_lambda and vf_coef need ``group_baseline=False``.
+        ``ent_coef`` weighs the entropy of a decision; PPO's weighs that of a whole action.
+    :raises ValueError: if an argument is unknown, out of range or without effect.
+        Also if the policy is of another kind, or a saved model has an option that was removed.
+        On learning: if one environment has no group to be compared with.
+        On learning: if VecNormalize changes the observations.
     """
 
     def __init__(
@@ -105,8 +159,6 @@ class CreditPPO(PPO):
         credit: str = "advantage",
         ratio: str = "per_candidate",
         group_baseline: bool = True,
-        target_entropy: float = 0.0,
-        entropy_weight: float = 1.0,
         budget: float | None = None,
         budget_weight: float = 10.0,
         _init_setup_model: bool = True,
@@ -119,34 +171,71 @@ class CreditPPO(PPO):
             raise ValueError(f"budget must lie between 0 and 1, got {budget}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= target_entropy <= np.log(2):
-            raise ValueError(f"target_entropy must lie between 0 and ln 2 = .693 nats a decision, got {target_entropy}")
         if unused := sorted({"target_kl", "clip_range_vf", "normalize_advantage"} & set(kwargs)):
             raise ValueError(f"CreditPPO has no {', '.join(unused)}; PPO has")
         if group_baseline:
             if unused := sorted({"gae_lambda", "vf_coef"} & set(kwargs)):
-                raise ValueError(f"{', '.join(unused)} is about a learned value, which group_baseline=True does without")
-            kwargs["gae_lambda"] = 1.0  # the return itself, which no value stands in for
+                raise ValueError(
+                    f"{', '.join(unused)} is about a learned value, "
+                    "which group_baseline=True does without"
+                )
+            kwargs["gae_lambda"] = 1.0  # the return itself, without a value in its place
         super().__init__(
-            policy, env, learning_rate, n_steps, n_steps, n_epochs, gamma, clip_range=clip_range, normalize_advantage=False,
-            rollout_buffer_class=CreditRolloutBuffer, _init_setup_model=False, **kwargs,
-        )  # fmt: skip
-        self.batch_size = batch_size  # set here: PPO would warn of rollouts that it does not divide, which it may here
-        self.credit, self.ratio, self.group_baseline = credit, ratio, group_baseline
-        self.target_entropy, self.entropy_weight = target_entropy, entropy_weight
-        self.budget, self.budget_weight = budget, budget_weight
-        self._sums = np.zeros(2)  # of h · gain and h · h over earlier rollouts, for β
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=n_steps,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            clip_range=clip_range,
+            normalize_advantage=False,
+            rollout_buffer_class=CreditRolloutBuffer,
+            _init_setup_model=False,
+            **kwargs,
+        )
+        # Set here: PPO would warn of rollouts that batch_size does not divide
+        self.batch_size = batch_size
+        self.credit = credit
+        self.ratio = ratio
+        self.group_baseline = group_baseline
+        self.budget = budget
+        self.budget_weight = budget_weight
+        self._sums = np.zeros(2)  # of h · advantage and h · h over earlier rollouts, for β
         self._critic: RidgeCritic | None = None
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
+        self._refuse_removed_options()
         super()._setup_model()
         if not isinstance(self.policy, SelectionPolicy):
-            raise ValueError(f"CreditPPO trains policies over a controller (TransformerPolicy, …), not {type(self.policy).__name__}")
+            raise ValueError(
+                "CreditPPO trains policies over a controller (TransformerPolicy, …), "
+                f"not {type(self.policy).__name__}"
+            )
+
+    def _refuse_removed_options(self) -> None:
+        """Drop options of earlier versions from a saved model.
+
+        :raises ValueError: if such an option had an effect.
+        """
+        if self.ratio not in RATIOS:
+            raise ValueError(
+                f"the saved model has ratio={self.ratio!r}, which CreditPPO no longer has; "
+                f"to go on with another, load it with ratio= one of {', '.join(RATIOS)}"
+            )
+        options = vars(self)
+        if target_entropy := options.get("target_entropy", 0):
+            raise ValueError(
+                f"the saved model has target_entropy={target_entropy}, "
+                "which CreditPPO no longer has; to go on without, load it with target_entropy=0"
+            )
+        for name in ("target_entropy", "entropy_weight"):
+            options.pop(name, None)
 
     def _ask(self) -> None:
-        """Let the buffer ask the environment for credit, or make a critic where there is none to ask for."""
+        """Choose the source of credit: the environment or a critic."""
         assert self.env is not None and isinstance(self.rollout_buffer, CreditRolloutBuffer)
         refuse_normalised(self)
         base = self.env.unwrapped
@@ -156,10 +245,13 @@ class CreditPPO(PPO):
             self._critic = None
         elif self._critic is None:
             self._critic = RidgeCritic()
+
         grouped = self.group_baseline and self.credit != "advantage"
-        if self.n_envs < 2 and (grouped or self._critic is not None or self.credit == "control_variate"):
+        needs_others = grouped or self._critic is not None or self.credit == "control_variate"
+        if self.n_envs < 2 and needs_others:
             raise ValueError(
-                "one selection has no group to be compared with: take two environments or more, e.g. SelectionVecEnv(bank, 16)"
+                "one selection has no group to be compared with: "
+                "take two environments or more, e.g. SelectionVecEnv(bank, 16)"
             )
 
     def learn(
@@ -174,155 +266,308 @@ class CreditPPO(PPO):
         """Learn, as :meth:`stable_baselines3.PPO.learn` does."""
         self._ask()
         try:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            return super().learn(
+                total_timesteps=total_timesteps,
+                callback=callback,
+                log_interval=log_interval,
+                tb_log_name=tb_log_name,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+            )
         finally:
-            self.rollout_buffer.env = None  # type: ignore[attr-defined]  # an environment is not saved with the model
+            # An environment is not saved with the model
+            self.rollout_buffer.env = None  # type: ignore[attr-defined]
 
     def train(self) -> None:
-        """Several passes over the rollout."""
-        policy, buffer, device = self.policy, self.rollout_buffer, self.device
-        assert isinstance(policy, SelectionPolicy) and isinstance(buffer, CreditRolloutBuffer)
+        """Update the policy from the gathered rollout."""
+        policy = self.policy
+        assert isinstance(policy, SelectionPolicy)
+        # Switch to train mode (this affects batch norm / dropout)
         policy.set_training_mode(True)
+        # Update optimizer learning rate
         self._update_learning_rate(policy.optimizer)
-        clip_range: float = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        # Compute current clip range
+        progress = self._current_progress_remaining
+        clip_range: float = self.clip_range(progress)  # type: ignore[operator]
 
-        steps, envs = buffer.rewards.shape
-        with torch.no_grad():
-            observations = torch.as_tensor(buffer.observations, device=device)  # moved once for all passes
-            before = torch.stack([policy.decide(rows)[0] for rows in observations])  # (t, e, n)
-        bits = torch.as_tensor(buffer.actions, device=device, dtype=torch.float32)
-        kept = before.sigmoid()
-        real = observations.any(-1)  # a padding row's bit changes nothing
-        old = _log_probability(before, bits)
-        relative = buffer.returns - mean_of_others(buffer.returns) if self.group_baseline else buffer.advantages - buffer.advantages.mean()
-        gain = torch.as_tensor(relative, device=device)
-        worth = self._worth()
-        own: torch.Tensor | None = None  # advantage of each decision
-        expected: torch.Tensor | None = None  # what the control variate takes away
-        if worth is not None and self.credit == "advantage":
-            shared = torch.as_tensor(np.broadcast_to(worth.mean(1, keepdims=True), worth.shape).copy(), device=device)
-            own = shared * (bits - kept) * real
-            own = own / _size(own)
-        elif worth is not None:
-            others = torch.as_tensor(mean_of_others(worth), device=device) * real
-            beta = self._coefficient((others * (bits - kept)).sum(2), gain)
-            gain, expected = control_variate(gain, others, bits, kept, beta)
-            expected = expected / _size(gain)
-            self.logger.record("train/control_variate_coefficient", beta)
-        gain = gain / _size(gain)
+        # Move the rollout to the device, once for all epochs
+        rollout = self._rollout()
 
-        losses: dict[str, list[torch.Tensor]] = {}  # read at the end: a GPU need not be waited for
+        losses: dict[str, list[torch.Tensor]] = {}
+        # train for n_epochs epochs
         for _ in range(self.n_epochs):
-            for t, e in self._minibatches(steps, envs):
-                logits, values = policy.decide(observations[t, e])
-                mask = real[t, e]
-                log_ratio = (_log_probability(logits, bits[t, e]) - old[t, e]) * mask  # (b, n)
-                n = mask.sum(1)
-                if self.ratio == "per_candidate":
-                    advantage = gain[t, e][:, None].expand_as(log_ratio) if own is None else own[t, e]
-                    ratio, weight = log_ratio.exp(), mask / n[:, None]
-                else:
-                    total = log_ratio.sum(1) / (n if self.ratio == "mean" else 1)
-                    advantage = (gain[t, e] if own is None else own[t, e].sum(1))[:, None]
-                    ratio, weight = total.exp()[:, None], torch.ones_like(total)[:, None]
-                clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-                policy_loss = -(torch.min(ratio * advantage, clipped * advantage) * weight).sum(1).mean()
-                p = logits.sigmoid()
-                if expected is not None:
-                    analytic = (expected[t, e] * p).sum(1)
-                    policy_loss = policy_loss - (analytic / (1 if self.ratio == "joint" else n)).mean()
-                entropy = ((F.binary_cross_entropy_with_logits(logits, p, reduction="none") * mask).sum(1) / n).mean()
-                rate = (p * mask).sum() / mask.sum()
-                loss = policy_loss - self.ent_coef * entropy + self.entropy_weight * (self.target_entropy - entropy).clamp(min=0)
+            # Do a complete pass on the rollout
+            for t, e in self._minibatches(*rollout.returns.shape):
+                batch = rollout.rows(t, e)
+                logits, values = policy.decide(batch.observations)
+
+                # ratio between old and new policy, should be one at the first iteration
+                log_prob = _log_probability(logits, batch.actions)
+                log_ratio = (log_prob - batch.old_log_prob) * batch.mask
+
+                # clipped surrogate loss
+                policy_loss, clip_fraction = self._policy_loss(batch, log_ratio, clip_range)
+
+                # expectation of the control variate, in closed form
+                keep_prob = logits.sigmoid()
+                if batch.expected_weight is not None:
+                    policy_loss = policy_loss - self._expected_part(batch, keep_prob)
+
+                # Entropy bonus favors exploration
+                entropy = _entropy_of_a_decision(logits, keep_prob, batch.mask)
+                loss = policy_loss - self.ent_coef * entropy
+
+                # Squared deviation from the budget
+                selection_rate = (keep_prob * batch.mask).sum() / batch.mask.sum()
                 if self.budget is not None:
-                    loss = loss + self.budget_weight * (rate - self.budget) ** 2
+                    loss = loss + self.budget_weight * (selection_rate - self.budget) ** 2
+
+                # Value loss using the TD(gae_lambda) target
+                figures = {}
                 if not self.group_baseline:
-                    value_loss = F.mse_loss(values[:, 0], torch.as_tensor(buffer.returns[t, e], device=device))
+                    value_loss = F.mse_loss(values[:, 0], batch.returns)
                     loss = loss + self.vf_coef * value_loss
-                    losses.setdefault("value_loss", []).append(value_loss.detach())
+                    figures["value_loss"] = value_loss
+
+                # Optimization step
                 policy.optimizer.zero_grad()
                 loss.backward()
+                # Clip grad norm
                 torch.nn.utils.clip_grad_norm_(policy.parameters(), self.max_grad_norm)
                 policy.optimizer.step()
-                with torch.no_grad():
-                    figures = {
-                        "policy_gradient_loss": policy_loss, "entropy_of_a_decision": entropy, "selection_rate": rate, "loss": loss,
-                        "clip_fraction": (((ratio - 1).abs() > clip_range) * weight).sum(1).mean(),
-                        "approx_kl": ((log_ratio.exp() - 1 - log_ratio) * mask).sum(1).mean(),
-                    }  # fmt: skip
-                for name, value in figures.items():
-                    losses.setdefault(name, []).append(value.detach())
+
+                # Logging
+                figures["policy_gradient_loss"] = policy_loss
+                figures["entropy_of_a_decision"] = entropy
+                figures["selection_rate"] = selection_rate
+                figures["loss"] = loss
+                figures["clip_fraction"] = clip_fraction
+                figures["approx_kl"] = _approx_kl(log_ratio, batch.mask)
+                for name, figure in figures.items():
+                    losses.setdefault(name, []).append(figure.detach())
+
             self._n_updates += 1
-        for name, recorded in losses.items():
-            self.logger.record(f"train/{name}", float(np.mean([value.item() for value in recorded])))
+
+        # Logs
+        self._log_losses(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip_range)
 
-    def _worth(self) -> np.ndarray | None:
-        """Credit of each decision of the rollout.  (steps, envs, n)"""
+    def _rollout(self) -> _Rollout:
+        """Move the buffer's rollout to the device, with its advantages."""
+        policy, buffer = self.policy, self.rollout_buffer
+        assert isinstance(policy, SelectionPolicy)
+        observations = torch.as_tensor(buffer.observations, device=self.device)
+        actions = torch.as_tensor(buffer.actions, device=self.device, dtype=torch.float32)
+        with torch.no_grad():
+            old_logits = torch.stack([policy.decide(step)[0] for step in observations])
+        mask = observations.any(-1)
+        advantage, expected_weight = self._advantages(actions, mask, old_logits.sigmoid())
+        return _Rollout(
+            observations=observations,
+            actions=actions,
+            mask=mask,
+            returns=torch.as_tensor(buffer.returns, device=self.device),
+            old_log_prob=_log_probability(old_logits, actions),
+            advantage=advantage,
+            expected_weight=expected_weight,
+        )
+
+    def _advantages(
+        self, actions: torch.Tensor, mask: torch.Tensor, keep_prob: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute the advantages, and the weights of the control variate's expectation.
+
+        Both are divided by the advantages' root mean square.
+
+        :param actions: Decisions, 0 or 1.  (steps, envs, n)
+        :param mask: False in padding rows.  bool (steps, envs, n)
+        :param keep_prob: Probabilities of keeping, under the old policy.  (steps, envs, n)
+        :return: Advantages, (steps, envs, n) with credit as advantage, else (steps, envs).
+            Weights, (steps, envs, n) with a control variate, else None.
+        """
+        credit = self._rollout_credit()
+
+        # An advantage for each decision
+        if credit is not None and self.credit == "advantage":
+            mean_credit = np.broadcast_to(credit.mean(1, keepdims=True), credit.shape).copy()
+            shared_credit = torch.as_tensor(mean_credit, device=self.device)
+            decision_advantage = shared_credit * (actions - keep_prob) * mask
+            return decision_advantage / rms(decision_advantage), None
+
+        # An advantage for each action
+        buffer = self.rollout_buffer
+        if self.group_baseline:
+            relative = buffer.returns - mean_of_others(buffer.returns)
+        else:
+            relative = buffer.advantages - buffer.advantages.mean()
+        advantage = torch.as_tensor(relative, device=self.device)
+        if credit is None:
+            return advantage / rms(advantage), None
+
+        # Less what the credit of the other selections explains of it
+        others_credit = torch.as_tensor(mean_of_others(credit), device=self.device) * mask
+        explained = (others_credit * (actions - keep_prob)).sum(2)
+        beta = self._coefficient(explained, advantage)
+        self.logger.record("train/control_variate_coefficient", beta)
+        advantage, weight = control_variate(advantage, others_credit, actions, keep_prob, beta)
+        scale = rms(advantage)
+        return advantage / scale, weight / scale
+
+    def _policy_loss(
+        self, batch: _Rollout, log_ratio: torch.Tensor, clip_range: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute PPO's clipped surrogate loss, and the clipped share.
+
+        :param batch: Minibatch.
+        :param log_ratio: Log ratios of new to old probability.  (b, n)
+        :param clip_range: Clipping range of the ratio.
+        :return: Loss and clipped share, scalars.
+        """
+        per_decision = batch.advantage.ndim == 2
+        if self.ratio == "per_candidate":
+            ratio = log_ratio.exp()
+            weight = batch.mask / batch.mask.sum(1)[:, None]
+            advantage = batch.advantage if per_decision else batch.advantage[:, None]
+        else:
+            ratio = log_ratio.sum(1).exp()[:, None]
+            weight = torch.ones_like(ratio)
+            action_advantage = batch.advantage.sum(1) if per_decision else batch.advantage
+            advantage = action_advantage[:, None]
+
+        policy_loss_1 = ratio * advantage
+        policy_loss_2 = ratio.clamp(1 - clip_range, 1 + clip_range) * advantage
+        policy_loss = -(torch.min(policy_loss_1, policy_loss_2) * weight).sum(1).mean()
+
+        is_clipped = (ratio.detach() - 1).abs() > clip_range
+        return policy_loss, (is_clipped * weight).sum(1).mean()
+
+    def _expected_part(self, batch: _Rollout, keep_prob: torch.Tensor) -> torch.Tensor:
+        """Compute the control variate's expectation, on the policy loss's scale.
+
+        :param batch: Minibatch with weights of the expectation.
+        :param keep_prob: Probabilities of keeping, under the new policy.  (b, n)
+        :return: Mean over the minibatch, a scalar.
+        """
+        assert batch.expected_weight is not None
+        expected = (batch.expected_weight * keep_prob).sum(1)
+        if self.ratio == "per_candidate":
+            expected = expected / batch.mask.sum(1)
+        return expected.mean()
+
+    def _log_losses(self, losses: dict[str, list[torch.Tensor]]) -> None:
+        """Record the mean of each figure over the updates.
+
+        They are read here, at the end, so that no update waits for a GPU.
+        """
+        for name, values in losses.items():
+            mean = float(np.mean([value.item() for value in values]))
+            self.logger.record(f"train/{name}", mean)
+
+    def _rollout_credit(self) -> np.ndarray | None:
+        """Return the credit of each decision, or None.  (steps, envs, n)"""
         buffer = self.rollout_buffer
         assert isinstance(buffer, CreditRolloutBuffer)
-        if self._critic is not None:
-            rows = self._by_class(buffer.observations[:, 0])  # the environments show the same batch
-            earlier = self._critic.credit(rows)[:, None]  # knows nothing of this rollout, as a control variate must
-            self._critic.update(rows, buffer.actions, buffer.returns)
-            estimated = earlier if self.credit == "control_variate" else self._critic.credit(rows)[:, None]
-            return np.broadcast_to(estimated, buffer.credits.shape).astype(np.float32)
-        return buffer.credits if self.credit != "none" else None
+        if self._critic is None:
+            return buffer.credits if self.credit != "none" else None
+        rows = self._by_class(buffer.observations[:, 0])  # the same batch in all environments
+        # A control variate must know nothing of this rollout
+        earlier_credit = self._critic.credit(rows)
+        self._critic.update(rows, buffer.actions, buffer.returns)
+        control = self.credit == "control_variate"
+        credit = earlier_credit if control else self._critic.credit(rows)
+        return np.broadcast_to(credit[:, None], buffer.credits.shape).astype(np.float32)
 
     def _by_class(self, rows: np.ndarray) -> np.ndarray:
-        """A row's numbers in columns of their own for each class: a feature speaks for one class and against another.  (t, n, c · d)"""
+        """Give each class columns of its own.  (t, n, d) -> (t, n, c · d)
+
+        A feature speaks for one class and against another.
+        """
         assert self.env is not None
         bank: FeatureBank = self.env.unwrapped.get_attr("bank")[0]
-        n_classes = len(bank.classes)
-        if rows.shape[2] == bank.n_features:
-            return rows  # without context, nothing says which class a candidate is of
-        classes = rows[..., bank.n_features : bank.n_features + n_classes]
-        return (classes[..., :, None] * rows[..., None, :]).reshape(*rows.shape[:2], -1)
+        n_features, n_classes = bank.n_features, len(bank.classes)
+        if rows.shape[2] == n_features:
+            return rows  # without context, no column tells a candidate's class
+        classes = rows[..., n_features : n_features + n_classes]
+        products = classes[..., :, None] * rows[..., None, :]
+        return products.reshape(*rows.shape[:2], -1)
 
-    def _coefficient(self, h: torch.Tensor, gain: torch.Tensor) -> float:
-        """β of the rollouts before this one, which is then counted in."""
+    def _coefficient(self, h: torch.Tensor, advantage: torch.Tensor) -> float:
+        """Return β of the earlier rollouts, then count this one in.
+
+        :param h: Control variate of each action.  (steps, envs)
+        :param advantage: Advantage of each action.  (steps, envs)
+        """
         beta = float(self._sums[0] / self._sums[1]) if self._sums[1] > 0 else 0.0
-        self._sums = 0.5 * self._sums + np.array([(h * gain).sum().item(), (h * h).sum().item()])
+        new_sums = np.array([(h * advantage).sum().item(), (h * h).sum().item()])
+        self._sums = 0.5 * self._sums + new_sums
         return beta
 
     def _minibatches(self, steps: int, envs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.permutation(steps * envs)  # noqa: NPY002  # what SB3 seeds and its own buffers draw from
+        """Draw minibatches as pairs of steps and environments.  (b,), (b,)"""
+        # The generator that SB3 seeds and its own buffers draw from
+        order = np.random.permutation(steps * envs)  # noqa: NPY002
         for start in range(0, steps * envs, self.batch_size):
             yield np.divmod(order[start : start + self.batch_size], envs)  # type: ignore[misc]
 
 
-def _log_probability(logits: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Of each decision.  (…, n), (…, n) -> (…, n)"""
-    return -F.binary_cross_entropy_with_logits(logits, bits, reduction="none")
+def _log_probability(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """Compute the log probability of each decision.  (…, n), (…, n) -> (…, n)"""
+    return -F.binary_cross_entropy_with_logits(logits, actions, reduction="none")
 
 
-def _size(values: torch.Tensor) -> torch.Tensor:
-    """Root mean square: advantages are divided by it; they are centred already."""
+def _entropy_of_a_decision(
+    logits: torch.Tensor, keep_prob: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Compute the mean entropy of a decision.  (b, n), (b, n), (b, n) -> ()"""
+    entropy = F.binary_cross_entropy_with_logits(logits, keep_prob, reduction="none")
+    return ((entropy * mask).sum(1) / mask.sum(1)).mean()
+
+
+def _approx_kl(log_ratio: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Estimate an action's KL divergence, as SB3 does.  (b, n), (b, n) -> ()"""
+    with torch.no_grad():
+        return ((log_ratio.exp() - 1 - log_ratio) * mask).sum(1).mean()
+
+
+def rms(values: torch.Tensor) -> torch.Tensor:
+    """Compute the root mean square.  (…) -> ()
+
+    Advantages are divided by it; they are centred already.
+    """
     return values.pow(2).mean().sqrt() + 1e-8
 
 
 def mean_of_others(values: np.ndarray) -> np.ndarray:
-    """For each environment the mean over the others, which does not depend on its own action; zero where there is one alone.
+    """Average over the other environments, for each environment.
 
-    :param values: (steps, envs, …)
-    :return: of the same shape
+    The mean does not depend on the environment's own action.
+    It is zero where there is one environment alone.
+
+    :param values: Values of each environment.  (steps, envs, …)
+    :return: Means of the same shape.
     """
     return (values.sum(1, keepdims=True) - values) / max(values.shape[1] - 1, 1)
 
 
 def control_variate(
-    gain: torch.Tensor, credits: torch.Tensor, bits: torch.Tensor, kept: torch.Tensor, beta: float
+    advantage: torch.Tensor,
+    credit: torch.Tensor,
+    actions: torch.Tensor,
+    keep_prob: torch.Tensor,
+    beta: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take from the gain what the credit explains of it, and hand back what that takes from its expected gradient.
+    """Subtract the part of the advantage that the credit explains.
 
-    ``E[∇ log π(a) (A − β Σ c_i (a_i − p_i))] + β Σ c_i ∇p_i = E[∇ log π(a) A]`` for any c and β that do not depend on a.
+    ``E[∇ log π(a) (A − β Σ c_i (a_i − p_i))] + β Σ c_i ∇p_i = E[∇ log π(a) A]``
+    for any c and β that do not depend on a.
 
-    :param gain: A, of each action (…,)
-    :param credits: c (…, n)
-    :param bits: a (…, n)
-    :param kept: p (…, n)
-    :param beta: coefficient
-    :return: the rest of the gain (…,), and the weight of each probability's gradient (…, n)
+    :param advantage: Advantage A of each action.  (…,)
+    :param credit: Credit c of each decision.  (…, n)
+    :param actions: Decisions a, 0 or 1.  (…, n)
+    :param keep_prob: Probabilities p of keeping.  (…, n)
+    :param beta: Coefficient β.
+    :return: Rest of the advantage (…,), and weight of each probability's gradient (…, n).
     """
-    return gain - beta * (credits * (bits - kept)).sum(-1), beta * credits
+    explained = beta * (credit * (actions - keep_prob)).sum(-1)
+    return advantage - explained, beta * credit

@@ -1,44 +1,51 @@
-"""Credit where the evaluator has none: a regression of rewards on what was kept."""
+"""Estimate credit by regression, for evaluators without a derivative."""
 
 from __future__ import annotations
 
 import numpy as np
 
 PENALTY = 1e-3
-"""Of the ridge regression, as a share of the trace of its Gram matrix."""
+"""Penalty of the ridge regression, as a share of its Gram matrix's trace."""
 
 
 class RidgeCritic:
-    """Estimates what a candidate is worth from pairs of a selection and its reward.
+    """Estimate each candidate's credit from pairs of selection and reward.
 
-    The reward of keeping a set is taken to be linear in the sum of the kept candidates' rows, and fitted by ridge regression on the
-    deviations from the mean of each group, that is the selections from one batch. All pairs that were ever seen count, older ones less.
+    The reward is taken to be linear in the sum of the kept candidates' rows.
+    Ridge regression fits it on the deviations from each group's mean.
+    A group is the selections that were drawn from the same batch.
+    All pairs seen so far count, older ones less.
 
-    :param decay: weight of the pairs seen so far against those of the next rollout
+    :param decay: Weight of the pairs seen so far against those of the next rollout.
     """
 
     def __init__(self, decay: float = 0.95) -> None:
         self.decay = decay
         self._gram: np.ndarray | None = None
 
-    def update(self, rows: np.ndarray, kept: np.ndarray, rewards: np.ndarray) -> None:
+    def update(self, rows: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> None:
         """Learn from a rollout.
 
-        :param rows: (t, n, d), the batches
-        :param kept: (t, e, n), what e selections kept of each
-        :param rewards: (t, e)
+        :param rows: Candidates' rows of each batch.  (t, n, d)
+        :param actions: Decisions of e selections on each batch, 0 or 1.  (t, e, n)
+        :param rewards: Reward of each selection.  (t, e)
         """
         if self._gram is None:
-            self._gram, self._moment = np.zeros((rows.shape[2], rows.shape[2])), np.zeros(rows.shape[2])
+            d = rows.shape[2]
+            self._gram, self._moment = np.zeros((d, d)), np.zeros(d)
         self._gram *= self.decay
         self._moment *= self.decay
-        for batch, bits, reward in zip(rows.astype(np.float64), kept, rewards):
+        for batch, bits, reward in zip(rows.astype(np.float64), actions, rewards):
             sums = (bits - bits.mean(0)) @ batch  # (e, d)
             self._gram += sums.T @ sums
             self._moment += sums.T @ (reward - reward.mean())
 
     def credit(self, rows: np.ndarray) -> np.ndarray:
-        """What keeping each candidate is estimated to add to the reward.  (t, n, d) -> (t, n)"""
+        """Estimate the reward that keeping each candidate adds.
+
+        :param rows: Candidates' rows of each batch.  (t, n, d)
+        :return: Credit of each candidate.  (t, n)
+        """
         if self._gram is None:
             return np.zeros(rows.shape[:2])
         d = len(self._gram)

@@ -12,7 +12,7 @@ from agents.report.charts import (
 from agents.report.plotting import save_figure
 from agents.report.html import write_report
 from agents.report.image_rows import kept_and_discarded, most_and_least_wanted, real_and_candidates
-from agents.report.tables import comparison_latex, comparison_markdown, comparison_table, recommendation, verdict
+from agents.report.tables import comparison_latex, comparison_markdown, comparison_table, recommendation
 from agents.report.flaw_detection import discovery, truth_figures
 
 __all__ = [
@@ -33,6 +33,5 @@ __all__ = [
     "save_figure",
     "selection_rates",
     "truth_figures",
-    "verdict",
     "write_report",
 ]

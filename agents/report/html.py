@@ -28,7 +28,6 @@ from agents.report.tables import (
     drawn_again,
     recommendation,
     spread,
-    verdict,
 )
 from agents.report.flaw_detection import truth_figures
 from synthselect_env import FeatureBank, Selection
@@ -70,10 +69,10 @@ nav { font-size: 0.9rem; margin: 8px 0 0; display: flex; flex-wrap: wrap; gap: 2
 nav a { color: var(--series-1); text-decoration: none; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 16px; margin: 16px 0; }
 .soft { color: var(--soft); font-size: 0.9rem; }
-.verdict { border-left: 6px solid var(--undecided); }
-.verdict.add { border-left-color: var(--add); }
-.verdict.leave { border-left-color: var(--leave); }
-.verdict > p:first-child { font-size: 1.25rem; line-height: 1.35; font-weight: 600; margin-top: 0; }
+.recommendation { border-left: 6px solid var(--undecided); }
+.recommendation.add { border-left-color: var(--add); }
+.recommendation.leave { border-left-color: var(--leave); }
+.recommendation > p:first-child { font-size: 1.25rem; line-height: 1.35; font-weight: 600; margin-top: 0; }
 .wide { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -115,7 +114,7 @@ def write_report(
     :param path: an .html file; or a directory, for ``report.html``, each figure as PNG and SVG in ``figures``, and each comparison as CSV,
         LaTeX, Markdown and text in ``tables``
     :param bank: what was selected from
-    :param comparison: what the verdict is about; must have "none" and ``ours``
+    :param comparison: what the recommendation is about; must have "none" and ``ours``
     :param ours: name of the selector in question
     :param selection: the candidates in question; None for those of the first round
     :param history: of :func:`~agents.report.charts.read_history`, where there was a training run
@@ -262,14 +261,13 @@ def _page(
     decision, sentence = judgement
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, (title, _) in sections.items())
     body = "".join(f'<section id="{anchor}"><h2>{escape(title)}</h2>{content}</section>' for anchor, (title, content) in sections.items())
-    lines = [f"<p>{escape(line)}</p>" for line in verdict(comparison, ours).split("\n")] if len(comparison.selectors) > 1 else []
     first = selection is comparison.of(ours)[0].selection
     listed = " Gains are means over rounds; the candidates shown are those of the first one." if rounds > 1 and first else ""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(f'{ours} on {_source(bank)}')}</title><style>{STYLE}</style></head>\n<body><header>"
         f"<h1>Synthetic sample selection: {escape(ours)} on {escape(_source(bank))}</h1><nav>{links}</nav></header>\n<main>"
-        f'<section class="verdict {decision}"><p>{escape(sentence)}</p>{"".join(lines)}'
+        f'<section class="recommendation {decision}"><p>{escape(sentence)}</p>'
         f"<p class='soft'>{escape(comparison_title(comparison))}.{listed}</p></section>\n{body}</main>\n"
         "<footer class='soft'>Made by SynthSelect after Ye, Xue et al., Synthetic Sample Selection via Reinforcement Learning, MICCAI 2020 "
         "(arXiv 2008.11331). Not a medical device.</footer></body></html>\n"

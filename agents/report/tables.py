@@ -120,19 +120,22 @@ def points(value: float) -> str:
 
 
 def recommendation(comparison: Comparison, ours: str, selection: Selection | None = None) -> tuple[str, str]:
-    """Whether to add what ``ours`` selected, by its gain in test accuracy over adding nothing.
+    """Recommend whether to add what ``ours`` selected, by its gain in test accuracy over nothing.
+
+    A second sentence gives the validation–test gap, the optimism of the split that rewards are measured on.
 
     :param comparison: must have "none"
     :param ours: name of the selector in question
     :param selection: the candidates in question; None for those of the first round
-    :return: "add", "leave", or "undecided" where the 95 % interval contains zero; and the sentence that says so
+    :return: "add", "leave", or "undecided" where the 95 % interval contains zero; and the text that says so
     :raises ValueError: when "none" or ``ours`` was not compared
     """
     mean, low, high = comparison.gain(ours)
     rounds = len(comparison.of(ours))
     selection = comparison.of(ours)[0].selection if selection is None else selection
+    gap = f"Validation–test gap: {points(float(np.mean([outcome.gap for outcome in comparison.of(ours)])))} points."
     if selection.count == 0:
-        return "leave", f"Add nothing: {ours} keeps none of the {len(selection):,} candidates."
+        return "leave", f"Add nothing: {ours} keeps none of the {len(selection):,} candidates. {gap}"
     these = f"all {len(selection):,}" if selection.mask.all() else f"these {selection.count:,} of {len(selection):,}"
     interval = f"95 % interval {points(low)} to {points(high)}" if np.isfinite(low) else "of one patient, which tells nothing of others"
     patients = np.inf if comparison.groups is None else len(np.unique(comparison.groups))
@@ -150,33 +153,7 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
     if rounds == 1 and np.isfinite(low):
         figures += f"; one round, so that the interval is over {drawn_again(comparison)}"
     if low > 0:
-        return "add", f"Add {these}: {figures}."
+        return "add", f"Add {these}: {figures}. {gap}"
     if high < 0:
-        return "leave", f"Do not add {these}: {figures}."
-    return "undecided", f"Undecided whether to add {these}: {figures}."
-
-
-def verdict(comparison: Comparison, ours: str) -> str:
-    """Whether ``ours`` won on test accuracy, against which other selection and by how much, and its validation–test gap.
-
-    It won or lost where the 95 % interval of the difference lies on one side of zero.
-
-    :param comparison: what to judge
-    :param ours: name of the selector in question
-    :raises ValueError: when there is no other selection
-    """
-    others = [name for name in comparison.selectors if name != ours]
-    if not others:
-        raise ValueError(f"{ours} was compared with nothing; compare it with another selector, e.g. none")
-    methods = [name for name in others if not comparison.of(name)[0].knows_truth]
-    best = max(methods or others, key=lambda name: comparison.test_figures(name, "accuracy").mean())
-    gain = comparison.gain(ours, best)
-    outcome = "won" if gain[1] > 0 else "lost" if gain[2] < 0 else "neither won nor lost"
-    mean, low, high = map(points, gain)
-    interval = f"95 % interval {low} to {high}" if np.isfinite(gain[1]) else "of one patient, which tells nothing of others"
-    against = f"{mean} points of test accuracy against the best other selection ({best}), {interval}"
-    first = comparison.of(ours)
-    valid, test, gap = (
-        100 * float(np.mean([f(o) for o in first])) for f in (lambda o: o.valid["accuracy"], lambda o: o.test["accuracy"], lambda o: o.gap)
-    )
-    return f"{ours} {outcome}: {against}.\nValidation–test gap of {ours}: {gap:+.1f} points (validation {valid:.1f} %, test {test:.1f} %)."
+        return "leave", f"Do not add {these}: {figures}. {gap}"
+    return "undecided", f"Undecided whether to add {these}: {figures}. {gap}"
