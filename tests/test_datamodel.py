@@ -195,8 +195,6 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         datamodel.evaluate_on(datamodel.selections[:1], 0, bank.test)
     with pytest.raises(ValueError, match="DatamodelEvaluator trains no classifier that the test split could judge"):
         compare(bank, ["none"], classifier=datamodel)
-    with pytest.raises(ValueError, match="cannot score parts of the validation split"):
-        SyntheticSelectionEnv(datamodel.bank, evaluator=datamodel, reward={"rotation": "folds"})
     with pytest.raises(ValueError, match="no retrainings to fit a datamodel to; make some with"):
         DatamodelEvaluator(bank)
     with pytest.raises(ValueError, match="4 retrainings, a datamodel of 3 shares and two more figures needs at least 6"):
@@ -217,8 +215,6 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         replace(bank, retrainings=replace(held, figures=dict.fromkeys(METRICS, np.zeros((3, 1)))))
     with pytest.raises(ValueError, match="retrainings/figures lacks accuracy"):
         replace(bank, retrainings=replace(held, figures={"auc": np.zeros((40, 1))}))
-    with pytest.raises(ValueError, match="cannot score parts"):
-        SyntheticSelectionEnv(bank, evaluator=CachedEvaluator(datamodel, "unused"), reward={"rotation": "folds"})
 
 
 def test_ranks_go_by_label_and_by_looks(bank: FeatureBank) -> None:

@@ -21,7 +21,7 @@ COARSEST = 1e-3
 """The most by which exact sums may round a component, in standard deviations."""
 
 REMEMBERED_SPLITS = 16
-"""Splits whose components are kept, e.g. the folds of a rotating validation split."""
+"""Splits whose components are kept."""
 
 
 class LinearProbeEvaluator(Evaluator):
