@@ -25,9 +25,9 @@ from stable_baselines3 import PPO
 
 from agents.evaluation.comparison import compare
 from agents.selectors import PolicySelector
-from synthselect_env.training.device import available_cores
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.storage import atomic_write
+from synthselect_env.training.device import available_cores
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
 SELECTORS = ("none", "all", "random", "centroid", "PPO")

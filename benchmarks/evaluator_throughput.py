@@ -93,7 +93,7 @@ probe = LinearProbeEvaluator(bank, device=args.device)
 print(describe_machine())
 print(
     f"{bank.source.split('/')[-1]}: {len(bank.train):,} real, {len(bank.candidates):,} candidates, {len(bank.valid):,} validation; "
-    f"{probe.head}, {probe.n_components} components; set-up {time.perf_counter() - start:.2f} s"
+    f"{probe.n_components} components; set-up {time.perf_counter() - start:.2f} s"
 )
 peak = product_rate(probe.device)
 print(f"float64 matrix product of the machine: {peak / 1e9:,.0f} GFLOP/s\n")

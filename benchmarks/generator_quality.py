@@ -22,13 +22,13 @@ import numpy as np
 from machine import describe_machine
 from PIL import Image
 
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, train_classifier
-from synthselect_env.data import LabelledImages, decode, draw_per_class
-from synthselect_env.data.images import pictures_digest
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.bank.extraction import EXTRACTOR, train_extractor
+from synthselect_env.data import LabelledImages, decode, draw_per_class
+from synthselect_env.data.images import pictures_digest
 from synthselect_env.storage import atomic_write, library_digest
 from synthselect_env.synthesis import HistoGAN, frechet_distance, nearest_distances, share_closer, tile
+from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, train_classifier
 
 THUMBNAIL = (16, 16)
 """Pixels in which copies are looked for: coarse enough to forgive a shift by a pixel and noise, fine enough to place nuclei."""

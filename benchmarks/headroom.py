@@ -12,9 +12,9 @@ from machine import add_worker_arguments, describe_machine
 
 from agents.evaluation.comparison import compare
 from agents.report import comparison_table
-from synthselect_env.training.classifier import QUICK
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
+from synthselect_env.training.classifier import QUICK
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

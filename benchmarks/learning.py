@@ -26,10 +26,10 @@ from agents.report import save_figure
 from agents.report.plotting import panels
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.training.classifier import QUICK, TrainingConfig
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.storage import atomic_write
+from synthselect_env.training.classifier import QUICK, TrainingConfig
 
 DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}

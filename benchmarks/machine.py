@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from synthselect_env import FeatureBank
-from synthselect_env.training.device import default_workers
 from synthselect_env.storage import library_digest
+from synthselect_env.training.device import default_workers
 
 
 def describe_machine() -> str:

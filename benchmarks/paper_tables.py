@@ -35,12 +35,12 @@ from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import comparison_latex, comparison_markdown, write_report
 from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Split
-from synthselect_env.training.classifier import LONG, QUICK, TrainingConfig
-from synthselect_env.data import EncodedImages, read_class_folders
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data import EncodedImages, read_class_folders
+from synthselect_env.envs.rewards import DEFAULT_REWARD
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
 from synthselect_env.storage import atomic_write
-from synthselect_env.envs.rewards import DEFAULT_REWARD
+from synthselect_env.training.classifier import LONG, QUICK, TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,9 @@ from agents.report import save_figure
 from agents.report.plotting import KEPT, panels
 from agents.selectors import SELECTORS, CreditSelector, RandomSearchSelector, TrainingSelector
 from synthselect_env import FeatureBank, Split
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig
-from synthselect_env.data.flaws import FLAWS
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.bank.extraction import extract_bank, train_extractor
+from synthselect_env.data.flaws import FLAWS
 from synthselect_env.evaluators import (
     CachedEvaluator,
     DatamodelEvaluator,
@@ -42,19 +42,18 @@ from synthselect_env.evaluators import (
     with_retrainings,
 )
 from synthselect_env.evaluators.candidate_scores import draw_design
-from synthselect_env.bank.extraction import extract_bank, train_extractor
-from synthselect_env.storage import atomic_write
 from synthselect_env.metrics import METRICS, better
+from synthselect_env.storage import atomic_write
+from synthselect_env.training.classifier import QUICK, TrainingConfig
 
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
 CLIMBED: dict[str, list[tuple[float, int, bool]]] = {
     "the bank's": [(0.1, 32, False), (1, 32, False), (10, 32, False), (100, 128, False)],
-    "ResNet18, cross-fitted": [(1, 32, False), (10, 32, False)],
     "four folds": [(1, 32, False), (10, 32, False), (10, 32, True), (30, 64, False)],
 }
 """Probes whose credit is climbed, by view: ridge, components, and whether the least of several probes is taken in the place of their mean."""
-COLUMNS = ("head", "features", "components", "ridge", "metric", "spearman", "kendall")
+COLUMNS = ("features", "components", "ridge", "metric", "spearman", "kendall")
 DESIGN_SEED = 1
 """Of the random selections on a bank without known truth; the bank's own retrainings were drawn with 0."""
 
@@ -62,14 +61,13 @@ Views = dict[str, list[FeatureBank]]
 """By what the features are of: one bank, or several whose probes are averaged."""
 
 
-VIEWS = ("the bank's", "ResNet18", "ResNet18, cross-fitted", "four folds")
+VIEWS = ("the bank's", "ResNet18", "four folds")
 
 
 def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence[str]) -> Views:
     """The bank through its own extractor and through smaller ones, trained on all real patches or without those that they then see.
 
-    "cross-fitted" is what ``extract_bank(n_folds=4)`` makes: one bank whose training features are of networks that have not seen
-    the picture. "four folds" are four banks: each has a network, and as its real training split the part that this network has not seen.
+    "four folds" are four banks: each has a network, and as its real training split the part that this network has not seen.
     """
 
     def seen(name: str, make: Callable[[], FeatureBank]) -> FeatureBank:
@@ -81,9 +79,8 @@ def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence
     pictures, fold = bank.pictures, np.random.default_rng(0).permutation(len(bank.train)) % FOLDS
     train = pictures["train"]
 
-    @cache
-    def whole() -> Classifier:
-        return train_extractor(train, pictures["valid"], 0, config)
+    def whole() -> FeatureBank:
+        return extract_bank(pictures, train_extractor(train, pictures["valid"], 0, config))
 
     def of_fold(i: int) -> FeatureBank:
         network = train_extractor(train.subset(fold != i), pictures["valid"], 0, config)
@@ -91,8 +88,7 @@ def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence
 
     makers: dict[str, Callable[[], list[FeatureBank]]] = {
         "the bank's": lambda: [bank],
-        "ResNet18": lambda: [seen("whole", lambda: extract_bank(pictures, whole()))],
-        "ResNet18, cross-fitted": lambda: [seen("cross-fitted", lambda: extract_bank(pictures, whole(), n_folds=FOLDS))],
+        "ResNet18": lambda: [seen("whole", whole)],
         "four folds": lambda: [seen(f"fold{i}", partial(of_fold, i)) for i in range(FOLDS)],
     }
     return {name: make() for name, make in makers.items() if name in names}
@@ -167,17 +163,17 @@ def random_half(
     """Print rank correlations between each proxy's validation figures and the retrainings' test log-likelihood."""
     truth = test.log_likelihood
     table: list[dict[str, object]] = []
-    for head, view in [*(("ridge", view) for view in seen), ("logistic", next(iter(seen)))]:
+    for view in seen:
         rows: list[dict[str, object]] = []
         for d in DIMENSIONS:
             for ridge in RIDGES:
-                probes = [LinearProbeEvaluator(b, head=head, n_components=d, ridge=ridge).evaluate(masks, 0) for b in seen[view]]
+                probes = [LinearProbeEvaluator(b, n_components=d, ridge=ridge).evaluate(masks, 0) for b in seen[view]]
                 for metric in METRICS:
                     values = better(metric, np.mean([getattr(p, metric) for p in probes], 0))
                     agree = [m(values, truth)[0] if np.ptp(values) else np.nan for m in (spearmanr, kendalltau)]
-                    rows.append(dict(zip(COLUMNS, (head, view, d, ridge, metric, *agree))))
+                    rows.append(dict(zip(COLUMNS, (view, d, ridge, metric, *agree))))
         table += rows
-        print(f"\nSpearman, {head} head, features of {view}, validation log-likelihood against retrained test log-likelihood")
+        print(f"\nSpearman, features of {view}, validation log-likelihood against retrained test log-likelihood")
         print("| components | " + " | ".join(f"ridge {r:g}" for r in RIDGES) + " |\n|---" + "|---" * len(RIDGES) + "|")
         for d in DIMENSIONS:
             cells = [r["spearman"] for r in rows if r["components"] == d and r["metric"] == "log_likelihood"]

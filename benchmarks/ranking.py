@@ -14,11 +14,11 @@ from machine import add_worker_arguments, describe_machine
 from sklearn.metrics import roc_auc_score
 
 from agents.selectors.base import best_of_each_class
-from synthselect_env.training.classifier import QUICK
-from synthselect_env.data.flaws import FLAWS
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data.flaws import FLAWS
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator
 from synthselect_env.evaluators.candidate_scores import candidate_fit, label_fit, looks
+from synthselect_env.training.classifier import QUICK
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,10 +14,10 @@ import numpy as np
 from machine import add_worker_arguments, describe_machine
 
 from synthselect_env import FeatureBank, Split
-from synthselect_env.training.classifier import TrainingConfig
-from synthselect_env.data import EncodedImages, read_class_folders
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data import EncodedImages, read_class_folders
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator
+from synthselect_env.training.classifier import TrainingConfig
 
 
 def read(args: argparse.Namespace) -> tuple[list[tuple[EncodedImages | np.ndarray, np.ndarray]], tuple[str, ...]]:

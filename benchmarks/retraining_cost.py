@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from machine import describe_machine
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
-from synthselect_env.training.device import autocast, has_bfloat16, pick_device
-from synthselect_env.data import decode
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data import decode
 from synthselect_env.evaluators import RetrainEvaluator
 from synthselect_env.evaluators.retrain import LAST_EPOCHS
+from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
+from synthselect_env.training.device import autocast, has_bfloat16, pick_device
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--bank", default="pcam")

@@ -24,11 +24,11 @@ from machine import describe_machine, digest
 
 from agents.selectors import SELECTORS
 from synthselect_env import FeatureBank, Selection, Split
-from synthselect_env.training.device import available_cores
-from synthselect_env.data import draw_per_class
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data import draw_per_class
 from synthselect_env.evaluators import RetrainEvaluator
 from synthselect_env.storage import atomic_write
+from synthselect_env.training.device import available_cores
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
 METRICS = ("accuracy", "auc", "log_likelihood")

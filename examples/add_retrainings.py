@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from synthselect_env.training.classifier import QUICK
-from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.bank.embedded import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.classifier import QUICK
 
 LEAST = 9
 """Retrainings that a datamodel of candidates with pictures is fitted to, at least."""

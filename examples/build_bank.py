@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from synthselect_env import FeatureBank
-from synthselect_env.training.classifier import Classifier
+from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, train_extractor, training_digest
 from synthselect_env.data import EncodedImages, LabelledImages, draw_per_class, read_class_folders
-from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.bank.extraction import EXTRACTOR, draw_folds, extract_bank, train_extractor, training_digest
 from synthselect_env.synthesis import HistoGAN
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.classifier import Classifier
 
 QUALITY = 80
 """Of all pictures as WebP, so that it tells no candidate from a real one; saves a third of the space and is invisible at the extractor's size."""
@@ -37,7 +37,6 @@ parser.add_argument("--candidates", type=Path, help="class folders of candidates
 parser.add_argument("--per-class", type=int, default=2048, help="candidates a class from the GAN")
 parser.add_argument("--truncation", type=float, help="of the GAN's latents: less diverse and more typical candidates, e.g. 1.0")
 parser.add_argument("--size", type=int, nargs=2, help="pixels the extractor sees, height and width (default: 48 on the shorter side)")
-parser.add_argument("--folds", type=int, default=0, help="cross-fit: see train patches by networks that were trained without them")
 parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="passes of the extractor over the train split")
 parser.add_argument("--steps-per-epoch", type=int, help="of the extractor (default: a pass, and 30 at least)")
 parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=EXTRACTOR.augmentation, help="of the extractor's training pictures")
@@ -94,8 +93,6 @@ for name, split in {**real, "candidates": candidates}.items():
     pictures[name] = replace(split, images=EncodedImages.encode(one_by_one(split, name), QUALITY))
 if broken:
     parser.error("\n".join(["these pictures cannot be read:", *broken]))
-if args.folds:
-    draw_folds(pictures["train"], args.folds, args.seed)
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, augmentation=args.augmentation)
@@ -125,7 +122,5 @@ if figures["balanced_accuracy"] < 1.2 / len(classes):
     )
 
 provenance = {"real": args.origin or args.data.name, "candidates": made_by, "seed": args.seed}
-with tqdm(total=args.folds * extractor.config.epochs, desc="folds", unit="epoch", disable=not args.folds) as bar:
-    bank = extract_bank(pictures, extractor, provenance, args.folds, args.seed, on_epoch=lambda epoch, metrics: bar.update())
-bank.save(args.out, half=True)
+extract_bank(pictures, extractor, provenance).save(args.out, half=True)
 print(FeatureBank.load(args.out).describe())

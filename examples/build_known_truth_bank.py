@@ -15,16 +15,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from synthselect_env import FeatureBank
-from synthselect_env.data import cervical_phantom, phantom_candidates
 from synthselect_env.bank.embedded import planted_pcam
 from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, train_extractor
+from synthselect_env.data import cervical_phantom, phantom_candidates
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("name", choices=("cervical", "pcam-planted"))
 parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="of the extractor")
 parser.add_argument("--steps-per-epoch", type=int, default=30, help="a few hundred training pictures are passed too quickly")
 parser.add_argument("--short-side", type=int, default=min(EXTRACTOR.size), help="pixels the extractor sees on the shorter side")
-parser.add_argument("--folds", type=int, default=0, help="cross-fit: see train pictures by networks that were trained without them")
 parser.add_argument("--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path, required=True)
@@ -43,12 +42,12 @@ else:
 short = (args.short_side, args.short_side)
 config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, size=short)
 config = config.for_pictures(*pictures["train"].picture_size)
-with tqdm(total=args.epochs * (1 + args.folds), desc="extractor", unit="epoch") as bar:
+with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
         bar.update()
         bar.set_postfix(valid_accuracy=f"{metrics['accuracy']:.3f}", valid_log_likelihood=f"{metrics['log_likelihood']:.3f}")
 
     extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, args.device, on_epoch=report)
-    extract_bank(pictures, extractor, provenance, args.folds, args.seed, on_epoch=report).save(args.out, half=True)
+extract_bank(pictures, extractor, provenance).save(args.out, half=True)
 print(FeatureBank.load(args.out).describe())

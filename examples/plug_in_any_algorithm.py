@@ -21,8 +21,8 @@ from agents.extractors import CandidateProjection
 from agents.policies import SelectionPolicy
 from agents.selectors import PolicySelector, mask_of_episode
 from synthselect_env import Selection
-from synthselect_env.storage import atomic_write
 from synthselect_env.envs.wrappers import BoxThresholdWrapper, PerCandidateWrapper
+from synthselect_env.storage import atomic_write
 
 OURS = {"policy": TransformerPolicy, "n_steps": 8}
 SMALL = {"features_extractor_class": CandidateProjection, "net_arch": [64]}

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from synthselect_env.training.classifier import QUICK, Classifier, train_classifier
-from synthselect_env.data import apportion, decode, draw_per_class, read_class_folders
 from synthselect_env.bank.extraction import LEAST_STEPS, training_digest
+from synthselect_env.data import apportion, decode, draw_per_class, read_class_folders
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig
+from synthselect_env.training.classifier import QUICK, Classifier, train_classifier
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="class folders, a directory or a zip")
@@ -39,7 +39,6 @@ parser.add_argument("--width", type=int, default=HistoGANConfig.width)
 parser.add_argument(
     "--pretraining-steps", type=int, default=HistoGANConfig.pretraining_steps, help="of the network that the discriminator looks through"
 )
-parser.add_argument("--attention", action="store_true", help="self-attention in the generator")
 parser.add_argument("--against", metavar="SPLIT", help="patches to take the Fréchet distance to, e.g. valid (default: those of training)")
 parser.add_argument("--frechet", type=int, default=1024, metavar="N", help="as many of them at most, and generated ones; 0 for no distance")
 parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints, sample grids and Fréchet distances")
@@ -52,7 +51,7 @@ real = read_class_folders(args.data, args.split)
 if args.counts:
     real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
 config = HistoGANConfig(
-    args.steps, args.batch_size, args.width, seed=args.seed, attention=args.attention, pretraining_steps=args.pretraining_steps,
+    args.steps, args.batch_size, args.width, seed=args.seed, pretraining_steps=args.pretraining_steps,
     turned=not args.upright,
 )  # fmt: skip
 checkpoint = args.run / "histogan.pt"

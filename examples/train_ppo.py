@@ -22,18 +22,18 @@ import torch
 from stable_baselines3 import PPO
 
 from agents import CreditPPO, TransformerPolicy
-from agents.runs import SelectionMetrics, run_logger
 from agents.evaluation.comparison import compare
 from agents.report import comparison_table, read_history, recommendation, write_report
+from agents.runs import SelectionMetrics, run_logger
 from agents.selectors import PolicySelector
 from synthselect_env import SelectionVecEnv
-from synthselect_env.training.classifier import TrainingConfig
-from synthselect_env.training.device import has_bfloat16, pick_device
-from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.envs.rewards import DEFAULT_REWARD, REWARDS
 from synthselect_env.evaluators import EVALUATORS, CachedEvaluator, RetrainEvaluator, default_evaluator, make_evaluator
 from synthselect_env.storage import atomic_write
-from synthselect_env.envs.rewards import DEFAULT_REWARD, REWARDS
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.classifier import TrainingConfig
+from synthselect_env.training.device import has_bfloat16, pick_device
 
 ALGORITHMS = {
     "PPO": (PPO, {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 4, "gamma": 0.0}),  # SB3's do not fit 512 decisions an action

@@ -6,11 +6,11 @@ Importing the package registers ``SynthSelect-PCam-v0``, ``SynthSelect-Cervical-
 
 from synthselect_env.bank import FeatureBank
 from synthselect_env.bank.embedded import load_bank
-from synthselect_env.envs.selection_env import SyntheticSelectionEnv
-from synthselect_env.registration import register_envs
 from synthselect_env.bank.selection import Selection
 from synthselect_env.data.dataset import Retrainings, Split
+from synthselect_env.envs.selection_env import SyntheticSelectionEnv
 from synthselect_env.envs.vec_env import SelectionVecEnv
+from synthselect_env.registration import register_envs
 
 register_envs()
 

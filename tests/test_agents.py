@@ -14,11 +14,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import REINFORCE, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
-from agents.runs import SelectionMetrics, run_logger
 from agents.controllers import GRUAttentionController, GRUController, TransformerController
 from agents.controllers.transformer import sinusoidal_positions
 from agents.policies import SelectionPolicy, distinct
 from agents.report import read_history
+from agents.runs import SelectionMetrics, run_logger
 from agents.selectors import SELECTORS, PolicySelector, TrainingSelector, mask_of_episode
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank

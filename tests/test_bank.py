@@ -287,7 +287,7 @@ def test_warnings(toy: FeatureBank) -> None:
 
 @pytest.mark.parametrize("encoded", [False, True])
 def test_pictures_in_two_splits_are_seen_whatever_their_features(toy: FeatureBank, encoded: bool) -> None:
-    """Cross-fitted features of the train split are another network's than those of the others."""
+    """The pictures themselves are compared, not what a network sees of them."""
     images = {name: EncodedImages.encode(split.images) if encoded else split.images for name, split in toy.splits.items()}
     banked = replace(toy, **{name: replace(split, images=images[name]) for name, split in toy.splits.items()})
     assert not banked.warnings()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from synthselect_env import FeatureBank
-from synthselect_env.training.classifier import Classifier, TrainingConfig, as_pixels, last_layer, train_classifier
 from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.classifier import Classifier, TrainingConfig, as_pixels, last_layer, train_classifier
 
 TINY = TrainingConfig("resnet18", size=(16, 16), epochs=2, steps_per_epoch=4, batch_size=16)
 COMPILER_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

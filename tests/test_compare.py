@@ -11,14 +11,14 @@ import pytest
 import torch
 from scipy.stats import bootstrap
 
-from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.evaluation.bootstrap import paired_bootstrap
+from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import centroid_histogram, comparison_table, kept_and_discarded, recommendation, save_figure
 from agents.selectors import Selector
 from synthselect_env import FeatureBank, Selection, Split
 from synthselect_env.evaluators import LinearProbeEvaluator
-from synthselect_env.storage import code_digest
 from synthselect_env.metrics import METRICS, classification_metrics
+from synthselect_env.storage import code_digest
 
 
 class OracleSelector(Selector):

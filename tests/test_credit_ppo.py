@@ -18,8 +18,8 @@ from agents.credit_ppo.credit_ppo import control_variate, mean_of_others
 from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank
-from synthselect_env.evaluators import Evaluations, Evaluator, LinearProbeEvaluator
 from synthselect_env.envs.rewards import BASELINES
+from synthselect_env.evaluators import Evaluations, Evaluator, LinearProbeEvaluator
 
 TINY = {"width": 8}
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from synthselect_env.data import EncodedImages, LabelledImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
-from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.data.images import UndecodableError, picture_size
+from synthselect_env.training.augmentation import AUGMENTATIONS
 
 
 def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -> None:

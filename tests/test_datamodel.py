@@ -14,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 from agents.evaluation.comparison import compare
 from synthselect_env import FeatureBank, Split, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank
-from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, candidate_scores as ranking, with_retrainings
+from synthselect_env.data.dataset import Retrainings
+from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
+from synthselect_env.evaluators import candidate_scores as ranking
 from synthselect_env.evaluators import datamodel as room
 from synthselect_env.metrics import METRICS
-from synthselect_env.data.dataset import Retrainings
 
 
 class Pretended(Evaluator):
@@ -195,8 +196,6 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         datamodel.evaluate_on(datamodel.selections[:1], 0, bank.test)
     with pytest.raises(ValueError, match="DatamodelEvaluator trains no classifier that the test split could judge"):
         compare(bank, ["none"], classifier=datamodel)
-    with pytest.raises(ValueError, match="cannot score parts of the validation split"):
-        SyntheticSelectionEnv(datamodel.bank, evaluator=datamodel, reward={"rotation": "folds"})
     with pytest.raises(ValueError, match="no retrainings to fit a datamodel to; make some with"):
         DatamodelEvaluator(bank)
     with pytest.raises(ValueError, match="4 retrainings, a datamodel of 3 shares and two more figures needs at least 6"):
@@ -217,8 +216,6 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
         replace(bank, retrainings=replace(held, figures=dict.fromkeys(METRICS, np.zeros((3, 1)))))
     with pytest.raises(ValueError, match="retrainings/figures lacks accuracy"):
         replace(bank, retrainings=replace(held, figures={"auc": np.zeros((40, 1))}))
-    with pytest.raises(ValueError, match="cannot score parts"):
-        SyntheticSelectionEnv(bank, evaluator=CachedEvaluator(datamodel, "unused"), reward={"rotation": "folds"})
 
 
 def test_ranks_go_by_label_and_by_looks(bank: FeatureBank) -> None:

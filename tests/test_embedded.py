@@ -7,12 +7,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from synthselect_env import load_bank
-from synthselect_env.data import appearance, decode
-from synthselect_env.data.flaws import FLAWS
 from synthselect_env.bank.embedded import EMBEDDED, planted_pcam
+from synthselect_env.data import appearance, decode
+from synthselect_env.data.dataset import Split
+from synthselect_env.data.flaws import FLAWS
 from synthselect_env.evaluators import DatamodelEvaluator, with_retrainings
 from synthselect_env.evaluators.retrain import QuickRetrainEvaluator
-from synthselect_env.data.dataset import Split
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

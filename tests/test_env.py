@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import synthselect_env
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv, load_bank
 from synthselect_env.bank.embedded import toy_bank
+from synthselect_env.envs.rewards import REWARDS
 from synthselect_env.envs.selection_env import OBSERVATION_LIMIT, observations
 from synthselect_env.evaluators import (
     CachedEvaluator,
@@ -30,7 +31,6 @@ from synthselect_env.evaluators import (
 from synthselect_env.evaluators.candidate_scores import label_fit
 from synthselect_env.metrics import METRICS
 from synthselect_env.registration import ENV_IDS
-from synthselect_env.envs.rewards import REWARDS
 
 
 class CountEvaluator(Evaluator):
@@ -272,32 +272,9 @@ def test_render(toy: FeatureBank) -> None:
 
 
 def test_environment_pickles(toy: FeatureBank) -> None:
-    env = SyntheticSelectionEnv(toy, reward={"rotation": "folds"})
+    env = SyntheticSelectionEnv(toy)
     assert rollout(pickle.loads(pickle.dumps(env)), 4) == rollout(env, 4)
     assert rollout(pickle.loads(pickle.dumps(env)), 5) == rollout(env, 5)
-
-
-def test_folds_rotate_from_episode_to_episode(toy: FeatureBank) -> None:
-    """Rewards are the folds' own gains, their mean is the whole split's; what is reported is the whole split's."""
-    keep = np.ones(8)
-
-    def gains(reward: dict[str, object], episodes: int) -> tuple[np.ndarray, list[float]]:
-        env = SyntheticSelectionEnv(toy, reward={"metric": "log_likelihood", "baseline": "none", **reward})
-        env.reset(seed=0)
-        rows, reported = [], []
-        for _ in range(episodes):
-            rows.append([env.step(keep)[1] for _ in range(8)])
-            reported.append(env.unwrapped._episodes.infos(env.unwrapped.evaluator.evaluate(env.selection[None], 0))[0]["log_likelihood"])
-            env.reset()
-        return np.array(rows), reported
-
-    (whole,), (figure,) = gains({}, 1)
-    folds, figures = gains({"rotation": "folds", "n_folds": 4}, 8)
-    assert np.abs(folds[0] - folds[1]).max() > 1e-3 and (folds[:4] == folds[4:]).all()
-    assert folds[:4].mean(0) == pytest.approx(whole) and set(figures) == {figure}
-    bootstrap, _ = gains({"rotation": "bootstrap"}, 6)
-    assert len({tuple(row) for row in bootstrap}) == 6
-    assert bootstrap[:, -1].mean() == pytest.approx(whole[-1], abs=4 * bootstrap[:, -1].std() / 6**0.5)
 
 
 def test_registering_again_changes_nothing() -> None:

@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from synthselect_env import FeatureBank, Split
-from synthselect_env.training.classifier import QUICK, TrainingConfig
-from synthselect_env.training.device import available_cores, default_workers, has_bfloat16
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
-from synthselect_env.evaluators.ridge import HEADS, Design
 from synthselect_env.evaluators.linear_probe import fit_temperature
+from synthselect_env.evaluators.ridge import Design, RidgeHead
 from synthselect_env.metrics import METRICS
+from synthselect_env.training.classifier import QUICK, TrainingConfig
+from synthselect_env.training.device import available_cores, default_workers, has_bfloat16
 
 TINY = TrainingConfig("resnet18", size=(16, 16), epochs=6, steps_per_epoch=1, batch_size=16)
 
@@ -39,18 +38,17 @@ def evaluator(name: str, bank: FeatureBank):
     )
 
 
-def objective(head: str, w: np.ndarray, x: np.ndarray, y: np.ndarray, s: np.ndarray, penalty: float) -> float:
-    """What a head minimises, written down once more; x without the column of ones."""
+def objective(w: np.ndarray, x: np.ndarray, y: np.ndarray, s: np.ndarray, penalty: float) -> float:
+    """What the head minimises, written down once more; x without the column of ones."""
     scores = x @ w[:-1] + w[-1]
-    loss = 0.5 * ((scores - y) ** 2).sum(1) if head == "ridge" else -(log_softmax(scores, axis=1) * y).sum(1)
+    loss = 0.5 * ((scores - y) ** 2).sum(1)
     return float((s * loss).sum() + penalty / 2 * s.sum() * (w[:-1] ** 2).sum())
 
 
-@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("penalty", [0.01, 0.5])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_heads_are_the_minimum(head: str, penalty: float, n_classes: int) -> None:
-    """Beside scikit-learn's ridge, and a general-purpose minimiser for either."""
+def test_head_is_the_minimum(penalty: float, n_classes: int) -> None:
+    """Beside scikit-learn's ridge, and a general-purpose minimiser."""
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(60, 3)), np.arange(60) % n_classes
     x[:, 0] += labels
@@ -58,48 +56,19 @@ def test_heads_are_the_minimum(head: str, penalty: float, n_classes: int) -> Non
     design = Design(torch.from_numpy(np.column_stack([x, np.ones(60)])), torch.from_numpy(y))
     real, pool = (Design(design.x[part], design.y[part]) for part in (slice(0, 20), slice(20, 60)))
     masks = rng.random((3, 40)) < 0.5
-    for mask, ours in zip(masks, HEADS[head](real, pool, penalty).fit(torch.from_numpy(masks)).numpy()):
+    for mask, ours in zip(masks, RidgeHead(real, pool, penalty).fit(torch.from_numpy(masks)).numpy()):
         s = np.concatenate([np.ones(20), mask])
         start = np.zeros(4 * n_classes)
-        best = minimize(lambda w, s=s: objective(head, w.reshape(4, -1), x, y, s, penalty), start, method="BFGS", options={"gtol": 1e-7})
+        best = minimize(lambda w, s=s: objective(w.reshape(4, -1), x, y, s, penalty), start, method="BFGS", options={"gtol": 1e-7})
         assert ours == pytest.approx(best.x.reshape(4, -1), abs=2e-5)
-        if head == "ridge":
-            oracle = Ridge(alpha=penalty * s.sum()).fit(x, y, sample_weight=s)
-            assert ours == pytest.approx(np.vstack([oracle.coef_.T, oracle.intercept_]), abs=1e-10)
+        oracle = Ridge(alpha=penalty * s.sum()).fit(x, y, sample_weight=s)
+        assert ours == pytest.approx(np.vstack([oracle.coef_.T, oracle.intercept_]), abs=1e-10)
 
 
-def test_logistic_head_is_scikit_learns(toy: FeatureBank) -> None:
-    probe = LinearProbeEvaluator(toy, head="logistic", n_components=4, ridge=0.1, device="cpu")
-    mask = selections(toy, 3)[1]
-    x = probe.components(np.concatenate([toy.train.features, toy.candidates.features[mask]])).numpy()[:, :-1]
-    y = np.concatenate([toy.train.labels, toy.candidates.labels[mask]])
-    # a binary model's one weight vector is the difference of our two, and is penalised half as much
-    oracle = LogisticRegression(C=1 / (0.1 * len(x) / 2), tol=1e-10, max_iter=10_000).fit(x, y)
-    ours = probe._head.fit(torch.from_numpy(mask[None]))[0].numpy()
-    assert ours[:, 1] - ours[:, 0] == pytest.approx(np.append(oracle.coef_[0], oracle.intercept_), abs=1e-4)
-
-
-def test_logistic_head_recovers_from_real_pictures_that_it_is_sure_of() -> None:
-    """Few real pictures in many dimensions are told apart without doubt; candidates then contradict that."""
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(320, 24)), np.arange(320) % 2
-    x[:20, 0] += 6 * labels[:20]
-    y, penalty = np.eye(2)[labels], 1e-4
-    design = Design(torch.from_numpy(np.column_stack([x, np.ones(320)])), torch.from_numpy(y))
-    real, pool = (Design(design.x[part], design.y[part]) for part in (slice(0, 20), slice(20, 320)))
-    masks = rng.random((4, 300)) < np.array([0.1, 0.3, 0.6, 1.0])[:, None]
-    for mask, ours in zip(masks, HEADS["logistic"](real, pool, penalty).fit(torch.from_numpy(masks)).numpy()):
-        s = np.concatenate([np.ones(20), mask])
-        oracle = LogisticRegression(C=1 / (penalty * s.sum() / 2), tol=1e-12, max_iter=100_000).fit(x[s > 0], labels[s > 0])
-        least = objective("logistic", np.outer(np.append(oracle.coef_[0], oracle.intercept_), [-0.5, 0.5]), x, y, s, penalty)
-        assert objective("logistic", ours, x, y, s, penalty) == pytest.approx(least, rel=1e-6)
-
-
-@pytest.mark.parametrize("head", HEADS)
 class TestCredit:
-    def test_is_the_derivative(self, toy: FeatureBank, head: str) -> None:
+    def test_is_the_derivative(self, toy: FeatureBank) -> None:
         """Against finite differences of a fit with weights, by a general-purpose minimiser."""
-        probe = LinearProbeEvaluator(toy, head=head, n_components=3, ridge=0.2, device="cpu")
+        probe = LinearProbeEvaluator(toy, n_components=3, ridge=0.2, device="cpu")
         mask = selections(toy, 3)[1]
         credit = probe.credit(mask[None], 0)[0]
         real, pool, valid = (probe.components(split.features).numpy() for split in (toy.train, toy.candidates, toy.valid))
@@ -107,7 +76,7 @@ class TestCredit:
 
         def likelihood(s: np.ndarray) -> float:
             def loss(w: np.ndarray) -> float:
-                return objective(head, w.reshape(4, 2), x, y, s, 0.2)
+                return objective(w.reshape(4, 2), x, y, s, 0.2)
 
             w = minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-9}).x.reshape(4, 2)
             scores = torch.from_numpy((valid @ w).T)[None]
@@ -122,8 +91,8 @@ class TestCredit:
             slope = (likelihood(s + step) - likelihood(s - step)) / 0.1
             assert credit[i] == pytest.approx(slope, rel=0.02, abs=2e-7)
 
-    def test_adds_up_to_refits_without_each(self, toy: FeatureBank, head: str) -> None:
-        probe = LinearProbeEvaluator(toy, head=head, n_components=4, ridge=1.0, device="cpu")
+    def test_adds_up_to_refits_without_each(self, toy: FeatureBank) -> None:
+        probe = LinearProbeEvaluator(toy, n_components=4, ridge=1.0, device="cpu")
         everything = np.ones((1, 64), bool)
         without = probe.evaluate(~np.eye(64, dtype=bool), 0).log_likelihood
         lost = probe.evaluate(everything, 0).log_likelihood - without
@@ -133,37 +102,33 @@ class TestCredit:
         assert (with_it + without_it) / 2 == pytest.approx(lost, abs=0.1 * np.abs(lost).max())
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_figures_do_not_depend_on_what_was_asked_before(toy: FeatureBank, head: str) -> None:
+def test_figures_do_not_depend_on_what_was_asked_before(toy: FeatureBank) -> None:
     """Sums are kept between calls, but are exact: not a bit differs from a fresh start, alone or with others."""
-    probe = LinearProbeEvaluator(toy, head=head, device="cpu")
+    probe = LinearProbeEvaluator(toy, device="cpu")
     masks = selections(toy, 6)
     for shift in range(4):  # an episode, as the environment plays it: more and more is kept
         masks = masks | selections(toy, 6, seed=shift)
         kept = probe.evaluate(masks, 0)
-        fresh = LinearProbeEvaluator(toy, head=head, device="cpu").evaluate(masks, 0)
+        fresh = LinearProbeEvaluator(toy, device="cpu").evaluate(masks, 0)
         assert (kept.log_likelihood == fresh.log_likelihood).all()
-    if head == "ridge":
-        sums = probe._head._sums(torch.from_numpy(masks))
-        for i in range(6):
-            assert torch.equal(probe._head._sums(torch.from_numpy(masks[i : i + 1]))[0], sums[i])
+    sums = probe._head._sums(torch.from_numpy(masks))
+    for i in range(6):
+        assert torch.equal(probe._head._sums(torch.from_numpy(masks[i : i + 1]))[0], sums[i])
 
 
 def test_large_pools_are_scored_in_chunks(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     masks = selections(toy, 4)
-    for head in HEADS:
-        whole = LinearProbeEvaluator(toy, head=head, device="cpu")
-        monkeypatch.setattr("synthselect_env.evaluators.ridge.TABLE_BYTES", 0)
-        monkeypatch.setattr("synthselect_env.evaluators.ridge.CHUNK", 10)
-        features = np.memmap(tmp_path / "pool", np.float32, "w+", shape=toy.candidates.features.shape)
-        features[:] = toy.candidates.features
-        mapped = replace(toy, candidates=replace(toy.candidates, features=features))
-        assert np.shares_memory(mapped.candidates.features, features)
-        chunked = LinearProbeEvaluator(mapped, head=head, device="cpu")
-        assert chunked._head._table is None
-        assert chunked.evaluate(masks, 0).brier == pytest.approx(whole.evaluate(masks, 0).brier, abs=1e-12)
-        assert chunked.credit(masks, 0) == pytest.approx(whole.credit(masks, 0), abs=1e-12)
-        monkeypatch.undo()
+    whole = LinearProbeEvaluator(toy, device="cpu")
+    monkeypatch.setattr("synthselect_env.evaluators.ridge.TABLE_BYTES", 0)
+    monkeypatch.setattr("synthselect_env.evaluators.ridge.CHUNK", 10)
+    features = np.memmap(tmp_path / "pool", np.float32, "w+", shape=toy.candidates.features.shape)
+    features[:] = toy.candidates.features
+    mapped = replace(toy, candidates=replace(toy.candidates, features=features))
+    assert np.shares_memory(mapped.candidates.features, features)
+    chunked = LinearProbeEvaluator(mapped, device="cpu")
+    assert chunked._head._table is None
+    assert chunked.evaluate(masks, 0).brier == pytest.approx(whole.evaluate(masks, 0).brier, abs=1e-12)
+    assert chunked.credit(masks, 0) == pytest.approx(whole.credit(masks, 0), abs=1e-12)
 
 
 def test_temperature_is_the_best_on_a_grid() -> None:

@@ -19,8 +19,8 @@ from stable_baselines3 import A2C, PPO
 from agents import CreditPPO
 from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv, load_bank
-from synthselect_env.training.classifier import Classifier
 from synthselect_env.registration import ENV_IDS
+from synthselect_env.training.classifier import Classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:rich is experimental")  # tqdm says so of the bar that Stable-Baselines3 draws
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

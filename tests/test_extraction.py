@@ -1,4 +1,4 @@
-"""From pictures to a bank: the extractor, the features, cross-fitting."""
+"""From pictures to a bank: the extractor, the features."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from synthselect_env import load_bank
-from synthselect_env.training.classifier import Classifier, TrainingConfig
+from synthselect_env.bank.extraction import LEAST_STEPS, extract_bank, train_extractor, training_digest
 from synthselect_env.data import LabelledImages, appearance
-from synthselect_env.bank.extraction import LEAST_STEPS, draw_folds, extract_bank, train_extractor, training_digest
+from synthselect_env.training.classifier import Classifier, TrainingConfig
 
 TINY = TrainingConfig(architecture="resnet18", size=(16, 16), epochs=2, steps_per_epoch=12, batch_size=16, learning_rate=1e-3)
 
@@ -51,19 +51,6 @@ def test_a_banks_pictures_are_those_it_was_made_of(pictures: dict[str, LabelledI
         replace(bank, valid=replace(bank.valid, images=None)).pictures  # noqa: B018
 
 
-def test_cross_fitting_replaces_the_train_view_alone(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
-    plain, fitted = (extract_bank(pictures, extractor, n_folds=n) for n in (0, 3))
-    assert "each trained without a part of it" in fitted.extractor
-    for name in ("valid", "test", "candidates"):
-        assert (getattr(plain, name).features == getattr(fitted, name).features).all()
-    assert (plain.train.features != fitted.train.features).any(1).all()
-    # The maps bring the folds' features into the extractor's space: each train picture is found again among all by its features
-    a, b = (bank.train.features - bank.train.features.mean(0) for bank in (plain, fitted))
-    cosines = (a @ b.T) / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
-    own = np.diag(cosines)
-    assert own.mean() > cosines[~np.eye(len(a), dtype=bool)].mean() + 0.15
-
-
 def test_few_pictures_are_passed_often_enough(pictures: dict[str, LabelledImages], tmp_path: Path) -> None:
     asked = replace(TINY, epochs=1, steps_per_epoch=None)
     trained = train_extractor(pictures["train"], pictures["valid"], 3, asked, "cpu")
@@ -76,15 +63,11 @@ def test_few_pictures_are_passed_often_enough(pictures: dict[str, LabelledImages
 
 
 def test_errors(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
-    with pytest.raises(ValueError, match="n_folds must be 0, or 2 and more"):
-        extract_bank(pictures, extractor, n_folds=1)
     three = {name: replace(p, classes=("a", "b", "c")) for name, p in pictures.items()}
     with pytest.raises(ValueError, match="trained for 2 classes, the pictures have 3"):
         extract_bank(three, extractor)
     with pytest.raises(ValueError, match="candidates has the classes b, a, train has .*; read its pictures with the classes of train"):
         extract_bank({**pictures, "candidates": replace(pictures["candidates"], classes=("b", "a"))}, extractor)
-    with pytest.raises(ValueError, match="6 folds need as many patients or slides, train has 5; take fewer folds"):
-        extract_bank(pictures, extractor, n_folds=6)
 
 
 def test_a_bank_without_a_test_split_or_by_a_network_from_elsewhere(pictures: dict[str, LabelledImages], extractor: Classifier) -> None:
@@ -107,17 +90,3 @@ def test_a_bank_knows_how_pictures_look(pictures: dict[str, LabelledImages], ext
     size = extractor.config.size
     assert np.array_equal(bank.train.appearance, appearance(pictures["train"].pixels(size)))
     assert np.array_equal(bank.candidates.appearance, appearance(pictures["candidates"].pixels(size)))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_folds_share_out_rare_classes(pictures: dict[str, LabelledImages], seed: int) -> None:
-    train = pictures["train"]
-    rare = replace(train, labels=np.array([2, 2, *train.labels[2:]]), classes=("a", "b", "rare"), groups=None)
-    folds = draw_folds(rare, 2, seed)
-    for label in range(3):
-        sizes = np.bincount(folds[rare.labels == label], minlength=2)
-        assert np.ptp(sizes) <= 1 and sizes.min() > 0
-    alone = replace(rare, labels=np.where(np.arange(len(rare)) == 1, 0, rare.labels))
-    with pytest.raises(ValueError, match="no training picture of class rare is left; take fewer folds, or none"):
-        draw_folds(alone, 2, seed)
-    assert all(len(set(draw_folds(train, 3, seed)[np.array(train.groups) == g])) == 1 for g in set(train.groups))

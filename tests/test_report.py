@@ -28,8 +28,8 @@ from agents.report import (
     write_report,
 )
 from agents.report.charts import principal_plane
-from agents.report.plotting import COLOURS, panels
 from agents.report.html import STYLE, inline_svg
+from agents.report.plotting import COLOURS, panels
 from synthselect_env import FeatureBank, Selection, load_bank
 from synthselect_env.metrics import METRICS
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 
-from synthselect_env import FeatureBank
+from synthselect_env.envs.rewards import REWARDS, Reward, RewardTracker, resolve_reward
 from synthselect_env.evaluators import Evaluations
 from synthselect_env.metrics import METRICS
-from synthselect_env.envs.rewards import REWARDS, Reward, RewardTracker, ValidationViews, resolve_reward
 
 
 def evaluations(values: np.ndarray) -> Evaluations:
@@ -53,9 +50,6 @@ def test_brier_counts_negative() -> None:
         ({"metric": "f1"}, "unknown metric"),
         ({"baseline": "mean"}, "unknown baseline"),
         ({"smoothing": 1.0}, "smoothing in"),
-        ({"rotation": "daily"}, "unknown rotation"),
-        ({"rotation": "bootstrap", "window": 5}, "take window=1, got 5"),
-        ({"rotation": "folds", "n_folds": 1}, "n_folds must be at least 2"),
     ],
 )
 def test_errors(wrong: object, message: str) -> None:
@@ -67,28 +61,3 @@ def test_names_dictionaries_and_rewards() -> None:
     assert resolve_reward("paper") == Reward("accuracy", 5, "zero", 0.8)
     assert resolve_reward({"metric": "auc"}) == Reward("auc")
     assert resolve_reward(Reward("brier")) == Reward("brier")
-
-
-@pytest.mark.parametrize("rotation", ["none", "folds", "bootstrap"])
-def test_rotating_validation_pictures(toy: FeatureBank, rotation: str) -> None:
-    reward = Reward(rotation=rotation, n_folds=4)
-    views = list(islice(ValidationViews(reward, toy.valid, seed=0), 8))
-    again = list(islice(ValidationViews(reward, toy.valid, seed=0), 8))
-    assert all((a.features == b.features).all() for a, b in zip(views, again))
-    if rotation == "none":
-        assert all(view is toy.valid for view in views)
-        return
-    rows = {row.tobytes(): i for i, row in enumerate(toy.valid.features)}
-    positions = [[rows[row.tobytes()] for row in view.features] for view in views]
-    for view, own in zip(views, positions):
-        assert (view.labels == toy.valid.labels[own]).all()
-        assert np.bincount(view.labels).tolist() == ([16, 16] if rotation == "folds" else [64, 64])
-    if rotation == "folds":
-        assert sorted(sum(positions[:4], [])) == list(range(128)) and positions[4:] == positions[:4]
-    else:
-        assert len({tuple(own) for own in positions}) == 8 and all(len(set(own)) < 128 for own in positions)
-
-
-def test_too_many_folds(toy: FeatureBank) -> None:
-    with pytest.raises(ValueError, match="64 pictures, too few for 65 folds"):
-        ValidationViews(Reward(rotation="folds", n_folds=65), toy.valid, seed=0)

@@ -219,38 +219,22 @@ def test_a_checkpoint_from_another_device_samples_and_resumes(patches: tuple, tm
     assert len(list(moved.fit(*patches))) == 3
 
 
-@pytest.mark.parametrize("size", [(16, 32), (48, 16)])
-def test_attention(size: tuple[int, int], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (8, *size, 3), dtype=np.uint8), np.arange(8) % 2
-    attending = HistoGAN(size, ("a", "b"), replace(CONFIG, attention=True, generator_lr=1e-2), device="cpu")
-    list(attending.fit(images, labels, tmp_path))
-    assert attending.generator.attention.strength.item() != 0  # it is used, and learned
-    again = HistoGAN.load(tmp_path / "histogan.pt", device="cpu")
-    assert again.config.attention and (again.sample(labels, 0) == attending.sample(labels, 0)).all()
+def test_a_checkpoint_of_when_there_was_self_attention(tmp_path: Path) -> None:
+    one, labels = gan(), np.array([0, 1])
+    one.save(tmp_path / "now.pt")
+    state = torch.load(tmp_path / "now.pt", weights_only=True)
+    for attention in (False, True):
+        torch.save(state | {"config": state["config"] | {"attention": attention}}, tmp_path / f"{attention}.pt")
+    loaded = HistoGAN.load(tmp_path / "False.pt", device="cpu")
+    assert loaded.config == one.config and (loaded.sample(labels, 0) == one.sample(labels, 0)).all()
+    with pytest.raises(ValueError, match=r"True.pt has a generator with self-attention, .* train again"):
+        HistoGAN.load(tmp_path / "True.pt", device="cpu")
 
 
-def test_attention_starts_as_nothing_and_relates_distant_places() -> None:
-    torch.manual_seed(0)
-    network = Generator((32, 32), 2, 4, 8, attention=True).eval()
-    z, labels = torch.randn(2, network.latent_length), torch.tensor([0, 1])
-    with torch.no_grad():
-        before = network(z, labels)
-        attention, network.attention = network.attention, torch.nn.Identity()
-        assert torch.equal(before, network(z, labels))
-    attention.strength.data.fill_(1.0)
-    grid = torch.randn(1, attention.out.out_channels, 8, 8, requires_grad=True)
-    attention(grid)[0, :, 0, 0].sum().backward()
-    assert (grid.grad[0, :, 7, 7].abs() > 0).any()
-
-
-@pytest.mark.parametrize("attention", [False, True])
-def test_no_place_of_the_canvas_differs_from_another(attention: bool) -> None:
+def test_no_place_of_the_canvas_differs_from_another() -> None:
     """Noise that is moved by cells of the smallest grid, around the borders, moves the picture and changes nothing else."""
     torch.manual_seed(0)
-    network = Generator((48, 64), 2, 4, 8, attention).eval()
-    if attention:
-        network.attention.strength.data.fill_(1.0)
+    network = Generator((48, 64), 2, 4, 8).eval()
     z, labels = torch.randn(3, network.latent_length), torch.tensor([0, 1, 0])
     vector, *noises = z.split([network.latent, *network.noise_lengths], dim=1)
     moved = []
@@ -337,7 +321,7 @@ def test_sample_and_train_examples(patches: tuple, tmp_path: Path, run_example: 
         for i, (image, label) in enumerate(zip(*patches)):
             (tmp_path / "data" / split / "ab"[label]).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(tmp_path / "data" / split / "ab"[label] / f"{i}.png")
-    training = ("--data", "data", "--split", "train", "--size", 16, 32, "--batch-size", 4, "--width", 4, "--run", "run", "--attention")
+    training = ("--data", "data", "--split", "train", "--size", 16, 32, "--batch-size", 4, "--width", 4, "--run", "run")
     training += ("--pretraining-steps", 2)
     run_example("train_histogan.py", *training, "--steps", 2, "--save-every", 1, "--against", "valid")
     extractor = (tmp_path / "run" / "extractor.pt").read_bytes()

@@ -225,7 +225,7 @@ class TestInfluence:
         assert np.polyfit(ours, gains, 1)[0] == pytest.approx(1, abs=0.05)
 
     def test_any_evaluator_with_credit(self, toy: FeatureBank) -> None:
-        probe = LinearProbeEvaluator(toy, head="logistic", ridge=0.1, device="cpu")
+        probe = LinearProbeEvaluator(toy, ridge=0.1, device="cpu")
         assert (InfluenceSelector(evaluator=probe).score(toy, 0) == probe.credit(np.ones((1, 64), bool), 0)[0]).all()
 
         class Silent(LinearProbeEvaluator):

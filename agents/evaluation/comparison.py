@@ -21,8 +21,8 @@ from agents.evaluation.bootstrap import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, make_evaluator
-from synthselect_env.storage import atomic_write, code_digest, library_digest
 from synthselect_env.metrics import METRICS, better, classification_metrics
+from synthselect_env.storage import atomic_write, code_digest, library_digest
 
 
 @dataclass(frozen=True, eq=False)

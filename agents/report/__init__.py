@@ -9,11 +9,11 @@ from agents.report.charts import (
     read_history,
     selection_rates,
 )
-from agents.report.plotting import save_figure
+from agents.report.flaw_detection import discovery, truth_figures
 from agents.report.html import write_report
 from agents.report.image_rows import kept_and_discarded, most_and_least_wanted, real_and_candidates
+from agents.report.plotting import save_figure
 from agents.report.tables import comparison_latex, comparison_markdown, comparison_table, recommendation
-from agents.report.flaw_detection import discovery, truth_figures
 
 __all__ = [
     "centroid_histogram",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.evaluation.comparison import Comparison
-from agents.report.plotting import COLOURS, DISCARDED, KEPT, POOL, literal, panels
 from agents.report.flaw_detection import discovery, truth_figures
+from agents.report.plotting import COLOURS, DISCARDED, KEPT, POOL, literal, panels
 from synthselect_env import FeatureBank, Selection
 
 if TYPE_CHECKING:

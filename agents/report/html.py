@@ -18,6 +18,7 @@ from PIL import Image
 
 from agents.evaluation.comparison import Comparison
 from agents.report import charts, image_rows
+from agents.report.flaw_detection import truth_figures
 from agents.report.plotting import COLOURS, ON_DARK, save_figure
 from agents.report.tables import (
     comparison_cells,
@@ -29,7 +30,6 @@ from agents.report.tables import (
     recommendation,
     spread,
 )
-from agents.report.flaw_detection import truth_figures
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.data import decode
 from synthselect_env.data.flaws import FLAWS

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.training.device import weights_digest
 from synthselect_env.evaluators import Evaluator
+from synthselect_env.training.device import weights_digest
 
 
 class Selector(ABC):

@@ -9,8 +9,8 @@ from torch import nn
 from agents.selectors.base import RatioSelector, best_of_each_class
 from agents.selectors.valuation import class_log_probabilities
 from synthselect_env import FeatureBank
-from synthselect_env.training.device import seeded
 from synthselect_env.evaluators.candidate_scores import ranking_probe
+from synthselect_env.training.device import seeded
 
 MAX_DISTANCE = 2.0
 """Of cosines."""

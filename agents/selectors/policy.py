@@ -14,10 +14,10 @@ from agents.policies import SelectionPolicy, TransformerPolicy, refuse_normalise
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
-from synthselect_env.training.device import pick_device
+from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward
 from synthselect_env.envs.selection_env import observations
 from synthselect_env.evaluators import Evaluator
-from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward
+from synthselect_env.training.device import pick_device
 
 
 class PolicySelector(Selector):

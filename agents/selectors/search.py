@@ -10,9 +10,9 @@ from torch import nn
 
 from agents.selectors.base import Selector
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.training.device import seeded
 from synthselect_env.envs.selection_env import observations
 from synthselect_env.evaluators import Evaluator, make_evaluator
+from synthselect_env.training.device import seeded
 
 TOGETHER = 32
 """About so many selections are evaluated at once."""

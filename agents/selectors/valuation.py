@@ -15,8 +15,8 @@ import torch
 from agents.selectors.base import RatioSelector
 from synthselect_env import FeatureBank, Split
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, make_evaluator
-from synthselect_env.evaluators.ridge import Design, RidgeHead, grid
 from synthselect_env.evaluators.candidate_scores import RANKING_RIDGE, fit_and_looks, label_fit, ranking_probe
+from synthselect_env.evaluators.ridge import Design, RidgeHead, grid
 
 TOGETHER = 64
 """Validation pictures, or bags, that are worked on at once, which bounds the memory that a large pool needs."""

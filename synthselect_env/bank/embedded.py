@@ -12,9 +12,9 @@ import numpy as np
 
 from synthselect_env.bank import FeatureBank
 from synthselect_env.data import EncodedImages, LabelledImages, RenderedImages, apportion, draw_per_class
+from synthselect_env.data.dataset import Split
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
-from synthselect_env.data.dataset import Split
 
 EMBEDDED = ("pcam", "cervical", "pcam-planted", "toy")
 

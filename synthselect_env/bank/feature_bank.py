@@ -14,12 +14,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from synthselect_env.data import LabelledImages
-from synthselect_env.data.images import picture_keys
-from synthselect_env.storage import atomic_write
 from synthselect_env.bank.hdf5 import read_retrainings, read_split, write_retrainings, write_split
-from synthselect_env.metrics import METRICS
+from synthselect_env.data import LabelledImages
 from synthselect_env.data.dataset import Retrainings, Split
+from synthselect_env.data.images import picture_keys
+from synthselect_env.metrics import METRICS
+from synthselect_env.storage import atomic_write
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test", "candidates")

@@ -1,7 +1,7 @@
 """Images in: readers for class folders and for PCam's own files, pictures with planted flaws, and the cervical phantom."""
 
-from synthselect_env.data.image_stats import appearance
 from synthselect_env.data.folders import read_class_folders
+from synthselect_env.data.image_stats import appearance
 from synthselect_env.data.images import EncodedImages, LabelledImages, LazyImages, RenderedImages, decode
 from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates

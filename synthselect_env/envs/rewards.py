@@ -1,4 +1,4 @@
-"""Evaluation to scalar: which figure, of which pictures and epochs, against what, smoothed how."""
+"""Evaluation to scalar: which figure, of which epochs, against what, smoothed how."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 
 from synthselect_env.evaluators import Evaluations
 from synthselect_env.metrics import METRICS, better
-from synthselect_env.data.dataset import Split
 
 BASELINES = ("zero", "none", "previous")
-ROTATIONS = ("none", "folds", "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,7 @@ class Reward:
         "previous" to subtract that of the step before, so that an episode's rewards add up to its gain over none
     :param smoothing: α of the paper's moving average, ``r̂ = α r̂ + (1 - α) r``, kept across episodes; 0 for no smoothing
     :param scale: factor on the result, so that returns are of the order of one
-    :param rotation: which validation pictures an episode is rewarded on: "none" for all of them; "folds" for one of
-        ``n_folds`` stratified parts after the other; "bootstrap" for as many, drawn with replacement within each class
-    :param n_folds: number of parts for "folds"
-    :raises ValueError: when a value is unknown or out of range, or there is a window for validation pictures that rotate: of these,
-        retraining keeps the last epoch
+    :raises ValueError: when a value is unknown or out of range
     """
 
     metric: str = "log_likelihood"
@@ -37,8 +31,6 @@ class Reward:
     baseline: str = "previous"
     smoothing: float = 0.0
     scale: float = 1.0
-    rotation: str = "none"
-    n_folds: int = 4
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -47,48 +39,11 @@ class Reward:
             raise ValueError(f"unknown baseline {self.baseline!r}; one of {', '.join(BASELINES)}")
         if self.window < 1 or not 0 <= self.smoothing < 1:
             raise ValueError(f"window must be at least 1 and smoothing in [0, 1), got {self.window} and {self.smoothing}")
-        if self.rotation not in ROTATIONS:
-            raise ValueError(f"unknown rotation {self.rotation!r}; one of {', '.join(ROTATIONS)}")
-        if self.rotation != "none" and self.window > 1:
-            raise ValueError(f"rotating validation pictures are scored after the last epoch alone; take window=1, got {self.window}")
-        if self.n_folds < 2:
-            raise ValueError(f"n_folds must be at least 2, got {self.n_folds}")
 
     def figure(self, evaluations: Evaluations) -> np.ndarray:
         """The metric, more is better: the best of the last ``window`` epochs.  (k,)"""
         values = better(self.metric, evaluations.epochs[self.metric])
         return values[:, -self.window :].max(1)
-
-
-class ValidationViews:
-    """The validation pictures of one episode after the other, without end.
-
-    :param reward: says how they rotate
-    :param valid: the validation split
-    :param seed: draws the folds, or the pictures
-    :raises ValueError: when a class has fewer pictures than there are folds
-    """
-
-    def __init__(self, reward: Reward, valid: Split, seed: int) -> None:
-        self._valid, self._rng = valid, np.random.default_rng(seed)
-        self._members = [np.flatnonzero(valid.labels == label) for label in np.unique(valid.labels)]
-        self._folds = [] if reward.rotation == "bootstrap" else [valid]
-        if reward.rotation == "folds":
-            n, fewest = reward.n_folds, min(map(len, self._members))
-            if fewest < n:
-                raise ValueError(f"a class of the validation split has {fewest} pictures, too few for {n} folds")
-            members = [self._rng.permutation(own) for own in self._members]
-            self._folds = [valid.subset(np.sort(np.concatenate([own[i::n] for own in members]))) for i in range(n)]
-        self._episode = 0
-
-    def __next__(self) -> Split:
-        if not self._folds:
-            return self._valid.subset(np.sort(np.concatenate([self._rng.choice(own, len(own)) for own in self._members])))
-        self._episode += 1
-        return self._folds[(self._episode - 1) % len(self._folds)]
-
-    def __iter__(self) -> ValidationViews:
-        return self
 
 
 REWARDS: dict[str, Reward] = {

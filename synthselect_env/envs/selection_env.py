@@ -9,13 +9,12 @@ import gymnasium as gym
 import numpy as np
 
 from synthselect_env.bank import N_BATCHES, FeatureBank
-from synthselect_env.data import decode
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data import decode
+from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, RewardTracker, resolve_reward
 from synthselect_env.evaluators import Evaluations, Evaluator, make_evaluator
 from synthselect_env.evaluators.candidate_scores import candidate_fit, looks
 from synthselect_env.metrics import METRICS
-from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, RewardTracker, ValidationViews, resolve_reward
-from synthselect_env.data.dataset import Split
 
 OBSERVATION_LIMIT = 10.0
 """Standardised features are clipped to this many standard deviations, which makes the observation space finite."""
@@ -65,10 +64,6 @@ class SelectionEpisodes:
     """
 
     def __init__(self, bank: FeatureBank, evaluator: Evaluator, reward: Reward, n: int, n_batches: int, context: bool) -> None:
-        if reward.rotation != "none" and not evaluator.can_score_any_split:
-            raise ValueError(
-                f"{type(evaluator).__name__} cannot score parts of the validation split; use rotation='none', or another evaluator"
-            )
         self.bank, self.evaluator, self.n = bank, evaluator, n
         self.batches = bank.make_batches(n_batches)
         self.table = observations(bank, self.batches, context)
@@ -76,11 +71,10 @@ class SelectionEpisodes:
         self.step_index = len(self.batches)  # no episode has begun
         self.seed = 0
         self._reward = reward
-        self._views: ValidationViews | None = None
-        self._none: dict[Split, list[Evaluations]] = {}  # without candidates there is one classifier, not n
+        self._none: Evaluations | None = None  # of this seed; without candidates there is one classifier, not n
         self._tracker: RewardTracker | None = None
-        self._decided: tuple[np.ndarray, int, Split] | None = None  # what the last step scored, and how many batches had been decided
-        self._known: list[tuple[np.ndarray, Split, np.ndarray]] = []  # credit that was asked for
+        self._decided: tuple[np.ndarray, int] | None = None  # what the last step scored, and how many batches had been decided
+        self._known: list[tuple[np.ndarray, np.ndarray]] = []  # credit that was asked for
 
     @property
     def batch_size(self) -> int:
@@ -111,27 +105,17 @@ class SelectionEpisodes:
             begins afresh with it. None goes on with both.
         """
         if seed is not None:
-            if seed != self.seed or self._reward.rotation != "none":
-                self._none.clear()
+            if seed != self.seed:
+                self._none = None
             self.seed, self._tracker, self._known = seed, None, []
-            self._views = ValidationViews(self._reward, self.bank.valid, seed)
         self.masks[:] = False
         self.step_index = 0
-        assert self._views is not None, "the first restart has a seed"
-        self._view = next(self._views)
-        rewarded, self.none = self._none.get(self._view) or self._evaluate(self.masks[:1])
-        if self._reward.rotation != "bootstrap":  # which never comes back to the same pictures
-            self._none[self._view] = [rewarded, self.none]
+        if self._none is None:
+            self._none = self.evaluator.evaluate(self.masks[:1], self.seed)
         if self._tracker is None:
-            self._tracker = RewardTracker(self._reward, rewarded, self.n)
+            self._tracker = RewardTracker(self._reward, self._none, self.n)
         else:
-            self._tracker.restart(rewarded)
-
-    def _evaluate(self, masks: np.ndarray) -> list[Evaluations]:
-        """On the episode's validation pictures, which the reward is made from, and on all, which are reported."""
-        if self._view is self.bank.valid:
-            return [self.evaluator.evaluate(masks, self.seed)] * 2
-        return self.evaluator.evaluate_on(masks, self.seed, self._view, self.bank.valid)
+            self._tracker.restart(self._none)
 
     def observe(self) -> np.ndarray:
         """The present batch, the same for all episodes; zeros after the last.  (batch_size, d)"""
@@ -146,7 +130,7 @@ class SelectionEpisodes:
         """Keep what the actions say.
 
         :param actions: (n, batch_size), 0 or 1
-        :return: rewards (n,), and the evaluations on the whole validation split
+        :return: rewards (n,), and the evaluations they are made from
         :raises gymnasium.error.ResetNeeded: before the first episode and after the last batch
         :raises ValueError: when the actions have another shape
         """
@@ -158,10 +142,10 @@ class SelectionEpisodes:
         batch = self.batches[self.step_index]
         self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
-        self._decided = self.masks.copy(), self.step_index, self._view
-        rewarded, evaluations = self._evaluate(self.masks)
+        self._decided = self.masks.copy(), self.step_index
+        evaluations = self.evaluator.evaluate(self.masks, self.seed)
         assert self._tracker is not None
-        return self._tracker(rewarded), evaluations
+        return self._tracker(evaluations), evaluations
 
     @property
     def has_credit(self) -> bool:
@@ -181,13 +165,13 @@ class SelectionEpisodes:
         """
         if self._decided is None:
             raise gym.error.ResetNeeded("nothing has been decided yet: call step() before credit()")
-        masks, seen, view = self._decided
+        masks, seen = self._decided
         last = self.batches[seen - 1]
-        worth = self._worth(masks, view)
+        worth = self._worth(masks)
         if self._reward.baseline == "previous" and seen > 1:
             before = masks.copy()
             before[:, last] = False
-            earlier = self._worth(before, view).copy()
+            earlier = self._worth(before).copy()
             earlier[:, last] = 0  # the step before knew nothing of this batch
             worth = worth - earlier
         padded = np.zeros((self.n, seen, self.batch_size))
@@ -195,19 +179,20 @@ class SelectionEpisodes:
             padded[:, t, : len(batch)] = self._reward.scale * worth[:, batch]
         return padded
 
-    def _worth(self, masks: np.ndarray, view: Split) -> np.ndarray:
+    def _worth(self, masks: np.ndarray) -> np.ndarray:
         """The evaluator's credit, remembered: what one step asks for is what the next one subtracts.  (n, n of the pool)"""
-        for known, known_view, worth in self._known:
-            if known_view is view and np.array_equal(known, masks):
+        for known, worth in self._known:
+            if np.array_equal(known, masks):
                 return worth
-        worth = self.evaluator.credit(masks, self.seed, view)
-        self._known = [*self._known[-1:], (masks, view, worth)]
+        worth = self.evaluator.credit(masks, self.seed)
+        self._known = [*self._known[-1:], (masks, worth)]
         return worth
 
     def infos(self, evaluations: Evaluations | None = None) -> list[dict[str, Any]]:
         """The same small scalars for each episode at each step: step, number and share kept, validation metrics."""
         if evaluations is None:
-            evaluations = Evaluations.from_epochs({name: np.repeat(values, self.n, axis=0) for name, values in self.none.epochs.items()})
+            assert self._none is not None, "no episode has begun"
+            evaluations = Evaluations.from_epochs({name: np.repeat(values, self.n, axis=0) for name, values in self._none.epochs.items()})
         kept = self.masks.sum(1)
         seen = sum(map(len, self.batches[: self.step_index]))
         return [

@@ -14,9 +14,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from synthselect_env.bank import N_BATCHES, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, resolve_reward
 from synthselect_env.envs.selection_env import SelectionEpisodes
 from synthselect_env.evaluators import Evaluator, make_evaluator
-from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, resolve_reward
 
 
 class SelectionVecEnv(VecEnv):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.storage import code_digest, library_version
-from synthselect_env.metrics import METRICS
 from synthselect_env.data.dataset import Split
+from synthselect_env.metrics import METRICS
+from synthselect_env.storage import code_digest, library_version
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
-from synthselect_env.storage import atomic_write
-from synthselect_env.metrics import METRICS
 from synthselect_env.data.dataset import Split
+from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
+from synthselect_env.metrics import METRICS
+from synthselect_env.storage import atomic_write
 
 Figures = dict[str, list[float]]
 """Metric to its values at the end of each epoch."""

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
+from synthselect_env.data.dataset import Retrainings, Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.candidate_scores import candidate_ranks, draw_design
 from synthselect_env.metrics import METRICS, classification_metrics
-from synthselect_env.data.dataset import Retrainings, Split
 
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""

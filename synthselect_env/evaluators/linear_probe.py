@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.training.device import pick_device
-from synthselect_env.evaluators.base import Evaluations, Evaluator
-from synthselect_env.evaluators.ridge import CHUNK, HEADS, Design, grid
-from synthselect_env.metrics import classification_metrics
 from synthselect_env.data.dataset import Split
+from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.ridge import CHUNK, Design, RidgeHead, grid
+from synthselect_env.metrics import classification_metrics
+from synthselect_env.training.device import pick_device
 
 TEMPERATURE_STEPS, TEMPERATURE_ROUNDING = 32, 1e-9
 """Of the temperature's fit: the most steps, and the relative change below which it stands still. Newton's method needs some six."""
@@ -21,13 +21,13 @@ COARSEST = 1e-3
 """The most by which exact sums may round a component, in standard deviations."""
 
 REMEMBERED_SPLITS = 16
-"""Splits whose components are kept, e.g. the folds of a rotating validation split."""
+"""Splits whose components are kept."""
 
 
 class LinearProbeEvaluator(Evaluator):
-    """A linear classifier on a few principal components of the features: convex, without noise, k selections at a time.
+    """Scores selections by ridge regression on principal components of the features.
 
-    Scores become probabilities by a softmax with one temperature a selection, fitted on the validation split. A pool of any
+    It is convex and without noise, and fits k selections at a time. Scores become probabilities by a softmax with one temperature a selection, fitted on the validation split. A pool of any
     size will do: its features may be a memory map, of which only the components are kept.
 
     The defaults are those that did least harm when they were climbed (benchmarks/probe_fidelity.py, pcam-planted, 3 retrainings each):
@@ -36,7 +36,6 @@ class LinearProbeEvaluator(Evaluator):
     with the defaults), which an optimiser exploits; a :class:`DatamodelEvaluator` does better at both, for some retrainings.
 
     :param bank: real splits and candidates
-    :param head: "ridge" (regression of the one-hot labels, in closed form) or "logistic" (Newton's method, slower)
     :param n_components: principal components of the real training features that the probe sees
     :param ridge: penalty on the squared weights, a training picture, with components scaled to a mean variance of 1; the
         intercept is free
@@ -46,13 +45,11 @@ class LinearProbeEvaluator(Evaluator):
 
     has_credit = True
 
-    def __init__(self, bank: FeatureBank, head: str = "ridge", n_components: int = 32, ridge: float = 10.0, device: str = "auto") -> None:
+    def __init__(self, bank: FeatureBank, n_components: int = 32, ridge: float = 10.0, device: str = "auto") -> None:
         super().__init__(bank)
-        if head not in HEADS:
-            raise ValueError(f"unknown head {head!r}; one of {', '.join(HEADS)}")
         if n_components < 1 or ridge <= 0:
             raise ValueError(f"n_components must be at least 1 and ridge above 0, got {n_components} and {ridge}")
-        self.head, self.ridge, self.device = head, ridge, pick_device(device)
+        self.ridge, self.device = ridge, pick_device(device)
         # on the processor: the same components wherever the rest is computed, and pictures that are all the same do not trouble it
         real = torch.from_numpy(np.array(bank.train.features, np.float64))
         mean = real.mean(0)
@@ -74,7 +71,7 @@ class LinearProbeEvaluator(Evaluator):
                 f"{bank.source}: {where} lies {reach[row]:.3g} standard deviations from the real pictures' mean; extract it again or drop it"
             )
         real_design, pool = (Design((x / self._grid).round_() * self._grid, y) for x, y in (real_design, pool))
-        self._head = HEADS[head](real_design, pool, ridge)
+        self._head = RidgeHead(real_design, pool, ridge)
         self._splits: dict[int, tuple[Split, torch.Tensor, torch.Tensor]] = {}
         none = torch.zeros(1, len(bank.candidates), dtype=torch.bool, device=self.device)
         self._none = self._head.fit(none)
@@ -89,7 +86,6 @@ class LinearProbeEvaluator(Evaluator):
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         return {
-            "head": self.head,
             "n_components": self.n_components,
             "ridge": self.ridge,
             "temperature": [TEMPERATURE_STEPS, TEMPERATURE_ROUNDING],

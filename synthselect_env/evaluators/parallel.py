@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.training.device import available_cores, default_workers
-from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
 from synthselect_env.data.dataset import Split
+from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
+from synthselect_env.training.device import available_cores, default_workers
 
 Self = TypeVar("Self", bound="SpreadEvaluator")
 

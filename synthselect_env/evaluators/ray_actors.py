@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from synthselect_env.data.dataset import Split
 from synthselect_env.evaluators.base import Evaluator
 from synthselect_env.evaluators.parallel import SpreadEvaluator, answer
-from synthselect_env.data.dataset import Split
 
 
 class _Worker:

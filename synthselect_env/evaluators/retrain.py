@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, as_pixels, train_classifier
-from synthselect_env.training.device import has_bfloat16, pick_device
 from synthselect_env.data import decode
+from synthselect_env.data.dataset import Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.metrics import METRICS
-from synthselect_env.data.dataset import Split
+from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, as_pixels, train_classifier
+from synthselect_env.training.device import has_bfloat16, pick_device
 
 LAST_EPOCHS = 5
 """Epochs whose figures are kept: the paper's reward is the best of the last five."""

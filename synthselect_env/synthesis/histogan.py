@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded
-from synthselect_env.training.augmentation import dihedral
 from synthselect_env.data.images import pictures_digest
 from synthselect_env.storage import atomic_write
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
 from synthselect_env.synthesis.pretraining import BATCH_SIZE, pretrain
 from synthselect_env.synthesis.quality import frechet_distance
+from synthselect_env.training.augmentation import dihedral
+from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded
 
 Features = Callable[[np.ndarray], np.ndarray]
 """Pictures to feature vectors: uint8 (n, h, w, 3) -> (n, d), the same for the same pictures."""
@@ -58,7 +58,6 @@ class HistoGANConfig:
     :param discriminator_lr: the same for the discriminator, larger (two time scales, Heusel et al. 2017)
     :param ema: decay of the generator average that is sampled from
     :param seed: of weights, latents, batches and augmentation
-    :param attention: self-attention in the generator
     :param pretraining_steps: of the network that the discriminator looks through, before the first step
     :param canvas: sides of what the generator makes, as multiples of the pictures', which are cut out of it at random places; opposite
         borders of a canvas fit each other, and so do a picture's where this is 1
@@ -74,7 +73,6 @@ class HistoGANConfig:
     discriminator_lr: float = 5e-4
     ema: float = 0.998
     seed: int = 0
-    attention: bool = False
     pretraining_steps: int = 750
     canvas: float = 4 / 3
     turned: bool = True
@@ -113,7 +111,7 @@ class HistoGAN:
         # to the next multiple; 4/3 of 48 are 64, whatever rounding makes of it
         height, width = (unit * math.ceil(side * c.canvas / unit - 1e-9) for side in self.size)
         with seeded(c.seed):
-            self.generator = Generator((height, width), len(classes), c.width, c.latent, c.attention)
+            self.generator = Generator((height, width), len(classes), c.width, c.latent)
             self.discriminator = Discriminator(len(classes), c.width, c.batch_size)
         for network in (self.generator, self.discriminator):
             network.to(self.device).to(memory_format=torch.channels_last)
@@ -419,8 +417,11 @@ class HistoGAN:
         :raises ValueError: when it is of an earlier release, whose networks were others
         """
         state = load_state(path, "HistoGAN.save", "config", "pretrained")
-        config = load_config(HistoGANConfig, state["config"], path)
-        if "canvas" not in state["config"]:
+        fields = dict(state["config"])
+        if fields.pop("attention", False):  # a field of earlier releases
+            raise ValueError(f"{path} has a generator with self-attention, which this release does not have; train again")
+        config = load_config(HistoGANConfig, fields, path)
+        if "canvas" not in fields:
             raise ValueError(f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again")
         gan = cls(tuple(state["size"]), tuple(state["classes"]), config, device)
         for name in ("generator", "average", "discriminator"):

@@ -3,7 +3,7 @@
 The paper gives its HistoGAN only in a supplement that is not public; these are ours, on common practice: conditional
 batch normalisation with a latent in every block (BigGAN, Brock et al. 2019), judgement of frozen features at several scales
 (Projected GAN, Sauer et al. 2021, arXiv:2111.01007), spectral normalisation (Miyato et al. 2018), a class projection (Miyato and
-Koyama 2018), batch statistics against repetition (Karras et al. 2018) and, on request, self-attention (Zhang et al. 2019).
+Koyama 2018) and batch statistics against repetition (Karras et al. 2018).
 """
 
 from __future__ import annotations
@@ -18,10 +18,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 STAGES = 4
 """Doublings from the smallest grid to the picture; sides are multiples of 2**STAGES."""
-
-ATTENDED = 2
-"""Blocks before the self-attention: the grid then has a quarter of the picture's side, 144 places at 48×48 pixels
-and 2,048 at 256×128. One stage finer would cost sixteen times as much."""
 
 COARSE = 16
 """Noise maps on the smallest grid, from which whatever has a place in the picture comes."""
@@ -47,28 +43,6 @@ class ConditionalBatchNorm(nn.Module):
         """(b, c, h, w), (b, condition) -> (b, c, h, w)"""
         gain, bias = self.gain_bias(condition)[:, :, None, None].chunk(2, dim=1)
         return self.norm(x) * (1 + gain) + bias
-
-
-class SelfAttention(nn.Module):
-    """Each place of the grid adds what it finds at all others (SAGAN, Zhang et al. 2019).  (b, c, h, w) -> (b, c, h, w)
-
-    The strength of the addition is learned and starts at zero, as in the original. Queries, keys and values all have a quarter of the
-    channels, so that torch's memory-saving attention takes them.
-
-    :param channels: channels of the input
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        inner = max(1, channels // 4)
-        self.project, self.out = nn.Conv2d(channels, 3 * inner, 1), nn.Conv2d(inner, channels, 1)
-        self.strength = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, c, h, w) -> (b, c, h, w)"""
-        queries, keys, values = self.project(x).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)  # (b, 1, h·w, inner) each
-        found = F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2)  # (b, inner, h·w)
-        return x + self.strength * self.out(found.unflatten(2, x.shape[2:]))
 
 
 class Wrapped(torch.autograd.Function):
@@ -151,10 +125,9 @@ class Generator(nn.Module):
     :param n_classes: number of classes
     :param width: channels at full resolution; coarser stages have 2, 4 and 8 times as many
     :param latent: length of the latent vector
-    :param attention: self-attention at a quarter of the picture's side
     """
 
-    def __init__(self, size: tuple[int, int], n_classes: int, width: int, latent: int, attention: bool = False) -> None:
+    def __init__(self, size: tuple[int, int], n_classes: int, width: int, latent: int) -> None:
         super().__init__()
         self.latent = latent
         self.grid = (size[0] >> STAGES, size[1] >> STAGES)
@@ -167,8 +140,6 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(GeneratorBlock(a, b, 2 * latent) for a, b in zip(channels, channels[1:]))
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = Convolution(channels[-1], 3)
-        # without it nothing is drawn: the other weights are the same for a seed
-        self.attention = SelfAttention(channels[ATTENDED]) if attention else nn.Identity()
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(b, latent_length), (b,) -> (b, 3, h, w) in -1..1"""
@@ -176,8 +147,8 @@ class Generator(nn.Module):
         condition = torch.cat([vector, self.embedding(labels)], dim=1)
         x = self.stem(condition)[:, :, None, None] + self.places(coarse.view(-1, COARSE, *self.grid))
         x = x.contiguous(memory_format=torch.channels_last)
-        for i, (block, noise, size) in enumerate(zip(self.blocks, noises, self.noise_sizes)):
-            x = block(self.attention(x) if i == ATTENDED else x, condition, noise.view(-1, 1, *size))
+        for block, noise, size in zip(self.blocks, noises, self.noise_sizes):
+            x = block(x, condition, noise.view(-1, 1, *size))
         return torch.tanh(self.to_rgb(F.relu(self.norm(x))))
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthselect_env.training.device import autocast, seeded
-from synthselect_env.training.augmentation import colour_jitter, dihedral
 from synthselect_env.synthesis.networks import FeatureNetwork
+from synthselect_env.training.augmentation import colour_jitter, dihedral
+from synthselect_env.training.device import autocast, seeded
 
 BATCH_SIZE = 128
 LEARNING_RATE, WARM_UP = 1e-3, 50

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded, weights_digest
-from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.storage import atomic_write
 from synthselect_env.metrics import classification_metrics
+from synthselect_env.storage import atomic_write
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded, weights_digest
 from synthselect_env.training.padding_pruning import trimmed
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
