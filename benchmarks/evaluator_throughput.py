@@ -19,7 +19,7 @@ import torch
 from machine import describe_machine
 from sklearn.linear_model import LogisticRegression
 
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.evaluators import LinearProbeEvaluator
 
@@ -74,7 +74,7 @@ def enlarged(bank: FeatureBank, n: int, directory: Path) -> FeatureBank:
     for start in range(0, n, len(own)):
         part = features[start : start + len(own)]
         part[:] = own.features[: len(part)] + 0.1 * scale * rng.standard_normal(part.shape, np.float32)
-    return replace(bank, candidates=Split(features, np.resize(own.labels, n)), retrainings=None)
+    return replace(bank, candidates=Dataset(features, np.resize(own.labels, n)), retrainings=None)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,11 +1,11 @@
 """How good are generated candidates?  Fréchet distance, what a classifier learns from them, the class they show, and memorisation.
 
     python benchmarks/generator_quality.py                                    # the candidates of the embedded PCam bank
-    python benchmarks/generator_quality.py --gan runs/histogan/histogan.pt    # a checkpoint's, beside that bank's real pictures
+    python benchmarks/generator_quality.py --gan runs/histogan/histogan.pt    # a checkpoint's, beside that bank's real images
 
 Features are those of a ResNet that is trained on the real train split (at first, a few minutes): the Fréchet distance is **not** the
-Inception FID. It depends on the number of pictures, hence equal numbers on both sides, beside the distance of two halves of the real
-pictures. Real pictures are the held-out ones, of the validation and test splits: a network sees those that it was trained on more
+Inception FID. It depends on the number of images, hence equal numbers on both sides, beside the distance of two halves of the real
+images. Real images are the held-out ones, of the validation and test splits: a network sees those that it was trained on more
 clearly than any others. Trained networks are kept in runs/.
 """
 
@@ -24,17 +24,17 @@ from PIL import Image
 
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.bank.extraction import EXTRACTOR, train_extractor
-from synthselect_env.data import LabelledImages, decode, draw_per_class
-from synthselect_env.data.images import pictures_digest
+from synthselect_env.data import Dataset, decode, draw_per_class
+from synthselect_env.data.images import images_digest
 from synthselect_env.storage import atomic_write, library_digest
-from synthselect_env.synthesis import HistoGAN, frechet_distance, nearest_distances, share_closer, tile
+from synthselect_env.synthesis import HistoGAN, frechet_distance, nearest_distances, share_closer, image_grid
 from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, train_classifier
 
 THUMBNAIL = (16, 16)
 """Pixels in which copies are looked for: coarse enough to forgive a shift by a pixel and noise, fine enough to place nuclei."""
 
 PAIRS = 24
-"""Generated pictures in the figure, those nearest to a training picture for their contrast."""
+"""Generated images in the figure, those nearest to a training image for their contrast."""
 
 
 def mean_std(values: list[float], digits: int = 3) -> str:
@@ -43,11 +43,11 @@ def mean_std(values: list[float], digits: int = 3) -> str:
 
 
 def frechet_against_floor(generated: np.ndarray, real: np.ndarray, train: np.ndarray, draws: int, seed: int = 0) -> dict[str, list[float]]:
-    """Distances of samples of one size n: generated, other real and training pictures, each to a random half of the real ones.
+    """Distances of samples of one size n: generated, other real and training images, each to a random half of the real ones.
 
     :param generated: features (g, d)
-    :param real: features of real pictures that neither the generator nor the network was trained on (r, d)
-    :param train: features of the training pictures (t, d)
+    :param real: features of real images that neither the generator nor the network was trained on (r, d)
+    :param train: features of the training images (t, d)
     :param draws: random halves
     :param seed: of the draws
     :return: "generated", "real" (the floor) and "train": a distance a draw; "n": the size
@@ -75,7 +75,7 @@ def stratified(labels: np.ndarray, shares: np.ndarray, seed: int = 0) -> np.ndar
 
 
 def orientations(images: np.ndarray) -> list[np.ndarray]:
-    """The pictures flipped and turned: all 8 ways for squares, 4 otherwise.  (n, h, w, 3) each
+    """The images flipped and turned: all 8 ways for squares, 4 otherwise.  (n, h, w, 3) each
 
     The generator is trained on all of them, so a copy can be of any.
     """
@@ -86,9 +86,9 @@ def orientations(images: np.ndarray) -> list[np.ndarray]:
 def nearest_picture(queries: list[np.ndarray], training: np.ndarray, skip_own: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Distance to the nearest training vector over all forms of each query, and which one that is.
 
-    :param queries: forms of the same pictures, (n, d) each
+    :param queries: forms of the same images, (n, d) each
     :param training: (m, d)
-    :param skip_own: the queries are the training pictures themselves; look among the others
+    :param skip_own: the queries are the training images themselves; look among the others
     :return: (n,), (n,)
     """
     distances, positions = map(np.stack, zip(*(nearest_distances(form, training, skip_own) for form in queries)))
@@ -98,12 +98,12 @@ def nearest_picture(queries: list[np.ndarray], training: np.ndarray, skip_own: b
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Distances to the nearest training picture, of generated, held-out real, and other training pictures.
+    """Distances to the nearest training image, of generated, held-out real, and other training images.
 
     :param generated: (g,)
     :param held_out: (r,)
-    :param train: (t,), each training picture to the nearest other one
-    :param nearest: which training picture is the nearest to each generated one (g,)
+    :param train: (t,), each training image to the nearest other one
+    :param nearest: which training image is the nearest to each generated one (g,)
     """
 
     generated: np.ndarray
@@ -113,16 +113,16 @@ class Memorisation:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Of the generated pictures closer than the 1st percentile of held-out to training, and of training to other training pictures."""
+        """Of the generated images closer than the 1st percentile of held-out to training, and of training to other training images."""
         return share_closer(self.generated, self.held_out), share_closer(self.generated, self.train)
 
 
 def memorisation(generated: list[np.ndarray], held_out: list[np.ndarray], training: list[np.ndarray]) -> Memorisation:
-    """Measure nearness to the training pictures.
+    """Measure nearness to the training images.
 
-    :param generated: forms of the generated pictures as vectors, (g, d) each
-    :param held_out: of real pictures that the generator never saw, (r, d) each
-    :param training: of the training pictures, (t, d) each, the first as they are
+    :param generated: forms of the generated images as vectors, (g, d) each
+    :param held_out: of real images that the generator never saw, (r, d) each
+    :param training: of the training images, (t, d) each, the first as they are
     """
     distances, nearest = nearest_picture(generated, training[0])
     held = nearest_picture(held_out, training[0])[0]
@@ -130,20 +130,20 @@ def memorisation(generated: list[np.ndarray], held_out: list[np.ndarray], traini
 
 
 def thumbnails(images: np.ndarray) -> list[np.ndarray]:
-    """Pictures in all orientations, as vectors of 16×16 pixels of 0..1 scaled so that distances are root mean squares.  (n, 768) each"""
-    side = images.shape[1] == images.shape[2]  # a thumbnail is square; the picture decides how it may be turned
+    """Images in all orientations, as vectors of 16×16 pixels of 0..1 scaled so that distances are root mean squares.  (n, 768) each"""
+    side = images.shape[1] == images.shape[2]  # a thumbnail is square; the image decides how it may be turned
     forms = orientations(decode(images, THUMBNAIL) / 255)
     return [form.reshape(len(images), -1) / np.sqrt(form[0].size) for form in (forms if side else forms[:4])]
 
 
 def over_contrast(found: Memorisation, generated: np.ndarray, held_out: np.ndarray, training: np.ndarray) -> Memorisation:
-    """Distances of thumbnails as multiples of each picture's own contrast.
+    """Distances of thumbnails as multiples of each image's own contrast.
 
     Blank glass lies near blank glass, generated or real: in plain distances the nearest pairs are all of that kind.
 
-    :param generated: thumbnails of the generated pictures as vectors (g, 768)
-    :param held_out: of the held-out real pictures (r, 768)
-    :param training: of the training pictures (t, 768)
+    :param generated: thumbnails of the generated images as vectors (g, 768)
+    :param held_out: of the held-out real images (r, 768)
+    :param training: of the training images (t, 768)
     """
     grey_level = 1 / 255
     g, r, t = (np.maximum(x.std(1) * np.sqrt(x.shape[1]), grey_level) for x in (generated, held_out, training))
@@ -190,7 +190,7 @@ if __name__ == "__main__":
             parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the bank has {', '.join(classes)}")
         labels = np.repeat(np.arange(len(classes)), args.per_class)
         pictures = gan.sample(labels, args.seed, truncation=args.truncation)
-        parts["candidates"] = LabelledImages(pictures, labels, tuple(map(str, range(len(labels)))), classes)
+        parts["candidates"] = Dataset.of_images(pictures, labels, tuple(map(str, range(len(labels)))), classes)
         made_by = f"{args.gan.name} at step {gan.step}, seed {args.seed}, truncation {args.truncation}"
     if args.quick:
         parts = {name: p.subset(draw_per_class(p.labels, np.minimum(np.bincount(p.labels), 40).tolist(), 0)) for name, p in parts.items()}
@@ -198,14 +198,14 @@ if __name__ == "__main__":
     held_out = [parts["valid"], test]
     held_out_labels = np.concatenate([p.labels for p in held_out])
 
-    own = train.picture_size
+    own = train.image_size
     few: Callable[[TrainingConfig], TrainingConfig] = partial(replace, epochs=1, steps_per_epoch=2, batch_size=16)
-    extractor_config, quick = EXTRACTOR.for_pictures(*own), QUICK.for_pictures(*own)
+    extractor_config, quick = EXTRACTOR.for_images(*own), QUICK.for_images(*own)
     if args.quick:
         extractor_config, quick = few(replace(extractor_config, architecture="resnet18", size=quick.size)), few(quick)
     print(f"{describe_machine()}\n", flush=True)
     print(f"Generated: {made_by}, n = {len(generated):,}. Real: {len(train):,} training, {len(held_out_labels):,} held-out pictures.")
-    digests = {name: pictures_digest(p.images, p.labels) for name, p in parts.items()}
+    digests = {name: images_digest(p.images, p.labels) for name, p in parts.items()}
 
     size = extractor_config.size
     print(f"Features and agreement: {extractor_config.architecture} at {size[0]}×{size[1]} pixels, trained on the train split.", flush=True)
@@ -279,4 +279,4 @@ if __name__ == "__main__":
         closest = relative.generated.argsort()[:PAIRS]
         shown = [decode(native["generated"][closest], own), decode(native["train"][relative.nearest[closest]], own)]
         with atomic_write(args.pairs) as path:
-            Image.fromarray(tile(np.concatenate(shown), PAIRS)).save(path)
+            Image.fromarray(image_grid(np.concatenate(shown), PAIRS)).save(path)

@@ -2,7 +2,7 @@
 
     python benchmarks/headroom.py --bank pcam-planted
 
-By linear probe, and by full retraining: ResNet18 with the pictures' shorter side at 32 pixels ("quick", the network whose retrainings
+By linear probe, and by full retraining: ResNet18 with the images' shorter side at 32 pixels ("quick", the network whose retrainings
 the banks carry), or the default ResNet34. Round r has seed r for everything. Finished retrainings are kept in runs/.
 """
 
@@ -30,7 +30,7 @@ if __name__ == "__main__":
         if name == "probe":
             print(f"\nlinear probe\n{comparison_table(compare(bank, selectors, args.rounds, LinearProbeEvaluator(bank)))}", flush=True)
             continue
-        config = QUICK.for_pictures(*bank.train.picture_size) if name == "quick" else None
+        config = QUICK.for_images(*bank.train.image_size) if name == "quick" else None
         evaluator = RetrainEvaluator(bank, config=config)
         with ParallelEvaluator(evaluator, args.workers) as parallel:
             table = comparison_table(compare(bank, selectors, args.rounds, CachedEvaluator(parallel, "runs/retrained")))

@@ -146,7 +146,7 @@ if __name__ == "__main__":
             print(f"| {name} | {evaluations:,} | " + " | ".join(cells) + " |", flush=True)
 
     if args.retrained:
-        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_pictures(*bank.train.picture_size)
+        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_images(*bank.train.image_size)
         kept = {"none": [nothing] * args.retrained, "oracle": [truth] * args.retrained, "all": [~nothing] * args.retrained}
         kept |= finals
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:

@@ -6,9 +6,9 @@ Table 1: cervical. Table 2: PCam, with the selectors that a reviewer would ask f
 
 * smoke: parts of the banks, one round, a linear probe, 64 evaluations an agent; seconds, to see that everything runs
 * cpu: 5 rounds; ResNet18 at 32 pixels on the shorter side retrained; agents are rewarded by the bank's datamodel
-* long: the same in 3 rounds with eight times as many pictures drawn in a retraining, which many real pictures need; best with some --rows
-* gpu: 5 rounds; ResNet34 at the pictures' own size, 1,600 steps of 64; agents are rewarded by the bank's datamodel
-* paper: 5 rounds; ResNet34 retrained at the pictures' own size, also as the reward. For one large GPU; the agents then cost a retraining
+* long: the same in 3 rounds with eight times as many images drawn in a retraining, which many real images need; best with some --rows
+* gpu: 5 rounds; ResNet34 at the images' own size, 1,600 steps of 64; agents are rewarded by the bank's datamodel
+* paper: 5 rounds; ResNet34 retrained at the images' own size, also as the reward. For one large GPU; the agents then cost a retraining
   an evaluation
 
 With --pcam, Table 2 is of a bank of your own from PCam, e.g. at the full 96 pixels (benchmarks/README.md has the commands). With --test, it is
@@ -34,7 +34,7 @@ from agents import REINFORCE, CreditPPO, GRUAttentionPolicy, GRUPolicy, Transfor
 from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import comparison_latex, comparison_markdown, write_report
 from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import EncodedImages, read_class_folders
 from synthselect_env.envs.rewards import DEFAULT_REWARD
@@ -50,7 +50,7 @@ class Scale:
     :param rounds: repetitions
     :param evaluations: of an agent or search
     :param every: every so many-th candidate is in the pool
-    :param config: how the classifier is trained at the pictures' size; None for a linear probe
+    :param config: how the classifier is trained at the images' size; None for a linear probe
     :param rewarded_by: the evaluator of agents and searches, by name: "classifier" is what the table trains; None for the bank's datamodel
     """
 
@@ -80,7 +80,7 @@ ELSEWHERE = ("oracle", "random search", "cross-entropy")
 """What benchmarks/learning.py compares."""
 
 QUALITY = 80
-"""Of the bank's own pictures as WebP (examples/build_bank.py)."""
+"""Of the bank's own images as WebP (examples/build_bank.py)."""
 
 PUBLISHED = {
     "cervical": {
@@ -128,18 +128,18 @@ def classifier_of(bank: FeatureBank, scale: Scale, augmentation: str | None = No
     """What is trained on each selection."""
     if scale.config is None:
         return LinearProbeEvaluator(bank)
-    config = scale.config.for_pictures(*bank.train.picture_size)
+    config = scale.config.for_images(*bank.train.image_size)
     return RetrainEvaluator(bank, config=replace(config, augmentation=augmentation or config.augmentation))
 
 
 def rows_of(scale: Scale, table: str, evaluator: str | Evaluator | None = None) -> dict[str, Selector | str]:
     """The rows of a table by name, in the paper's order; those of other augmentations select nothing."""
-    augmented = {} if scale.config is None else {NO_AUGMENTATION: "none", TRADITIONAL: "none"}  # a linear probe sees no pictures
+    augmented = {} if scale.config is None else {NO_AUGMENTATION: "none", TRADITIONAL: "none"}  # a linear probe sees no images
     return augmented | {row.name: row for row in (*controls_of(scale, table, evaluator), *agents_of(scale, table, evaluator))}
 
 
-def unseen(bank: FeatureBank, data: Path) -> Split:
-    """The pictures of a train split that are in none of the bank's, as a test split for classifiers that are retrained.
+def unseen(bank: FeatureBank, data: Path) -> Dataset:
+    """The images of a train split that are in none of the bank's, as a test split for classifiers that are retrained.
 
     Its features are blank: what made the bank's is not at hand, and of the judges only a linear probe would look at them.
     """
@@ -149,7 +149,7 @@ def unseen(bank: FeatureBank, data: Path) -> Split:
     if not len(rest):
         raise ValueError(f"{bank.source} holds all train pictures of {data}; none is left to test on")
     images = EncodedImages.encode(iter(rest.pixels()), QUALITY)
-    return Split(np.zeros((len(rest), bank.n_features), np.float32), rest.labels, images=images, ids=rest.ids)
+    return Dataset(np.zeros((len(rest), bank.n_features), np.float32), rest.labels, images=images, ids=rest.ids)
 
 
 def table_of(name: str, bank: FeatureBank, scale: Scale, root: Path, workers: int, wanted: Sequence[str]) -> tuple[FeatureBank, Comparison]:

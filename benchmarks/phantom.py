@@ -1,4 +1,4 @@
-"""The cervical phantom: pictures rendered a second, and a picture of its grades and flaws.
+"""The cervical phantom: images rendered a second, and a image of its grades and flaws.
 
 python benchmarks/phantom.py --figure benchmarks/figures/phantom.jpg
 """

@@ -27,7 +27,7 @@ from agents import CreditPPO
 from agents.report import save_figure
 from agents.report.plotting import KEPT, panels
 from agents.selectors import SELECTORS, CreditSelector, RandomSearchSelector, TrainingSelector
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.bank.extraction import extract_bank, train_extractor
 from synthselect_env.data.flaws import FLAWS
@@ -42,7 +42,7 @@ from synthselect_env.evaluators import (
     with_retrainings,
 )
 from synthselect_env.evaluators.candidate_scores import draw_design
-from synthselect_env.metrics import METRICS, better
+from synthselect_env.metrics import METRICS, more_is_better
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.classifier import QUICK, TrainingConfig
 
@@ -118,7 +118,7 @@ class Agreement(Evaluator):
     """What several evaluators of the same candidates say together: what an optimiser climbs.
 
     :param name: in the table
-    :param evaluators: on as many views of the pictures
+    :param evaluators: on as many views of the images
     :param least: take the evaluator with the least log-likelihood in the place of the mean of all
     """
 
@@ -129,7 +129,7 @@ class Agreement(Evaluator):
         super().__init__(evaluators[0].bank)
         self.name, self.evaluators, self.least = name, evaluators, least
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
         if not all(self.is_valid(split) for split in splits):
             raise ValueError("several banks have no common split but their own validation pictures")
         each = [e.evaluate(selections, seed) for e in self.evaluators]
@@ -138,7 +138,7 @@ class Agreement(Evaluator):
         together = {m: (v[worst] if self.least else v.mean(0))[:, None] for m, v in figures.items()}
         return [Evaluations.from_epochs(together) for _ in splits]
 
-    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+    def credit(self, selections: np.ndarray, seed: int, split: Dataset | None = None) -> np.ndarray:
         credits = np.stack([e.credit(selections, seed) for e in self.evaluators])  # (evaluators, k, n)
         if not self.least:
             return credits.mean(0)
@@ -169,7 +169,7 @@ def random_half(
             for ridge in RIDGES:
                 probes = [LinearProbeEvaluator(b, n_components=d, ridge=ridge).evaluate(masks, 0) for b in seen[view]]
                 for metric in METRICS:
-                    values = better(metric, np.mean([getattr(p, metric) for p in probes], 0))
+                    values = more_is_better(metric, np.mean([getattr(p, metric) for p in probes], 0))
                     agree = [m(values, truth)[0] if np.ptp(values) else np.nan for m in (spearmanr, kendalltau)]
                     rows.append(dict(zip(COLUMNS, (view, d, ridge, metric, *agree))))
         table += rows
@@ -312,7 +312,7 @@ if __name__ == "__main__":
     root = Path("runs") / f"probe_fidelity-{digest(bank)}"
     root.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}; {args.workers} processes\n{bank.describe()}", flush=True)
-    config = QUICK.for_pictures(*bank.train.picture_size)
+    config = QUICK.for_images(*bank.train.image_size)
     datamodel, masks, seen = DatamodelEvaluator(bank), random_selections(bank, args.random), views(bank, config, root, args.views)
     left_out = spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0]
     print(f"datamodel: {len(datamodel.selections)} retrainings, Spearman with their validation when left out {left_out:.3f}", flush=True)

@@ -43,7 +43,7 @@ if __name__ == "__main__":
     print(f"{describe_machine()}\n{bank.describe()}\n", flush=True)
 
     masks = np.stack([nothing, flaw == 0, *halves.values()])
-    with ParallelEvaluator(RetrainEvaluator(bank, config=QUICK.for_pictures(*bank.train.picture_size)), args.workers) as parallel:
+    with ParallelEvaluator(RetrainEvaluator(bank, config=QUICK.for_images(*bank.train.image_size)), args.workers) as parallel:
         cached = CachedEvaluator(parallel, "runs/retrained")
         tests = [cached.evaluate_on(masks, seed, bank.valid, bank.test)[1] for seed in range(args.seeds)]
     gains = [np.stack([getattr(t, m) - getattr(t, m)[0] for t in tests]) for m in ("accuracy", "log_likelihood")]  # (seeds, rows)

@@ -2,7 +2,7 @@
 
     python benchmarks/recipe.py --data pcam.zip
 
-A recipe that cannot use more real pictures cannot show what synthetic ones are worth. The sets are nested, each has the classes'
+A recipe that cannot use more real images cannot show what synthetic ones are worth. The sets are nested, each has the classes'
 shares of the whole, and each is drawn again for each seed, which also sets weights and order. By default the patches are those of
 the embedded bank; --data reads class folders train/, valid/, test/ from a directory or zip. Finished retrainings are kept in runs/.
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict
 import numpy as np
 from machine import add_worker_arguments, describe_machine
 
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import EncodedImages, read_class_folders
 from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator
@@ -21,7 +21,7 @@ from synthselect_env.training.classifier import TrainingConfig
 
 
 def read(args: argparse.Namespace) -> tuple[list[tuple[EncodedImages | np.ndarray, np.ndarray]], tuple[str, ...]]:
-    """Pictures and labels of train, valid and test, and the classes."""
+    """Images and labels of train, valid and test, and the classes."""
     if args.data is None:
         bank = resolve_bank(args.bank)
         return [(split.images, split.labels) for split in (bank.train, bank.valid, bank.test)], bank.classes
@@ -59,7 +59,7 @@ if __name__ == "__main__":
         sets = nested(train[1], sizes, seed)
         rest = np.setdiff1d(sets[-1], sets[0])  # the smallest set is "real", what the others add are "candidates"
         splits = {
-            name: Split(np.zeros((len(labels), 1), np.float32), labels, images=images)
+            name: Dataset(np.zeros((len(labels), 1), np.float32), labels, images=images)
             for name, images, labels in (
                 ("train", train[0][sets[0]], train[1][sets[0]]),
                 ("candidates", train[0][rest], train[1][rest]),

@@ -45,7 +45,7 @@ print(
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """Normalised pictures in memory."""
+    """Normalised images in memory."""
     return ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).to(device, memory_format=torch.channels_last)
 
 
@@ -77,7 +77,7 @@ def bare() -> None:
 evaluator, none = RetrainEvaluator(bank, config=config, device=args.device, compile=args.compile), np.zeros((1, len(bank.candidates)), bool)
 with FlopCounterMode(display=False) as counter:
     network = build_network(config, len(bank.classes), 0)
-    network(torch.zeros(2, 3, *config.size)).sum().backward()  # two, as a batch has no spread where one pixel of one picture is left
+    network(torch.zeros(2, 3, *config.size)).sum().backward()  # two, as a batch has no spread where one pixel of one image is left
 flops = counter.get_total_flops() / 2 * args.epochs * args.steps * config.batch_size
 with FlopCounterMode(display=False) as counter, torch.no_grad():
     network.eval()(torch.zeros(1, 3, *config.size))

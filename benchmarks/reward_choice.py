@@ -1,4 +1,4 @@
-"""Which reward selects better?  Judged by full retraining on validation pictures that the reward did not see.
+"""Which reward selects better?  Judged by full retraining on validation images that the reward did not see.
 
     python benchmarks/reward_choice.py
 
@@ -23,7 +23,7 @@ import torch
 from machine import describe_machine, digest
 
 from agents.selectors import SELECTORS
-from synthselect_env import FeatureBank, Selection, Split
+from synthselect_env import FeatureBank, Selection, Dataset
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import draw_per_class
 from synthselect_env.evaluators import RetrainEvaluator
@@ -34,7 +34,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_ppo.py"
 METRICS = ("accuracy", "auc", "log_likelihood")
 
 
-def fold_of(bank: FeatureBank, fold: int) -> tuple[FeatureBank, Split]:
+def fold_of(bank: FeatureBank, fold: int) -> tuple[FeatureBank, Dataset]:
     """The bank with one half of its validation split, and the other half."""
     order = np.random.default_rng(0).permutation(len(bank.valid))
     order = order[np.argsort(bank.valid.labels[order], kind="stable")]

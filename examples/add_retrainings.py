@@ -21,7 +21,7 @@ from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import QUICK
 
 LEAST = 9
-"""Retrainings that a datamodel of candidates with pictures is fitted to, at least."""
+"""Retrainings that a datamodel of candidates with images is fitted to, at least."""
 
 if __name__ == "__main__":  # the processes that retrain import this file, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,7 +56,7 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
     if args.size:
         config = replace(config, size=tuple(args.size))
     elif bank.train.images is not None:
-        config = config.for_pictures(*bank.train.picture_size)
+        config = config.for_images(*bank.train.image_size)
     with ExitStack() as stack:
         evaluator = RetrainEvaluator(bank, config=config, device=args.device)
         parallel = stack.enter_context(ParallelEvaluator(evaluator, args.workers))

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from synthselect_env import FeatureBank
 from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, train_extractor, training_digest
-from synthselect_env.data import EncodedImages, LabelledImages, draw_per_class, read_class_folders
+from synthselect_env.data import EncodedImages, Dataset, draw_per_class, read_class_folders
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import Classifier
 
 QUALITY = 80
-"""Of all pictures as WebP, so that it tells no candidate from a real one; saves a third of the space and is invisible at the extractor's size."""
+"""Of all images as WebP, so that it tells no candidate from a real one; saves a third of the space and is invisible at the extractor's size."""
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="train/, valid/ and test/ with class folders, a directory or a zip")
@@ -52,7 +52,7 @@ if args.truncation is not None and not args.gan:
     parser.error("--truncation is of --gan; a folder of candidates is taken as it is")
 
 # Real patches, kept at their own resolution.
-real: dict[str, LabelledImages] = {"train": read_class_folders(args.data, "train", tuple(args.classes or ()) or None, args.group)}
+real: dict[str, Dataset] = {"train": read_class_folders(args.data, "train", tuple(args.classes or ()) or None, args.group)}
 classes = real["train"].classes
 real |= {split: read_class_folders(args.data, split, classes, args.group) for split in ("valid", "test")}
 if args.counts:
@@ -69,7 +69,7 @@ if args.gan:
     labels = np.repeat(np.arange(len(classes)), args.per_class)
     images = gan.sample(labels, args.seed, truncation=args.truncation)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
-    candidates = LabelledImages(images, labels, ids, classes)
+    candidates = Dataset.of_images(images, labels, ids, classes)
     made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
     made_by |= {"truncation": args.truncation} if args.truncation is not None else {}
 else:
@@ -77,11 +77,11 @@ else:
     made_by = {"generator": args.candidates.name}
 
 # Before the extractor is trained, so that what is wrong with them shows at once, and all of it.
-pictures: dict[str, LabelledImages] = {}
+pictures: dict[str, Dataset] = {}
 broken: list[str] = []
 
 
-def one_by_one(split: LabelledImages, name: str) -> Iterator[np.ndarray]:
+def one_by_one(split: Dataset, name: str) -> Iterator[np.ndarray]:
     for i in tqdm(range(len(split)), desc=f"encode {name}"):  # their sizes may differ
         try:
             yield split.subset(np.array([i])).pixels()[0]
@@ -96,7 +96,7 @@ if broken:
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
 config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, augmentation=args.augmentation)
-config = replace(config, size=tuple(args.size)) if args.size else config.for_pictures(*pictures["train"].picture_size)
+config = replace(config, size=tuple(args.size)) if args.size else config.for_images(*pictures["train"].image_size)
 kept = args.extractor or args.out.with_suffix(".extractor.pt")
 if kept.exists():
     extractor = Classifier.load(kept, args.device)

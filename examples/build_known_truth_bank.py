@@ -5,7 +5,7 @@
     python examples/build_known_truth_bank.py pcam-planted --out pcam-planted.h5
     python examples/add_retrainings.py --bank pcam-planted.h5
 
-These commands made the embedded banks of these names. The bank stores features and recipes; pictures are rendered, or taken from the embedded PCam bank and spoilt, when they are asked for.
+These commands made the embedded banks of these names. The bank stores features and recipes; images are rendered, or taken from the embedded PCam bank and spoilt, when they are asked for.
 """
 
 import argparse
@@ -41,7 +41,7 @@ else:
 
 short = (args.short_side, args.short_side)
 config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, size=short)
-config = config.for_pictures(*pictures["train"].picture_size)
+config = config.for_images(*pictures["train"].image_size)
 with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 
     def report(epoch: int, metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Write class folders of pictures that a trained HistoGAN makes.
+"""Write class folders of images that a trained HistoGAN makes.
 
     python examples/sample_histogan.py --gan runs/histogan/histogan.pt --per-class 2048 --out candidates
 

@@ -52,11 +52,11 @@ if args.counts:
     real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
 config = HistoGANConfig(
     args.steps, args.batch_size, args.width, seed=args.seed, pretraining_steps=args.pretraining_steps,
-    turned=not args.upright,
+    random_flips=not args.upright,
 )  # fmt: skip
 checkpoint = args.run / "histogan.pt"
-shorter = min(real.picture_size)
-size = tuple(args.size) if args.size else tuple(16 * max(1, round(3 * side / shorter)) for side in real.picture_size)
+shorter = min(real.image_size)
+size = tuple(args.size) if args.size else tuple(16 * max(1, round(3 * side / shorter)) for side in real.image_size)
 gan = HistoGAN(size, real.classes, config, args.device)
 if checkpoint.exists():
     saved = HistoGAN.load(checkpoint, args.device)
@@ -74,7 +74,7 @@ features, reference = None, None
 if args.frechet:
     # A network for the features: whole passes over few patches, and no more than 800 steps over many. It stays with the run, so that
     # the distances of a resumed run are those of before.
-    recipe = replace(QUICK.for_pictures(*gan.size), steps_per_epoch=min(100, max(LEAST_STEPS, len(real) // QUICK.batch_size)))
+    recipe = replace(QUICK.for_images(*gan.size), steps_per_epoch=min(100, max(LEAST_STEPS, len(real) // QUICK.batch_size)))
     recipe = replace(recipe, augmentation="traditional") if args.upright else recipe
     learned = training_digest(real, args.seed)
     if (args.run / "extractor.pt").exists():

@@ -8,16 +8,16 @@ import torch
 METRICS = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "log_likelihood", "brier")
 
 
-def better(metric: str, values: np.ndarray) -> np.ndarray:
+def more_is_better(metric: str, values: np.ndarray) -> np.ndarray:
     """Figures of which more is better: the Brier score, an error, counts negative."""
     return -values if metric == "brier" else values
 
 
 def classification_metrics(log_probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """All :data:`METRICS` of k classifiers on the same n pictures.
+    """All :data:`METRICS` of k classifiers on the same n images.
 
     With two classes, class 1 is the positive one. With more, AUC, sensitivity and specificity are means of their
-    one-vs-rest values. A class without a picture is left out of the means; a metric with nothing to average is NaN, and so are
+    one-vs-rest values. A class without a image is left out of the means; a metric with nothing to average is NaN, and so are
     all metrics of a classifier with a NaN among its scores.
 
     :param log_probabilities: (k, n, c)
@@ -57,8 +57,8 @@ def _first_best(scores: torch.Tensor) -> torch.Tensor:
     """Whether a class has the highest score, the first one of several.  (k, c, n) -> bool (k, c, n)"""
     best, winner = scores[:, 0], torch.zeros_like(scores[:, 0], dtype=torch.int16)
     for i in range(1, scores.shape[1]):
-        better = scores[:, i] > best
-        best, winner = torch.where(better, scores[:, i], best), winner.masked_fill(better, i)
+        more_is_better = scores[:, i] > best
+        best, winner = torch.where(more_is_better, scores[:, i], best), winner.masked_fill(more_is_better, i)
     return winner[:, None] == torch.arange(scores.shape[1], dtype=torch.int16, device=scores.device)[:, None]
 
 

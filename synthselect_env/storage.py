@@ -1,28 +1,40 @@
-"""What is remembered on disk: written whole or not at all, and under a name that changes with the code that made it."""
+"""Atomic file writes, and one cache on disk that is keyed by content."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import inspect
+import json
 import os
 import secrets
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+OUR_PACKAGES = ("synthselect_env", "agents")
+"""Packages whose code is covered by :func:`library_digest` and by explicit versions."""
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; rename it to ``path`` at the end, or remove it after an error.
+    """Yield a temporary path that replaces ``path`` if nothing goes wrong.
 
-    :param path: the file to write; its directory is made when missing
+    After an error the temporary file is removed and ``path`` is as it was.
+
+    :param path: file to write; missing parent directories are created
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{unique}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -30,53 +42,129 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-OUR_PACKAGES = ("synthselect_env", "agents")
-"""Whose code changes with their release number."""
+def content_key(*facts: object) -> str:
+    """Return a SHA-256 key of JSON-able facts and numpy arrays.
+
+    :param facts: values on which a result depends, nested as needed
+    :raises TypeError: if a fact is neither JSON-able nor an array
+    """
+    text = json.dumps(facts, sort_keys=True, default=_array_digest)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _array_digest(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"a cache key cannot be made from a {type(value).__name__}")
+    header = f"{value.dtype.str} {value.shape} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(value).tobytes()).hexdigest()
+
+
+class Cache:
+    """Named arrays on disk, one small file per key.
+
+    Several processes may share a directory, and any of them may be killed. An entry is either
+    complete or missing.
+
+    .. code-block:: python
+
+        cache = Cache("runs/cache", version=1)
+        key = content_key("squares", 3)
+        if (entry := cache.get(key)) is None:
+            entry = cache.put(key, values=np.arange(3) ** 2)
+
+    :param directory: folder of the entries; created with the first one
+    :param version: version of the computation. Raise it when equal keys should give other results
+    """
+
+    def __init__(self, directory: str | Path, version: int = 1) -> None:
+        self.directory = Path(directory) / f"v{version}"
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key, whether it exists or not."""
+        return self.directory / key[:2] / f"{key[2:34]}.npz"
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """Return the arrays stored under a key, or None if there are none.
+
+        A file that a power cut left damaged counts as missing.
+        """
+        try:
+            with self.path(key).open("rb") as file, np.load(file) as arrays:
+                return dict(arrays)
+        except (FileNotFoundError, EOFError, ValueError, BadZipFile):
+            return None
+
+    def put(self, key: str, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Store arrays under a key and return them."""
+        with atomic_write(self.path(key)) as temporary:
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        return arrays
 
 
 @cache
 def library_digest() -> str:
-    """A name for the source of this library's packages, to key caches by that are made again sooner than one can tell what an edit changed."""
+    """Return a digest of the code of this library, without docstrings and comments.
+
+    Keys results that are cheap enough to compute again after any change of the code.
+    """
     content = hashlib.sha256()
     for package in OUR_PACKAGES:
         spec = importlib.util.find_spec(package)
         for root in (spec and spec.submodule_search_locations) or ():
             for file in sorted(Path(root).rglob("*.py")):
-                content.update(f"{package} {file.relative_to(root).as_posix()} ".encode() + file.read_bytes())
+                name = f"{package}/{file.relative_to(root).as_posix()}"
+                content.update(f"{name}\n{without_docstrings(file.read_text('utf-8'))}".encode())
     return content.hexdigest()
-
-
-def library_version() -> str:
-    """The release, to key caches by; where the packages are only on the path, which have none, a name for their source."""
-    try:
-        return version("synthselect")
-    except PackageNotFoundError:
-        return library_digest()
 
 
 @cache
-def code_digest(kind: type) -> str:
-    """A name for a class of the user's own, to key caches by: its module and name, and the source of it and of its bases.
+def class_digest(cls: type) -> str:
+    """Return a digest of a class's name and of the code that a user wrote for it.
 
-    What a class calls beside itself is not followed. The classes of this library, Python's and torch's go by their names alone.
+    Base classes are included. Functions that the class calls are not. Classes of this library, of
+    Python and of torch count by name alone; their results are keyed by explicit versions.
 
-    :param kind: the class
-    :raises NotImplementedError: when its source cannot be read, so that nobody can tell whether it was edited
+    :param cls: class of an evaluator or a selector
+    :raises NotImplementedError: if the source cannot be read, so that an edit would go unnoticed
     """
     content = hashlib.sha256()
-    for base in kind.__mro__:
+    for base in cls.__mro__:
         content.update(f"{base.__module__}.{base.__qualname__}".encode())
-        if base.__module__.split(".")[0] in (*OUR_PACKAGES, "builtins", "abc", "torch"):
-            continue
-        try:
-            source = inspect.getsource(base)
-        except (OSError, TypeError):  # of a class in a notebook, only its functions' source is known
-            functions = [f for f in vars(base).values() if inspect.isfunction(f)]
-            try:
-                source = "".join(map(inspect.getsource, functions))
-            except (OSError, TypeError) as error:
-                raise NotImplementedError(
-                    f"the source of {base.__qualname__} cannot be read; define it in a file, so that what it answered can be remembered"
-                ) from error
-        content.update(source.encode())
+        if base.__module__.split(".")[0] not in (*OUR_PACKAGES, "builtins", "abc", "torch"):
+            content.update(without_docstrings(_class_source(base)).encode())
     return content.hexdigest()
+
+
+def _class_source(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        pass  # a class defined in a notebook: only the source of its functions is known
+    functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
+    try:
+        return "\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions)
+    except (OSError, TypeError) as error:
+        raise NotImplementedError(
+            f"the source of {cls.__qualname__} cannot be read, so its results cannot be cached; "
+            "define the class in a file"
+        ) from error
+
+
+def without_docstrings(source: str) -> str:
+    """Return Python source in a normal form without docstrings and comments.
+
+    :param source: text of a module, a class or a function
+    """
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        # A string that stands alone is a docstring, of the block or of the constant above it.
+        kept = [statement for statement in node.body if not _is_string(statement)]
+        node.body = kept or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)

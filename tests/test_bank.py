@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
 
-from synthselect_env import FeatureBank, Selection, Split, load_bank
+from synthselect_env import FeatureBank, Selection, Dataset, load_bank
 from synthselect_env.bank import SPLITS
 from synthselect_env.data import EncodedImages
-from synthselect_env.data.images import pictures_digest
+from synthselect_env.data.images import images_digest
 
 
 def pool(per_class: tuple[int, ...], d: int = 5) -> FeatureBank:
     rng = np.random.default_rng(0)
 
-    def split(counts: tuple[int, ...]) -> Split:
+    def split(counts: tuple[int, ...]) -> Dataset:
         labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-        return Split(rng.normal(size=(len(labels), d)).astype(np.float32), labels)
+        return Dataset(rng.normal(size=(len(labels), d)).astype(np.float32), labels)
 
     real = (6,) * len(per_class)
     return FeatureBank(split(real), split(real), split(real), split(per_class), [f"class {i}" for i in range(len(per_class))])
@@ -28,10 +28,10 @@ def pool(per_class: tuple[int, ...], d: int = 5) -> FeatureBank:
 
 @pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "pixels"])
 def test_round_trip_is_lossless(toy: FeatureBank, tmp_path: Path, encoded: bool) -> None:
-    def dress(split: Split) -> Split:
+    def dress(split: Dataset) -> Dataset:
         images = EncodedImages.encode(split.images) if encoded else split.images
         looks = np.random.default_rng(0).normal(size=(len(split), 3)).astype(np.float32)
-        return replace(split, images=images, groups=[f"patient {i % 3}" for i in range(len(split))], appearance=looks)
+        return replace(split, images=images, groups=[f"patient {i % 3}" for i in range(len(split))], image_stats=looks)
 
     bank = replace(toy, **{name: dress(getattr(toy, name)) for name in SPLITS})
     bank.save(tmp_path / "bank.h5")
@@ -42,7 +42,7 @@ def test_round_trip_is_lossless(toy: FeatureBank, tmp_path: Path, encoded: bool)
         assert (ours.features == theirs.features).all() and theirs.features.dtype == np.float32
         assert (ours.labels == theirs.labels).all() and ours.ids == theirs.ids and ours.groups == theirs.groups
         assert ours.images == theirs.images if encoded else (ours.images == theirs.images).all()
-        assert np.array_equal(ours.appearance, theirs.appearance)
+        assert np.array_equal(ours.image_stats, theirs.image_stats)
         assert (ours.flaw is None) == (theirs.flaw is None) and (ours.flaw is None or (ours.flaw == theirs.flaw).all())
     assert [p.name for p in tmp_path.iterdir()] == ["bank.h5"]  # no temporary file is left
 
@@ -190,8 +190,8 @@ def test_batches_cover_the_pool_in_centroid_order(counts: tuple[int, ...]) -> No
 def test_centroid_distance_by_hand() -> None:
     features = np.array([[1, 0], [3, 0], [0, 2], [0, 4]], np.float32)
     candidates = np.array([[5, 0], [0, 1], [1, 1], [0, -3]], np.float32)
-    real = Split(features, np.array([0, 0, 1, 1]))
-    bank = FeatureBank(real, real, real, Split(candidates, np.array([0, 0, 1, 1])), ["a", "b"])
+    real = Dataset(features, np.array([0, 0, 1, 1]))
+    bank = FeatureBank(real, real, real, Dataset(candidates, np.array([0, 0, 1, 1])), ["a", "b"])
     assert bank.centroid_distances == pytest.approx([0, 1, 1 - np.sqrt(0.5), 2], abs=1e-6)
 
 
@@ -213,7 +213,7 @@ def test_embedded_pcam() -> None:
     assert bank.classes == ("normal", "tumor") and bank.n_features == 512
     real = [getattr(bank, name) for name in ("train", "valid", "test")]
     blobs = [blob for split in real for blob in split.images.blobs]
-    assert len({i for split in real for i in split.ids}) == len(set(blobs)) == 3344 + 768 + 1024  # no picture in two splits
+    assert len({i for split in real for i in split.ids}) == len(set(blobs)) == 3344 + 768 + 1024  # no image in two splits
     for split, side in ((bank.test, 96), (bank.candidates, 48)):
         assert split.images[:3].decode().shape == (3, side, side, 3)
     assert bank.provenance["candidates"]["generator"] == "HistoGAN" and "CC0" in bank.provenance["real"]
@@ -268,7 +268,7 @@ def test_subset_keeps_what_is_known_of_each_picture(toy: FeatureBank) -> None:
         assert (part.features == split.features[positions]).all() and (part.labels == split.labels[positions]).all()
         assert part.ids == tuple(split.ids[i] for i in positions) and part.groups == tuple(groups[i] for i in positions)
         assert part.images.blobs == tuple(split.images.blobs[i] for i in positions) and (part.flaw == split.flaw[positions]).all()
-    bare = Split(split.features, split.labels).subset(mask)
+    bare = Dataset(split.features, split.labels).subset(mask)
     assert bare.ids is bare.groups is bare.images is bare.flaw is None and len(bare) == 22
 
 
@@ -287,7 +287,7 @@ def test_warnings(toy: FeatureBank) -> None:
 
 @pytest.mark.parametrize("encoded", [False, True])
 def test_pictures_in_two_splits_are_seen_whatever_their_features(toy: FeatureBank, encoded: bool) -> None:
-    """The pictures themselves are compared, not what a network sees of them."""
+    """The images themselves are compared, not what a network sees of them."""
     images = {name: EncodedImages.encode(split.images) if encoded else split.images for name, split in toy.splits.items()}
     banked = replace(toy, **{name: replace(split, images=images[name]) for name, split in toy.splits.items()})
     assert not banked.warnings()
@@ -315,7 +315,7 @@ def test_a_selection_that_a_spreadsheet_saved(toy: FeatureBank, tmp_path: Path) 
 
 def test_the_shape_of_pictures_is_part_of_their_name(toy: FeatureBank) -> None:
     images = np.arange(2 * 4 * 8 * 3, dtype=np.uint8).reshape(2, 4, 8, 3)
-    assert pictures_digest(images, np.zeros(2, int)) != pictures_digest(images.reshape(2, 8, 4, 3), np.zeros(2, int))
+    assert images_digest(images, np.zeros(2, int)) != images_digest(images.reshape(2, 8, 4, 3), np.zeros(2, int))
 
 
 def test_a_sealed_bank_is_a_bank(toy: FeatureBank, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_atypicality_is_the_mahalanobis_distance(toy: FeatureBank) -> None:
     """Against scipy's, on statistics that are far from singular."""
     rng = np.random.default_rng(0)
     real, pool = rng.normal(size=(24, 3)) @ rng.normal(size=(3, 3)), rng.normal(size=(64, 3))
-    bank = replace(toy, train=replace(toy.train, appearance=real), candidates=replace(toy.candidates, appearance=pool))
+    bank = replace(toy, train=replace(toy.train, image_stats=real), candidates=replace(toy.candidates, image_stats=pool))
     inverse = np.linalg.inv(np.cov(real.T, bias=True))
     expected = [mahalanobis(row, real.mean(0), inverse) for row in pool]
     assert bank.atypicality == pytest.approx(expected, rel=0.02)  # a little is added to the variance
@@ -341,10 +341,10 @@ def test_atypicality_is_the_mahalanobis_distance(toy: FeatureBank) -> None:
     few = replace(bank, train=bank.train.subset(np.r_[0:3, 12:15]))
     assert few.atypicality is None  # too few to know their spread
     constant = np.column_stack([real, np.ones(24)]), np.column_stack([pool, np.full(64, 2.0)])
-    odd = replace(toy, train=replace(toy.train, appearance=constant[0]), candidates=replace(toy.candidates, appearance=constant[1]))
+    odd = replace(toy, train=replace(toy.train, image_stats=constant[0]), candidates=replace(toy.candidates, image_stats=constant[1]))
     assert np.isfinite(odd.atypicality).all()
     with pytest.raises(ValueError, match="candidates/appearance is .* not finite"):
-        replace(toy, candidates=replace(toy.candidates, appearance=np.full((64, 3), np.nan)))
+        replace(toy, candidates=replace(toy.candidates, image_stats=np.full((64, 3), np.nan)))
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.1, 1000.0), (1e6, 0.0), (1e-9, 0.0)])
@@ -359,7 +359,7 @@ def test_masks_and_appearances_that_do_not_fit(toy: FeatureBank) -> None:
     with pytest.raises(ValueError, match=r"a mask of 64 pictures must be bool \(64,\), got \(10,\)"):
         toy.candidates.subset(np.ones(10, bool))
     looks = {
-        name: replace(toy.splits[name], appearance=np.zeros((len(toy.splits[name]), w))) for name, w in (("train", 2), ("candidates", 3))
+        name: replace(toy.splits[name], image_stats=np.zeros((len(toy.splits[name]), w))) for name, w in (("train", 2), ("candidates", 3))
     }
     with pytest.raises(ValueError, match="appearances differ in length"):
         replace(toy, **looks)

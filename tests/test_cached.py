@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.evaluators import (
     CachedEvaluator,
     Evaluations,
@@ -45,7 +45,7 @@ class SlowEvaluator(Evaluator):
     def settings(self) -> dict[str, object]:
         return {}
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
         self.asked.append(len(selections))
         time.sleep(self.seconds)
         values = selections.sum(1)[:, None] + np.array([seed, 0.5])

@@ -39,7 +39,7 @@ def test_global_generators_are_left_alone(toy: FeatureBank) -> None:
 
 
 def test_learns() -> None:
-    """Bright against dark pictures, a chance no network may miss."""
+    """Bright against dark images, a chance no network may miss."""
     rng = np.random.default_rng(0)
     labels = np.arange(64) % 2
     images = np.clip(70 + 110 * labels[:, None, None, None] + rng.normal(0, 15, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
@@ -119,7 +119,7 @@ def test_a_file_of_weights_alone_is_no_classifier(toy: FeatureBank, tmp_path: Pa
 
 
 def test_a_small_set_fills_its_batches(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a classifier that is given more pictures would also see more at each step."""
+    """Otherwise a classifier that is given more images would also see more at each step."""
     seen: list[np.ndarray] = []
     monkeypatch.setitem(AUGMENTATIONS, "none", lambda images, generator: seen.append(images.mean((1, 2, 3)).numpy()) or images)
     train(toy, replace(TINY, steps_per_epoch=5, batch_size=16, augmentation="none"), members=np.array([0, 1, 2, 12, 13]))
@@ -131,8 +131,8 @@ def test_a_small_set_fills_its_batches(toy: FeatureBank, monkeypatch: pytest.Mon
 
 def test_pictures_in_any_memory_layout(toy: FeatureBank) -> None:
     """OpenCV's colours turned round are a view with a negative stride."""
-    turned = toy.train.images[..., ::-1]
-    ours, theirs = (train(replace(toy, train=replace(toy.train, images=images))) for images in (turned, turned.copy()))
+    random_flips = toy.train.images[..., ::-1]
+    ours, theirs = (train(replace(toy, train=replace(toy.train, images=images))) for images in (random_flips, random_flips.copy()))
     assert ours.history == theirs.history
 
 
@@ -149,8 +149,8 @@ def test_trains_on_cuda(toy: FeatureBank) -> None:
 
 
 def test_shared_pictures_come_in_the_same_order(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Common random numbers: leaving pictures out changes neither the first weights nor the order of the others."""
-    images = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)  # a picture is its number
+    """Common random numbers: leaving images out changes neither the first weights nor the order of the others."""
+    images = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)  # a image is its number
     seen: list[list[int]] = []
 
     def watch(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -15,10 +15,10 @@ from agents.evaluation.bootstrap import paired_bootstrap
 from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import centroid_histogram, comparison_table, kept_and_discarded, recommendation, save_figure
 from agents.selectors import Selector
-from synthselect_env import FeatureBank, Selection, Split
+from synthselect_env import FeatureBank, Selection, Dataset
 from synthselect_env.evaluators import LinearProbeEvaluator
 from synthselect_env.metrics import METRICS, classification_metrics
-from synthselect_env.storage import code_digest
+from synthselect_env.storage import class_digest
 
 
 class OracleSelector(Selector):
@@ -44,7 +44,7 @@ def test_figures_are_the_classifiers_on_the_test_split(toy: FeatureBank) -> None
         assert outcome.gap == pytest.approx(valid.accuracy[0] - test.accuracy[0])
     counts = {tuple(o.selection.mask) for o in comparison.of("random")}
     assert len(counts) == 3  # another draw each round
-    assert comparison.test_figures("oracle", "log_likelihood").mean() > comparison.test_figures("random", "log_likelihood").mean()
+    assert comparison.test_metrics("oracle", "log_likelihood").mean() > comparison.test_metrics("random", "log_likelihood").mean()
 
 
 def test_errors(toy: FeatureBank) -> None:
@@ -103,7 +103,7 @@ class CountingSelector(Selector):
 class CountingProbe(LinearProbeEvaluator):
     predicted = 0
 
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[np.ndarray]:
         CountingProbe.predicted += len(selections)
         return super().predict_on(selections, seed, *splits)
 
@@ -144,7 +144,7 @@ def test_goes_on_where_it_stopped(toy: FeatureBank, tmp_path: Path) -> None:
 
 
 def outcome(bank: FeatureBank, name: str, test: float, valid: float = 0.8) -> Outcome:
-    """With predictions that are right on the first ``test`` of 100 pictures of class 0."""
+    """With predictions that are right on the first ``test`` of 100 images of class 0."""
     n = len(bank.candidates)
     figures = [dict.fromkeys(METRICS, value) for value in (valid, test)]
     right = np.arange(100) < round(100 * test)
@@ -161,7 +161,7 @@ def test_gains_are_over_the_same_pictures(toy: FeatureBank) -> None:
     comparison = made(outcome(toy, "none", 0.70), outcome(toy, "ours", 0.75))
     hits = [(outcome(toy, "", share).predictions[:, 0] > np.log(0.5)).astype(float) for share in (0.75, 0.70)]
     expected = bootstrap((hits[0] - hits[1],), np.mean, n_resamples=5000, method="percentile", rng=0).confidence_interval
-    assert comparison.gain("ours") == pytest.approx((0.05, expected.low, expected.high), abs=0.011)  # a picture is .01
+    assert comparison.gain("ours") == pytest.approx((0.05, expected.low, expected.high), abs=0.011)  # a image is .01
     mean, low, high = (f"{100 * value:+.1f}" for value in comparison.gain("ours"))
     assert f"{mean} [{low}, {high}]" in comparison_table(comparison)
     assert comparison.wins("ours", "none") == (1, 1) and comparison.wins("none", "ours") == (0, 1)
@@ -182,7 +182,7 @@ def test_learned_rows_are_held_against_the_best_control(toy: FeatureBank) -> Non
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_bootstrap_agrees_with_resampling_by_hand(metric: str) -> None:
-    """The fast paths against drawing pictures one by one, with patients and three classes."""
+    """The fast paths against drawing images one by one, with patients and three classes."""
     rng = np.random.default_rng(0)
     labels, groups = rng.integers(3, size=60), rng.integers(12, size=60)
     ours, theirs = (np.log(rng.dirichlet(np.ones(3) + 2 * np.eye(3)[0], size=(4, 60))).astype(np.float32) for _ in range(2))
@@ -202,7 +202,7 @@ def test_bootstrap_agrees_with_resampling_by_hand(metric: str) -> None:
 
 
 def test_intervals_hold_what_they_promise() -> None:
-    """Over worlds in which rounds and pictures both differ by chance, some 95 % of the intervals contain the true gain."""
+    """Over worlds in which rounds and images both differ by chance, some 95 % of the intervals contain the true gain."""
     rng, covered = np.random.default_rng(0), 0
     for _ in range(200):
         pictures, effect = rng.normal(size=(1, 80)), rng.normal(0, 0.15, size=(5, 1))
@@ -275,19 +275,19 @@ def test_a_class_without_source_is_not_remembered(toy: FeatureBank, tmp_path: Pa
     space: dict[str, type] = {"__name__": "nowhere"}
     exec(SOURCE.replace("{sign}", "-"), space)
     with pytest.raises(NotImplementedError, match="source of Mine cannot be read"):
-        code_digest(space["Mine"])
+        class_digest(space["Mine"])
     assert compare(toy, [space["Mine"]()], rounds=1, directory=tmp_path).of("mine")[0].selection.count == 32
     assert not (tmp_path / "selections").exists()
 
 
 def test_the_better_brier_score_is_the_smaller(toy: FeatureBank) -> None:
     comparison = compare(toy, ["none", "all", "random", "centroid", "oracle"], rounds=2)
-    controls = {name: comparison.test_figures(name, "brier").mean() for name in ("none", "all", "random", "centroid")}
+    controls = {name: comparison.test_metrics(name, "brier").mean() for name in ("none", "all", "random", "centroid")}
     assert comparison.best_control("brier") == min(controls, key=controls.get)
     mean, low, high = comparison.gain("oracle", "all", "brier")  # above zero is better, as with the other figures
-    assert mean == pytest.approx((comparison.test_figures("all", "brier") - comparison.test_figures("oracle", "brier")).mean(), abs=1e-6)
+    assert mean == pytest.approx((comparison.test_metrics("all", "brier") - comparison.test_metrics("oracle", "brier")).mean(), abs=1e-6)
     assert 0 < low < mean < high
-    below = comparison.test_figures("oracle", "brier") < comparison.test_figures("all", "brier")
+    below = comparison.test_metrics("oracle", "brier") < comparison.test_metrics("all", "brier")
     assert comparison.wins("oracle", "all", "brier") == (below.sum(), 2) == (2, 2)
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from synthselect_env.data import EncodedImages, LabelledImages, appearance, decode, draw_per_class, read_class_folders, read_pcam
-from synthselect_env.data.images import UndecodableError, picture_size
+from synthselect_env.data import EncodedImages, Dataset, compute_image_stats, decode, draw_per_class, read_class_folders, read_pcam
+from synthselect_env.data.images import UndecodableError, image_size
 from synthselect_env.training.augmentation import AUGMENTATIONS
 
 
@@ -27,7 +27,7 @@ def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -
     assert (folder.pixels() == archive.pixels()).all()
     assert folder.pixels().shape == (16, 24, 20, 3)
     brightness = folder.pixels().mean((1, 2, 3))
-    assert brightness[folder.labels == 0].max() < brightness[folder.labels == 1].min()  # labels belong to their pictures
+    assert brightness[folder.labels == 0].max() < brightness[folder.labels == 1].min()  # labels belong to their images
 
 
 def test_class_folders_at_the_top(picture_folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_broken_picture_is_told_by_another_process() -> None:
 
 
 def test_candidates_of_some_classes(picture_folder: Path) -> None:
-    """Who has few pictures of one class makes more of that one."""
+    """Who has few images of one class makes more of that one."""
     shutil.rmtree(picture_folder / "train" / "normal")
     data = read_class_folders(picture_folder, "train", ("normal", "tumor"))
     assert data.classes == ("normal", "tumor") and set(data.labels) == {1}
@@ -194,9 +194,9 @@ def test_augmentations_are_seeded_and_stay_in_range(name: str) -> None:
 
 
 def test_appearance_is_what_it_says() -> None:
-    """Each statistic by the plainest means, over more pictures than are worked on at once."""
+    """Each statistic by the plainest means, over more images than are worked on at once."""
     images = np.random.default_rng(0).integers(0, 256, (300, 9, 7, 3), dtype=np.uint8)
-    found = appearance(images)
+    found = compute_image_stats(images)
     assert found.shape == (300, 12) and found.dtype == np.float32 and np.isfinite(found).all()
     for i in (0, 299):
         intensity = np.maximum(images[i], 1) / 255
@@ -206,8 +206,8 @@ def test_appearance_is_what_it_says() -> None:
         grey = intensity.mean(2)
         expected += [np.log(np.abs(grey[:, s:] - grey[:, :-s]).mean() + np.abs(grey[s:] - grey[:-s]).mean() + 1e-3) for s in (1, 2, 4)]
         assert found[i] == pytest.approx(expected, abs=2e-3)
-    flat = appearance(np.full((2, 8, 8, 3), 200, np.uint8))
-    assert np.isfinite(flat).all() and appearance(images[:0]).shape == (0, 12)
+    flat = compute_image_stats(np.full((2, 8, 8, 3), 200, np.uint8))
+    assert np.isfinite(flat).all() and compute_image_stats(images[:0]).shape == (0, 12)
 
 
 def test_broken_file_is_named(picture_folder: Path) -> None:
@@ -218,7 +218,7 @@ def test_broken_file_is_named(picture_folder: Path) -> None:
 
 
 def test_splits_are_not_mixed(tmp_path: Path) -> None:
-    """Names may differ from split to split: without the split's name, a generator would learn the test pictures."""
+    """Names may differ from split to split: without the split's name, a generator would learn the test images."""
     for split in ("train", "valid", "test"):
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -273,14 +273,14 @@ def test_pcam_masks_and_damaged_files(pcam_files: Path) -> None:
 
 def test_one_odd_picture_does_not_say_how_large_all_are() -> None:
     odd = [np.zeros((1, 40, 3), np.uint8), *np.zeros((4, 5, 7, 3), np.uint8)]
-    assert picture_size(EncodedImages.encode(odd)) == (5, 7)
+    assert image_size(EncodedImages.encode(odd)) == (5, 7)
     with pytest.raises(UndecodableError, match="picture 1 of 2"):
-        picture_size(EncodedImages([*EncodedImages.encode(odd[:1]).blobs, b"nonsense"]))
+        image_size(EncodedImages([*EncodedImages.encode(odd[:1]).blobs, b"nonsense"]))
 
 
 def test_size_of_pictures() -> None:
     images = np.zeros((2, 5, 7, 3), np.uint8)
     for pictures in (images, EncodedImages.encode(images)):
-        assert LabelledImages(pictures, np.zeros(2, int), ("a", "b"), ("x", "y")).picture_size == (5, 7)
+        assert Dataset.of_images(pictures, np.zeros(2, int), ("a", "b"), ("x", "y")).image_size == (5, 7)
     with pytest.raises(ValueError, match="no pictures that could have a size"):
-        picture_size(images[:0])
+        image_size(images[:0])

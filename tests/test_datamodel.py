@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from agents.evaluation.comparison import compare
-from synthselect_env import FeatureBank, Split, SyntheticSelectionEnv
+from synthselect_env import FeatureBank, Dataset, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.data.dataset import Retrainings
 from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
@@ -22,17 +22,17 @@ from synthselect_env.metrics import METRICS
 
 
 class Pretended(Evaluator):
-    """A "retraining" that suffers from the share of flawed pictures and gains from the number of sound ones."""
+    """A "retraining" that suffers from the share of flawed images and gains from the number of sound ones."""
 
     def settings(self) -> dict[str, object]:
         return {"size": (1, 2)}
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
         own = self.own(selections)[:, None]
         return [Evaluations.from_epochs(dict.fromkeys(METRICS, own)) for _ in splits]
 
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
-        """Real pictures it takes for their label with the log-likelihood; candidates for what they show, some surer than others."""
+    def predict_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[np.ndarray]:
+        """Real images it takes for their label with the log-likelihood; candidates for what they show, some surer than others."""
         p, rng = np.exp(self.own(selections))[:, None], np.random.default_rng(0)
         predicted = []
         for split in splits:
@@ -64,7 +64,7 @@ def with_looks(bank: FeatureBank) -> FeatureBank:
     rng = np.random.default_rng(0)
     real, pool = rng.normal(size=(24, 2)), rng.normal(size=(400, 2))
     pool[::2] *= 50
-    return replace(bank, train=replace(bank.train, appearance=real), candidates=replace(bank.candidates, appearance=pool))
+    return replace(bank, train=replace(bank.train, image_stats=real), candidates=replace(bank.candidates, image_stats=pool))
 
 
 def test_predicts_retrainings_that_it_has_not_seen(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
@@ -144,9 +144,9 @@ def test_tells_labels_and_looks_apart(bank: FeatureBank) -> None:
             return -0.5 - 0.6 * (selections & odd).sum(1) / (len(self.bank.train) + selections.sum(1))
 
     fit, typical = (np.isin(np.arange(400), np.argsort(rank)[200:]) for rank in ranking.candidate_ranks(seen).T)
-    for retrain, better, indifferent in ((Pretended, fit, typical), (MindsLooks, typical, fit)):
+    for retrain, more_is_better, indifferent in ((Pretended, fit, typical), (MindsLooks, typical, fit)):
         model = DatamodelEvaluator(with_retrainings(seen, retrain(seen), 40))
-        halves = np.stack([better, ~better, indifferent, ~indifferent])
+        halves = np.stack([more_is_better, ~more_is_better, indifferent, ~indifferent])
         good, bad, one, other = model.evaluate(halves, 0).log_likelihood
         assert good - bad > 0.05 and abs(one - other) < (good - bad) / 3
 
@@ -233,7 +233,7 @@ def test_out_of_bag_fit(bank: FeatureBank) -> None:
     selections, own = rng.random((6, n)) < 0.6, np.log(rng.uniform(0.01, 1, (6, n))).astype(np.float16)
     selections[:, 7], own[2] = True, np.nan
     figures = {m: np.linspace(-0.6, -0.5, 6)[:, None] for m in METRICS}
-    seen = replace(bank, retrainings=Retrainings(selections, figures, {}, bank.pictures_digest, own))
+    seen = replace(bank, retrainings=Retrainings(selections, figures, {}, bank.images_digest, own))
     fit = ranking.out_of_bag_fit(seen)
     for i in range(n):
         rows = [j for j in range(6) if not selections[j, i] and j != 2]
@@ -265,7 +265,7 @@ def test_retrainings_tell_of_candidates(bank: FeatureBank, datamodel: DatamodelE
 
 
 def test_copies_have_one_rank(bank: FeatureBank) -> None:
-    """A pool with a picture many times over, as from a generator with few modes."""
+    """A pool with a image many times over, as from a generator with few modes."""
     labels = bank.candidates.labels
     first, *copies = np.flatnonzero(labels == 1)[:40]
     features = bank.candidates.features.copy()
@@ -283,7 +283,7 @@ def test_fingerprint_knows_what_ranks_are_made_from(bank: FeatureBank, datamodel
     untold = replace(bank, retrainings=replace(held, own_log_probability=None))
     real, pool = (rng.normal(size=(len(split), 2)) for split in (bank.train, bank.candidates))
     looked = replace(
-        bank, retrainings=held, train=replace(bank.train, appearance=real), candidates=replace(bank.candidates, appearance=pool)
+        bank, retrainings=held, train=replace(bank.train, image_stats=real), candidates=replace(bank.candidates, image_stats=pool)
     )
     others = [DatamodelEvaluator(b) for b in (untold, looked)]
     assert len({e.fingerprint for e in (datamodel, *others)}) == 3

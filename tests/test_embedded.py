@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from synthselect_env import load_bank
 from synthselect_env.bank.embedded import EMBEDDED, planted_pcam
-from synthselect_env.data import appearance, decode
-from synthselect_env.data.dataset import Split
+from synthselect_env.data import compute_image_stats, decode
+from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.evaluators import DatamodelEvaluator, with_retrainings
 from synthselect_env.evaluators.retrain import QuickRetrainEvaluator
@@ -26,7 +26,7 @@ def test_nothing_looks_wrong_and_provenance_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["pcam", "cervical", "pcam-planted"])
 def test_retrainings_are_of_these_pictures(name: str) -> None:
-    datamodel = DatamodelEvaluator(load_bank(name))  # refuses retrainings of other pictures
+    datamodel = DatamodelEvaluator(load_bank(name))  # refuses retrainings of other images
     truth, predicted = datamodel.figures.log_likelihood, datamodel.leave_one_out()
     assert len(truth) >= 32 and np.corrcoef(truth, predicted)[0, 1] > 0.5
 
@@ -37,7 +37,7 @@ def test_retrainings_can_be_gone_on_with(name: str) -> None:
     bank = load_bank(name)
 
     class Stopped(QuickRetrainEvaluator):
-        def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
+        def predict_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[np.ndarray]:
             raise RuntimeError("would be retrained")
 
     with pytest.raises(RuntimeError, match="would be retrained"):
@@ -81,7 +81,7 @@ def test_pictures_of_another_pcam_bank_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["cervical", "pcam-planted"])
 def test_looks_tell_what_features_do_not(name: str) -> None:
-    """Blur, faded stains and tears look unlike real pictures; a wrong label does not show. What is stored is what the pictures are.
+    """Blur, faded stains and tears look unlike real images; a wrong label does not show. What is stored is what the images are.
 
     The phantom's patients differ so much in their stains that a shift of it is hardly seen.
     """
@@ -96,4 +96,4 @@ def test_looks_tell_what_features_do_not(name: str) -> None:
     assert 0.4 < told["wrong label"] < 0.6
     some = np.arange(0, len(sound), 97)
     pixels = decode(bank.candidates.images[some], (48, 48) if name == "pcam-planted" else (64, 32))
-    assert bank.candidates.appearance[some] == pytest.approx(appearance(pixels), abs=1e-4)
+    assert bank.candidates.image_stats[some] == pytest.approx(compute_image_stats(pixels), abs=1e-4)

@@ -277,6 +277,21 @@ def test_environment_pickles(toy: FeatureBank) -> None:
     assert rollout(pickle.loads(pickle.dumps(env)), 5) == rollout(env, 5)
 
 
+def test_the_empty_selection_is_scored_once_a_seed(toy: FeatureBank) -> None:
+    seeds: list[int] = []
+
+    class Counting(CountEvaluator):
+        def evaluate(self, selections, seed):
+            seeds.append(seed)
+            return super().evaluate(selections, seed)
+
+    env = SyntheticSelectionEnv(toy, evaluator=Counting(toy))
+    for seed in (1, None, 1, 2, 1):
+        env.reset(seed=seed)
+    first, second, third = seeds
+    assert first == third != second
+
+
 def test_registering_again_changes_nothing() -> None:
     before = dict(gym.registry)
     synthselect_env.register_envs()

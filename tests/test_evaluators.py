@@ -14,14 +14,14 @@ from scipy.optimize import minimize
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import EVALUATORS, LinearProbeEvaluator, QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
 from synthselect_env.evaluators.linear_probe import fit_temperature
 from synthselect_env.evaluators.ridge import Design, RidgeHead
 from synthselect_env.metrics import METRICS
 from synthselect_env.training.classifier import QUICK, TrainingConfig
-from synthselect_env.training.device import available_cores, default_workers, has_bfloat16
+from synthselect_env.training.device import available_cores, default_workers, has_bfloat16, processor_flags
 
 TINY = TrainingConfig("resnet18", size=(16, 16), epochs=6, steps_per_epoch=1, batch_size=16)
 
@@ -198,13 +198,13 @@ class TestContract:
 
 
 def test_fewer_pictures_than_components(toy: FeatureBank) -> None:
-    """Centred, four pictures span three axes; what an arbitrary fourth one says of candidates is noise."""
+    """Centred, four images span three axes; what an arbitrary fourth one says of candidates is noise."""
     rows = np.array([0, 1, 12, 13])
     wide = {name: np.pad(getattr(toy, name).features, ((0, 0), (0, 40))) for name in ("train", "valid", "test", "candidates")}
     rng = np.random.default_rng(0)
     wide = {name: features + rng.normal(0, 0.1, features.shape).astype(np.float32) for name, features in wide.items()}
     few = replace(toy, **{name: replace(getattr(toy, name), features=features) for name, features in wide.items()})
-    few = replace(few, train=Split(few.train.features[rows], few.train.labels[rows]))
+    few = replace(few, train=Dataset(few.train.features[rows], few.train.labels[rows]))
     assert LinearProbeEvaluator(few).n_components == 3
 
 
@@ -233,7 +233,7 @@ def test_retraining_keeps_the_last_five_epochs(toy: FeatureBank) -> None:
 
 @pytest.mark.parametrize("kind", [RetrainEvaluator, QuickRetrainEvaluator])
 def test_a_dictionary_says_what_differs_from_the_recipe(toy: FeatureBank, kind: type[RetrainEvaluator]) -> None:
-    """One option changes neither the network nor the pictures' proportions."""
+    """One option changes neither the network nor the images' proportions."""
     wide = replace(
         toy, **{name: replace(getattr(toy, name), images=np.zeros((len(getattr(toy, name)), 48, 96, 3), np.uint8)) for name in toy.splits}
     )
@@ -247,11 +247,11 @@ def test_every_split_is_scored_with_its_own_pictures(toy: FeatureBank) -> None:
     ours, mask = RetrainEvaluator(toy, config=asdict(TINY), device="cpu"), np.zeros((1, 64), bool)
     alone = []
     for part in (slice(0, 40), slice(200, 240), slice(400, 440)):
-        split = Split(toy.test.features[part], toy.test.labels[part], images=toy.test.images[part])
+        split = Dataset(toy.test.features[part], toy.test.labels[part], images=toy.test.images[part])
         alone.append(ours.evaluate_on(mask, 0, split)[0].log_likelihood[0])
         del split  # its address is free for the next one
     fresh = [
-        Split(toy.test.features[p], toy.test.labels[p], images=toy.test.images[p]) for p in (slice(0, 40), slice(200, 240), slice(400, 440))
+        Dataset(toy.test.features[p], toy.test.labels[p], images=toy.test.images[p]) for p in (slice(0, 40), slice(200, 240), slice(400, 440))
     ]
     assert alone == [e.log_likelihood[0] for e in ours.evaluate_on(mask, 0, *fresh)]
 
@@ -296,7 +296,7 @@ def test_probe_on_cuda_agrees_with_cpu(toy: FeatureBank) -> None:
 
 def test_the_small_network_has_a_name(toy: FeatureBank) -> None:
     quick = make_evaluator("resnet18", toy, device="cpu")
-    assert quick.config == QUICK.for_pictures(16, 16) and quick.description == "resnet18 retrained at 16×16 px"
+    assert quick.config == QUICK.for_images(16, 16) and quick.description == "resnet18 retrained at 16×16 px"
     masks = selections(toy, 1)
     tiny = make_evaluator("resnet18", toy, config=TINY, device="cpu").evaluate(masks, 0)
     assert (tiny.brier == RetrainEvaluator(toy, config=TINY, device="cpu").evaluate(masks, 0).brier).all()
@@ -305,7 +305,7 @@ def test_the_small_network_has_a_name(toy: FeatureBank) -> None:
 
 
 def test_temperature_is_found_from_afar(toy: FeatureBank) -> None:
-    """Few real pictures of one class may point the wrong way on validation: the fit without candidates is then no start for the others."""
+    """Few real images of one class may point the wrong way on validation: the fit without candidates is then no start for the others."""
     probe = LinearProbeEvaluator(toy, device="cpu")
     masks = selections(toy, 8)
     weights = probe._head.fit(torch.from_numpy(masks))
@@ -319,7 +319,7 @@ def test_temperature_is_found_from_afar(toy: FeatureBank) -> None:
 
 
 def test_a_candidate_far_from_all_others_is_named(toy: FeatureBank) -> None:
-    """Exact sums are rounded to what the farthest picture leaves: the probe would see nothing of the others."""
+    """Exact sums are rounded to what the farthest image leaves: the probe would see nothing of the others."""
     features = toy.candidates.features.copy()
     features[7] *= 1e7
     with pytest.raises(ValueError, match=r"candidates/features, row 7 lies .* standard deviations .* drop it"):
@@ -340,10 +340,10 @@ def test_splits_and_seeds_of_any_integers(toy: FeatureBank, name: str) -> None:
 
 
 def test_features_of_any_layout(toy: FeatureBank) -> None:
-    turned = replace(toy, valid=replace(toy.valid.subset(np.arange(len(toy.valid))[::-1]), ids=None))
-    view = Split(toy.valid.features[::-1], toy.valid.labels[::-1])
+    random_flips = replace(toy, valid=replace(toy.valid.subset(np.arange(len(toy.valid))[::-1]), ids=None))
+    view = Dataset(toy.valid.features[::-1], toy.valid.labels[::-1])
     masks = selections(toy, 2)
-    ours, expected = (LinearProbeEvaluator(b, device="cpu").evaluate(masks, 0) for b in (replace(toy, valid=view), turned))
+    ours, expected = (LinearProbeEvaluator(b, device="cpu").evaluate(masks, 0) for b in (replace(toy, valid=view), random_flips))
     assert (ours.log_likelihood == expected.log_likelihood).all()
 
 
@@ -353,13 +353,30 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     assert default_workers() == 3
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert default_workers() == 1 and default_workers("cpu") == 3  # on a GPU they would share it
-    monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
+    monkeypatch.setattr("synthselect_env.training.device.in_forked_process", lambda: True)
     assert default_workers() == 3  # a process that was forked beside a GPU cannot use it
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_has_no_bfloat16() -> None:
     assert not has_bfloat16(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("flags", "fast"), [("fpu avx2", False), ("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True), (None, False)])
+def test_bfloat16_is_fast_where_the_processor_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, fast: bool
+) -> None:
+    """By torch where it says so, else by what Linux lists."""
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: spectre\n")
+    able = {**dict.fromkeys((flags or "").split(), True), "avx10": False, "cpu_name": "amx_tile"}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able, raising=False)
+    by_torch = processor_flags.__wrapped__()
+    monkeypatch.delattr("torch.cpu.get_capabilities")
+    by_linux = processor_flags.__wrapped__(tmp_path / "cpuinfo")
+    assert by_torch == by_linux == set((flags or "").split())
+    monkeypatch.setattr("synthselect_env.training.device.processor_flags", lambda: by_linux)
+    assert has_bfloat16(torch.device("cpu")) == fast and not has_bfloat16(torch.device("meta"))
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 3), ("max 100000", 3)])
@@ -370,15 +387,18 @@ def test_cores_are_those_that_a_container_may_use(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
-    """As Gymnasium's AsyncVectorEnv makes them."""
+@pytest.mark.parametrize(("then", "threads"), [("synthselect_env.SyntheticSelectionEnv(toy); torch.linalg.svd(x)", 1), ("pass", 2)])
+def test_threads_of_a_forked_process(then: str, threads: int) -> None:
+    """An environment in it (Gymnasium's AsyncVectorEnv) does not wait for threads that it has not; a plain fork is left alone."""
     code = (
-        "import os, torch, synthselect_env; torch.set_num_threads(2); torch.linalg.svd(torch.rand(300, 300)); child = os.fork()\n"
-        "if not child: torch.linalg.svd(torch.rand(300, 300)); os._exit(torch.get_num_threads())\n"
+        "import os, torch, synthselect_env; toy = synthselect_env.load_bank('toy')\n"
+        "torch.set_num_threads(2); x = torch.rand(300, 300); torch.linalg.svd(x); synthselect_env.SyntheticSelectionEnv(toy)\n"
+        "assert torch.get_num_threads() == 2; child = os.fork()\n"
+        f"if not child: {then}; os._exit(torch.get_num_threads())\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["1", "2"], done.stderr
+    assert done.stdout.split() == [str(threads), "2"], done.stderr
 
 
 def test_a_callback_is_not_sent_along(toy: FeatureBank) -> None:

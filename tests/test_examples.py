@@ -114,7 +114,7 @@ def test_add_retrainings(tmp_path: Path, run_example: Callable, monkeypatch: pyt
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of toy pictures; their sizes differ, as those of patches from several sources do."""
+    """Class folders of toy images; their sizes differ, as those of patches from several sources do."""
     toy, root = load_bank("toy"), tmp_path_factory.mktemp("patches")
     for name in ("train", "valid", "test"):
         split = getattr(toy, name)
@@ -155,8 +155,8 @@ def test_from_folders_to_a_bank(patches: Path, tmp_path: Path, run_example: Call
         file.write_bytes(b"nonsense")
     told = run_example(*again, "--candidates", rare, code=2)[1]
     assert told.count("cannot be decoded") == 2 and not (tmp_path / "again.h5").exists()  # all that is wrong, and before the work
-    turned = ("--classes", *bank.classes[::-1], "--candidates", patches / "valid", "--extractor", tmp_path / "turned.pt")
-    run_example(*again, *turned)
+    random_flips = ("--classes", *bank.classes[::-1], "--candidates", patches / "valid", "--extractor", tmp_path / "turned.pt")
+    run_example(*again, *random_flips)
     assert FeatureBank.load(tmp_path / "again.h5").classes == bank.classes[::-1]
 
 

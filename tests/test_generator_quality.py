@@ -26,7 +26,7 @@ def test_copies_are_flagged_in_any_orientation(quality: ModuleType, turn: Callab
     found = quality.memorisation(*(quality.thumbnails(x) for x in (generated, held_out, train)))
     assert (found.nearest[:20] == np.arange(20)).all() and found.generated[:20].max() < 0.03 < found.generated[20:].min()
     assert all(20 / 80 <= share < 20 / 80 + 0.08 for share in found.shares)
-    assert found.train.min() > 0.1  # a training picture is not its own neighbour, in whatever orientation
+    assert found.train.min() > 0.1  # a training image is not its own neighbour, in whatever orientation
 
 
 def test_blank_pictures_are_near_only_in_plain_distance(quality: ModuleType) -> None:

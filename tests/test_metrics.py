@@ -55,7 +55,7 @@ def test_constant_scores_have_auc_of_one_half() -> None:
 
 def test_absent_class_is_left_out_of_the_means() -> None:
     log_p = scores(2, 60, 3)
-    labels = torch.arange(60) % 2  # class 2 has no picture
+    labels = torch.arange(60) % 2  # class 2 has no image
     figures = classification_metrics(log_p, labels)
     for i in range(2):
         y, p = labels.numpy(), log_p[i].exp().numpy()

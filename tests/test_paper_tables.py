@@ -9,12 +9,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.data import read_class_folders
 
 
 @pytest.fixture(scope="module")
-def unseen(import_benchmark: Callable[[str], ModuleType]) -> Callable[[FeatureBank, Path], Split]:
+def unseen(import_benchmark: Callable[[str], ModuleType]) -> Callable[[FeatureBank, Path], Dataset]:
     return import_benchmark("paper_tables").unseen
 
 
@@ -22,7 +22,7 @@ def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, picture
     found = read_class_folders(picture_zip, "train")
     half = found.subset(np.arange(0, len(found), 2))
     features = np.random.default_rng(0).normal(size=(len(half), 4)).astype(np.float32)
-    train, other = Split(features, half.labels, ids=half.ids), Split(features, half.labels)
+    train, other = Dataset(features, half.labels, ids=half.ids), Dataset(features, half.labels)
     bank = FeatureBank(train=train, valid=other, test=other, candidates=other, classes=found.classes)
     test = unseen(bank, picture_zip)
     rest = found.subset(np.arange(1, len(found), 2))
@@ -34,7 +34,7 @@ def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, picture
 def test_nothing_is_left_of_a_set_that_the_bank_holds(unseen: Callable, picture_zip: Path) -> None:
     found = read_class_folders(picture_zip, "train")
     features = np.random.default_rng(0).normal(size=(len(found), 4)).astype(np.float32)
-    split = Split(features, found.labels, ids=found.ids)
+    split = Dataset(features, found.labels, ids=found.ids)
     bank = FeatureBank(train=split, valid=split, test=split, candidates=split, classes=found.classes)
     with pytest.raises(ValueError, match="holds all"):
         unseen(bank, picture_zip)

@@ -1,4 +1,4 @@
-"""The cervical phantom: pictures that are rendered when they are asked for."""
+"""The cervical phantom: images that are rendered when they are asked for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synthselect_env import FeatureBank, Split
-from synthselect_env.data import LabelledImages, RenderedImages, apportion, cervical_phantom, phantom_candidates, split_by_group
+from synthselect_env import FeatureBank, Dataset
+from synthselect_env.data import Dataset, RenderedImages, apportion, cervical_phantom, phantom_candidates, split_by_group
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.data.phantom import COUNTS, EOSIN, GRADES, HAEMATOXYLIN, Patient, render_phantom
 
@@ -21,7 +21,7 @@ def test_the_papers_counts_and_split_by_patient() -> None:
     assert not any(groups[i] & groups[j] for i in range(3) for j in range(i))
     shares = np.array([np.bincount(part.labels) / COUNTS for part in parts.values()])  # (part, grade)
     assert np.abs(shares - [[0.7], [0.1], [0.2]]).max() < 0.002
-    assert [len(group) for group in groups] == pytest.approx([42, 30, 60], abs=4)  # one may have been dealt no picture
+    assert [len(group) for group in groups] == pytest.approx([42, 30, 60], abs=4)  # one may have been dealt no image
     ids = [i for part in parts.values() for i in part.ids]
     assert len(set(ids)) == sum(COUNTS) and all(part.classes == GRADES for part in parts.values())
 
@@ -70,8 +70,8 @@ def test_candidates_of_known_truth() -> None:
     assert len(phantom_candidates().labels) == 4096
 
 
-def bank_of(pictures: LabelledImages) -> FeatureBank:
-    split = Split(np.random.default_rng(0).normal(size=(len(pictures), 3)), pictures.labels, images=pictures.images, flaw=pictures.flaw)
+def bank_of(pictures: Dataset) -> FeatureBank:
+    split = Dataset(np.random.default_rng(0).normal(size=(len(pictures), 3)), pictures.labels, images=pictures.images, flaw=pictures.flaw)
     return FeatureBank(split, split, split, split, pictures.classes)
 
 
@@ -80,10 +80,10 @@ def test_a_bank_stores_the_recipe(tmp_path: Path) -> None:
     bank.save(tmp_path / "bank.h5")
     assert (tmp_path / "bank.h5").stat().st_size < 100_000
     again = FeatureBank.load(tmp_path / "bank.h5")
-    assert again.candidates.images == bank.candidates.images and again.pictures_digest == bank.pictures_digest
+    assert again.candidates.images == bank.candidates.images and again.images_digest == bank.images_digest
     assert (again.candidates.images.decode() == bank.candidates.images.decode()).all()
     other = bank_of(phantom_candidates(8, {"torn": 0.5}, seed=4))
-    assert other.pictures_digest != bank.pictures_digest
+    assert other.images_digest != bank.images_digest
 
 
 def test_recipes_that_this_release_cannot_render(tmp_path: Path) -> None:

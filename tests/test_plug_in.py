@@ -93,7 +93,7 @@ def test_padding_cannot_be_kept(small: FeatureBank) -> None:
 
 
 def test_a_candidate_of_zeros_is_no_padding(small: FeatureBank) -> None:
-    """Without context, a candidate at the mean of the real pictures has a row of zeros."""
+    """Without context, a candidate at the mean of the real images has a row of zeros."""
     features = small.candidates.features.copy()
     features[:] = small.train.features.mean(0)
     env = PerCandidateWrapper(SyntheticSelectionEnv(replace(small, candidates=replace(small.candidates, features=features)), context=False))

@@ -24,7 +24,7 @@ from agents.report import (
     recommendation,
     save_figure,
     selection_rates,
-    truth_figures,
+    flaw_detection_metrics,
     write_report,
 )
 from agents.report.charts import principal_plane
@@ -154,7 +154,7 @@ def test_directory_has_figures_and_tables(toy: FeatureBank, tmp_path: Path) -> N
 
 
 def test_what_a_bank_lacks_is_left_out(toy: FeatureBank, tmp_path: Path) -> None:
-    """Neither truth nor pictures nor scores: no section of them."""
+    """Neither truth nor images nor scores: no section of them."""
     bare = replace(toy, **{name: replace(getattr(toy, name), images=None, flaw=None) for name in ("train", "candidates")})
     comparison = compare(bare, ["none", "all", "centroid"], rounds=1)
     text = write_report(tmp_path / "r.html", bare, comparison, "all").read_text(encoding="utf-8")
@@ -263,10 +263,10 @@ def test_discovery_and_f1_against_counting(toy: FeatureBank) -> None:
     assert discovery(tied, flaw == 0) == pytest.approx(expected, abs=0.02)
 
     mask = scores > 0.3
-    figures = truth_figures(Selection(mask, tied, range(40), range(40), "x"), flaw)
+    figures = flaw_detection_metrics(Selection(mask, tied, range(40), range(40), "x"), flaw)
     assert figures["AUC"] == pytest.approx(roc_auc_score(flaw == 0, tied)) and figures["F1"] == pytest.approx(f1_score(flaw == 0, mask))
     assert figures["precision"] == pytest.approx(np.mean(flaw[mask] == 0)) and figures["recall"] == pytest.approx(np.mean(mask[flaw == 0]))
-    nothing = truth_figures(Selection(np.zeros(40, bool), tied, range(40), range(40), "x"), flaw)
+    nothing = flaw_detection_metrics(Selection(np.zeros(40, bool), tied, range(40), range(40), "x"), flaw)
     assert np.isnan(nothing["precision"]) and nothing["F1"] == 0
 
     axes = discovery_curve({"x": Selection(mask, tied, range(40), range(40), "x")}, flaw).axes[0]

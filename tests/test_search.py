@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from agents.selectors import SELECTORS, BanzhafSelector, CreditSelector, RandomSearchSelector, SearchSelector
-from synthselect_env import FeatureBank, Split
+from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import Evaluations, Evaluator
 from synthselect_env.metrics import METRICS
@@ -26,13 +26,13 @@ class Additive(Evaluator):
         self.worth = bank.candidates.features @ np.random.default_rng(5).normal(size=bank.n_features)
         self.asked = 0
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
         self.asked += len(selections)
         return [Evaluations.from_epochs({m: (selections @ self.worth)[:, None] for m in METRICS}) for _ in splits]
 
-    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
+    def credit(self, selections: np.ndarray, seed: int, split: Dataset | None = None) -> np.ndarray:
         self.asked += len(selections)
-        return np.tile(self.worth, (len(selections), 1))
+        return np.image_grid(self.worth, (len(selections), 1))
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -60,7 +60,7 @@ def test_banzhaf_values_by_enumeration() -> None:
     bank = toy_bank(candidates_per_class=3)
 
     class Game(Additive):
-        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
             figure = selections @ self.worth + 2.0 * selections[:, 0] * selections[:, 1] - selections[:, 2] * selections[:, 5]
             return [Evaluations.from_epochs({m: figure[:, None] for m in METRICS}) for _ in splits]
 
@@ -95,7 +95,7 @@ def test_cross_entropy_does_not_end_in_a_single_draw(toy: FeatureBank) -> None:
     drawn: list[np.ndarray] = []
 
     class Watched(Additive):
-        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
+        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
             drawn.extend(selections)
             return super().evaluate_on(selections, seed, *splits)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from synthselect_env.data import read_class_folders
-from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig, frechet_distance, nearest_distances, share_closer, tile
+from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig, frechet_distance, nearest_distances, share_closer, image_grid
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.histogan import truncate
 from synthselect_env.synthesis.networks import Discriminator, Generator, ResidualBlock, Wrapped
@@ -41,7 +41,7 @@ class Scripted:
     """Feature vectors at a distance from the real ones that is told beforehand, check by check."""
 
     def __init__(self, distances: Sequence[float]) -> None:
-        self.shifts = iter([0.0, *np.sqrt(distances)])  # the first call is for the real pictures
+        self.shifts = iter([0.0, *np.sqrt(distances)])  # the first call is for the real images
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.arange(len(images))[:, None] + next(self.shifts)
@@ -167,7 +167,7 @@ def test_upright_pictures_are_never_turned(patches: tuple, monkeypatch: pytest.M
 
     for module in ("histogan", "pretraining"):
         monkeypatch.setattr(f"synthselect_env.synthesis.{module}.dihedral", refuse)
-    upright = gan(replace(CONFIG, turned=False, steps=1))
+    upright = gan(replace(CONFIG, random_flips=False, steps=1))
     assert len(list(upright.fit(*patches))) == 1 and len(upright.sample(np.array([0, 1]), seed=0)) == 2
     with pytest.raises(AssertionError, match="turned"):
         gan().sample(np.array([0]), seed=0)
@@ -186,7 +186,7 @@ def test_heads_see_standardised_features() -> None:
 
 
 def test_repetition_is_seen_and_halves_do_not_mix() -> None:
-    """The coarsest head knows how pictures of a group differ; real and generated ones in one call do not change each other."""
+    """The coarsest head knows how images of a group differ; real and generated ones in one call do not change each other."""
     torch.manual_seed(0)
     judge = Discriminator(2, 4, 4)
     one, other = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_when_there_was_self_attention(tmp_path: Path) -> None:
 
 
 def test_no_place_of_the_canvas_differs_from_another() -> None:
-    """Noise that is moved by cells of the smallest grid, around the borders, moves the picture and changes nothing else."""
+    """Noise that is moved by cells of the smallest grid, around the borders, moves the image and changes nothing else."""
     torch.manual_seed(0)
     network = Generator((48, 64), 2, 4, 8).eval()
     z, labels = torch.randn(3, network.latent_length), torch.tensor([0, 1, 0])
@@ -258,7 +258,7 @@ def test_wrapping_is_circular_padding(size: tuple[int, int]) -> None:
 
 
 def test_pictures_are_cut_out_of_the_canvas() -> None:
-    """Whole parts of it, at all places alike; a canvas of the pictures' size is left as it is."""
+    """Whole parts of it, at all places alike; a canvas of the images' size is left as it is."""
     canvas = torch.arange(6 * 8).view(1, 1, 6, 8).repeat(4000, 3, 1, 1)
     parts = crop(canvas, (4, 5), torch.Generator().manual_seed(0))
     first = parts[:, 0, 0, 0]
@@ -290,7 +290,7 @@ def test_truncation() -> None:
 
 
 def test_latents_are_one_stream_in_units() -> None:
-    """Of all at once, as the embedded pool's were drawn; more pictures do not change the first ones."""
+    """Of all at once, as the embedded pool's were drawn; more images do not change the first ones."""
     for n, length in ((300, 97), (5, 41)):
         rng = torch.Generator().manual_seed(1)
         units = torch.cat([torch.randn(len(part), length, generator=rng) for part in torch.arange(n).split(128)])
@@ -349,7 +349,7 @@ def test_frechet_distance_closed_forms() -> None:
 def test_frechet_distance_against_a_matrix_root(n: int, m: int, d: int) -> None:
     rng = np.random.default_rng(d)
     a, b = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)), 1 + rng.normal(size=(m, d)) @ rng.normal(size=(d, d))
-    # a hair of ridge, since a root of the singular product (few pictures) is beyond sqrtm
+    # a hair of ridge, since a root of the singular product (few images) is beyond sqrtm
     product = (np.cov(a.T) + 1e-9 * np.eye(d)) @ (np.cov(b.T) + 1e-9 * np.eye(d))
     root = np.trace(scipy.linalg.sqrtm(product)).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T)) + np.trace(np.cov(b.T)) - 2 * root
@@ -436,7 +436,7 @@ def test_broken_weights_do_not_reach_the_checkpoint(patches: tuple, tmp_path: Pa
 
 
 def test_tile() -> None:
-    sheet = tile(np.zeros((5, 4, 6, 3), np.uint8), columns=3, gap=2)
+    sheet = image_grid(np.zeros((5, 4, 6, 3), np.uint8), columns=3, gap=2)
     assert sheet.shape == (10, 22, 3) and (sheet[:4, :6] == 0).all() and (sheet[4:6] == 255).all() and (sheet[6:, 16:] == 255).all()
 
 

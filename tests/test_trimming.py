@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from synthselect_env.training.padding_pruning import met, trimmed
+from synthselect_env.training.padding_pruning import used_kernel_range, without_padding_weights
 
 
 def brute_force(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int] | None:
@@ -28,7 +28,7 @@ def brute_force(size: int, kernel: int, stride: int, padding: int, dilation: int
 def test_weights_that_meet_pixels(kernel: int, dilation: int, stride: int) -> None:
     cases = [(n, p) for n in range(1, 9) for p in range(kernel * dilation) if n + 2 * p >= dilation * (kernel - 1) + 1]
     for size, padding in cases:
-        assert met(size, kernel, stride, padding, dilation) == brute_force(size, kernel, stride, padding, dilation), (size, padding)
+        assert used_kernel_range(size, kernel, stride, padding, dilation) == brute_force(size, kernel, stride, padding, dilation), (size, padding)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (5, 4)], ids=str)
@@ -43,7 +43,7 @@ def test_one_convolution(size: tuple[int, int], stride: int, dilation: int, grou
     pictures = torch.randn(2, 3, *size, dtype=torch.float64, generator=generator)
     whole = network(pictures)
     before = convolution.weight.detach().clone()
-    with trimmed(network, size):
+    with without_padding_weights(network, size):
         kernel = convolution.kernel_size
         assert torch.allclose(network(pictures), whole, rtol=0, atol=1e-12)
     assert convolution.kernel_size == (3, 3) and convolution.padding == (dilation, dilation)
@@ -70,7 +70,7 @@ def test_training_ends_with_the_same_network(architecture: str) -> None:
         return sum(p.numel() for p in network.parameters())
 
     size_of_whole = train(whole)
-    with trimmed(small, (32, 32)):
+    with without_padding_weights(small, (32, 32)):
         assert train(small) < size_of_whole
     assert sum(p.numel() for p in small.parameters()) == size_of_whole
     for name, value in whole.state_dict().items():
@@ -81,9 +81,9 @@ def test_pictures_of_another_size_keep_what_they_meet() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1))
     large = torch.rand(1, 3, 4, 4)
     expected = network(large)
-    with trimmed(network, (1, 1), (4, 4)):
+    with without_padding_weights(network, (1, 1), (4, 4)):
         assert torch.equal(network(large), expected)
-    with trimmed(network, (1, 1)):
+    with without_padding_weights(network, (1, 1)):
         assert network[0].weight.shape == (2, 3, 1, 1)
         network[0].weight.data += 1
     assert network[0].weight.shape == (2, 3, 3, 3)
@@ -91,6 +91,6 @@ def test_pictures_of_another_size_keep_what_they_meet() -> None:
 
 def test_whole_again_after_an_error() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1))
-    with pytest.raises(RuntimeError, match="stopped"), trimmed(network, (1, 1)):
+    with pytest.raises(RuntimeError, match="stopped"), without_padding_weights(network, (1, 1)):
         raise RuntimeError("stopped")
     assert network[0].weight.shape == (2, 3, 3, 3) and network(torch.rand(1, 3, 5, 5)).shape == (1, 2, 5, 5)

@@ -33,7 +33,7 @@ from agents.selectors import (
     TripletSelector,
 )
 from agents.selectors.valuation import KERNELS, class_log_probabilities, herd
-from synthselect_env import FeatureBank, Split, load_bank
+from synthselect_env import FeatureBank, Dataset, load_bank
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator
 from synthselect_env.evaluators.candidate_scores import ranking_probe
@@ -61,9 +61,9 @@ def three_classes(n_candidates: int = 30, seed: int = 0) -> FeatureBank:
     """Gaussian classes on three axes, of different sizes; nothing is wrong with the candidates."""
     rng = np.random.default_rng(seed)
 
-    def draw(n: int) -> Split:
+    def draw(n: int) -> Dataset:
         labels = np.repeat([0, 1, 2], [n // 2, n // 3, n - n // 2 - n // 3])
-        return Split((3 * np.eye(5)[labels] + rng.normal(size=(n, 5))).astype(np.float32), labels)
+        return Dataset((3 * np.eye(5)[labels] + rng.normal(size=(n, 5))).astype(np.float32), labels)
 
     return FeatureBank(train=draw(24), valid=draw(40), test=draw(12), candidates=draw(n_candidates), classes=("a", "b", "c"))
 
@@ -72,7 +72,7 @@ def three_classes(n_candidates: int = 30, seed: int = 0) -> FeatureBank:
 class TestEach:
     def test_wrong_labels_come_last(self, easy: FeatureBank, name: str) -> None:
         bank, sound = easy, easy.candidates.flaw == 0
-        if name == "Data-OOB":  # no picture is in every bag: what is right is what most labels say
+        if name == "Data-OOB":  # no image is in every bag: what is right is what most labels say
             rarer = sound | (np.arange(len(sound)) % 2 == 0)
             bank, sound = replace(easy, candidates=easy.candidates.subset(rarer)), sound[rarer]
         scores = SELECTORS[name]().select(bank, 0).scores
@@ -211,7 +211,7 @@ class TestDataOOB:
 class TestInfluence:
     @pytest.mark.parametrize("start", ["none", "all"])
     def test_beside_refits(self, start: str) -> None:
-        """What each candidate alone adds to the real pictures, or costs when it is left out of all: where one in hundreds is little."""
+        """What each candidate alone adds to the real images, or costs when it is left out of all: where one in hundreds is little."""
         bank = toy_bank(candidates_per_class=128)
         bank = replace(bank, train=bank.test) if start == "none" else bank
         probe, n = LinearProbeEvaluator(bank, device="cpu"), len(bank.candidates)
@@ -274,13 +274,13 @@ class TestHerding:
 
     @pytest.mark.parametrize("kernel", ["quadratic", "gaussian"])
     def test_covers_what_the_nearest_do_not(self, kernel: str) -> None:
-        """Real pictures of a class in two clusters, candidates mostly in the middle: the mean is matched by those, the spread is not."""
+        """Real images of a class in two clusters, candidates mostly in the middle: the mean is matched by those, the spread is not."""
         rng = np.random.default_rng(0)
         real = np.array([[-4.0, 1], [4, 1]])[np.arange(40) % 2] + 0.3 * rng.normal(size=(40, 2))
         middle, sides = np.array([0.0, 1]) + 0.3 * rng.normal(size=(80, 2)), real + 0.1
-        other = Split(np.tile([[0.0, -9]], (40, 1)), np.ones(40, int))
-        train = Split(np.concatenate([real, other.features]), np.repeat([0, 1], 40))
-        candidates = Split(np.concatenate([middle, sides]), np.zeros(120, int))
+        other = Dataset(np.image_grid([[0.0, -9]], (40, 1)), np.ones(40, int))
+        train = Dataset(np.concatenate([real, other.features]), np.repeat([0, 1], 40))
+        candidates = Dataset(np.concatenate([middle, sides]), np.zeros(120, int))
         bank = FeatureBank(train=train, valid=train, test=train, candidates=candidates, classes=("a", "b"))
         assert HerdingSelector(ratio=0.25, kernel=kernel).select(bank, 0).mask[80:].sum() >= 25
         assert CentroidSelector(ratio=0.25).select(bank, 0).mask[80:].sum() == 0
@@ -326,11 +326,11 @@ class TestTriplet:
         """One feature tells, twenty louder ones do not: raw distances drown in these."""
         rng = np.random.default_rng(0)
 
-        def draw(n: int, flawed: float = 0.0) -> Split:
+        def draw(n: int, flawed: float = 0.0) -> Dataset:
             truth = np.arange(n) % 2
             features = np.column_stack([2.0 * truth - 1 + 0.3 * rng.normal(size=n), 3 * rng.normal(size=(n, 20))])
             flaw = (rng.random(n) < flawed).astype(np.int8)
-            return Split(features, np.where(flaw, 1 - truth, truth), flaw=flaw)
+            return Dataset(features, np.where(flaw, 1 - truth, truth), flaw=flaw)
 
         bank = FeatureBank(train=draw(400), valid=draw(20), test=draw(20), candidates=draw(300, 0.5), classes=("a", "b"))
         auc = {s.name: roc_auc_score(bank.candidates.flaw == 0, s.score(bank, 0)) for s in (TripletSelector(), CentroidSelector())}
@@ -369,9 +369,9 @@ class TestEntropyCentroid:
 def test_class_probabilities_are_normalised_scores(toy: FeatureBank) -> None:
     """Of a pool whose labels are turned round, the same."""
     classifier = ranking_probe(toy)
-    turned = replace(toy.candidates, labels=1 - toy.candidates.labels)
+    random_flips = replace(toy.candidates, labels=1 - toy.candidates.labels)
     log_p = class_log_probabilities(classifier, toy.candidates)
-    assert (log_p == class_log_probabilities(classifier, turned)).all()
+    assert (log_p == class_log_probabilities(classifier, random_flips)).all()
     assert log_p == pytest.approx(log_softmax(log_p, axis=1), abs=1e-6)
 
 
@@ -400,5 +400,5 @@ def test_looks_add_what_confidence_misses() -> None:
     ours, confidence = (SELECTORS[name]().select(bank, 0) for name in ("fit and looks", "confidence"))
     assert roc_auc_score(sound, ours.scores) > roc_auc_score(sound, confidence.scores) + 0.02
     assert sound[ours.mask].mean() > sound[confidence.mask].mean() + 0.01
-    blind = replace(bank, candidates=replace(bank.candidates, appearance=None), retrainings=None)
+    blind = replace(bank, candidates=replace(bank.candidates, image_stats=None), retrainings=None)
     assert np.array_equal(SELECTORS["fit and looks"]().select(blind, 0).mask, confidence.mask)

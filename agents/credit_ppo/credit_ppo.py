@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.credit_ppo.critic import RidgeCritic
 from agents.policies import SelectionPolicy, refuse_normalised
-from synthselect_env import FeatureBank, SelectionVecEnv
+from synthselect_env import SelectionVecEnv
 
 CREDITS = ("none", "control_variate", "advantage")
 RATIOS = ("joint", "per_candidate")
@@ -484,11 +484,10 @@ class CreditPPO(PPO):
         A feature speaks for one class and against another.
         """
         assert self.env is not None
-        bank: FeatureBank = self.env.unwrapped.get_attr("bank")[0]
-        n_features, n_classes = bank.n_features, len(bank.classes)
-        if rows.shape[2] == n_features:
-            return rows  # without context, no column tells a candidate's class
-        classes = rows[..., n_features : n_features + n_classes]
+        columns = self.env.unwrapped.get_attr("observation_columns")[0]
+        if "class" not in columns:
+            return rows  # without extended features, no column tells a candidate's class
+        classes = rows[..., columns["class"]]
         products = classes[..., :, None] * rows[..., None, :]
         return products.reshape(*rows.shape[:2], -1)
 

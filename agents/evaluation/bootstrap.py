@@ -1,4 +1,4 @@
-"""Confidence intervals: of a mean, and of the difference of two classifiers on the same pictures."""
+"""Confidence intervals: of a mean, and of the difference of two classifiers on the same images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from synthselect_env.metrics import classification_metrics
 RESAMPLES = 2000
 """Of a bootstrap; the ends of a 95 % interval then wander by a few per cent of its width."""
 TOGETHER = 100
-"""So many of them are drawn at once, as each has a count for each test picture."""
+"""So many of them are drawn at once, as each has a count for each test image."""
 
 
 def half_interval(values: np.ndarray) -> float:
@@ -33,19 +33,19 @@ def paired_bootstrap(
 ) -> tuple[float, float, float]:
     """Mean difference of a metric between two lists of classifiers, with its 95 % percentile interval.
 
-    Both sources of chance are drawn again, rounds and test pictures (the pigeonhole bootstrap, Owen 2007, arXiv:0711.0061, which errs on the
-    wide side), and each draw is the same for both sides. Pictures of one patient are drawn together. Of r rounds r - 1 are drawn, and so of
-    patients, which makes the variance of their mean unbiased (Rao and Wu 1988). With one round the interval is over pictures only. With few
+    Both sources of chance are drawn again, rounds and test images (the pigeonhole bootstrap, Owen 2007, arXiv:0711.0061, which errs on the
+    wide side), and each draw is the same for both sides. Images of one patient are drawn together. Of r rounds r - 1 are drawn, and so of
+    patients, which makes the variance of their mean unbiased (Rao and Wu 1988). With one round the interval is over images only. With few
     patients it is too narrow: where nothing differed but patients, 86, 90, 92 and 96 % of the intervals over 5, 8, 20 and 60 contained zero.
 
     :param ours: log-probabilities (r, m, c), a round each
     :param theirs: the same of the other side, paired by round
     :param labels: int64 (m,)
     :param metric: one of :data:`~synthselect_env.metrics.METRICS`
-    :param groups: patient of each picture (m,); None when each picture is its own
+    :param groups: patient of each image (m,); None when each image is its own
     :param resamples: draws
     :param seed: of the draws
-    :return: difference, lower and upper end of its interval; NaN where all pictures are of one patient
+    :return: difference, lower and upper end of its interval; NaN where all images are of one patient
     :raises ValueError: when shapes differ
     """
     if ours.shape != theirs.shape or ours.ndim != 3 or ours.shape[1] != len(labels):
@@ -62,7 +62,7 @@ def paired_bootstrap(
     for start in range(0, resamples, TOGETHER):
         size = min(TOGETHER, resamples - start)
         often = rng.multinomial(n_units if groups is None else n_units - 1, np.full(n_units, 1 / n_units), size=size)[:, unit]  # (size, m)
-        if own is not None:  # a mean over pictures: these draws are one matrix product
+        if own is not None:  # a mean over images: these draws are one matrix product
             parts.append(often @ (own[:rounds] - own[rounds:]).T / often.sum(1, keepdims=True))  # (size, r)
             continue
         for counts in often:
@@ -78,7 +78,7 @@ def paired_bootstrap(
 
 
 def _per_picture(log_p: torch.Tensor, labels: torch.Tensor, metric: str) -> np.ndarray | None:
-    """What the metric is the mean of, where it is a mean over pictures.  float64 (k, m)"""
+    """What the metric is the mean of, where it is a mean over images.  float64 (k, m)"""
     own = log_p[:, torch.arange(len(labels)), labels].double()
     if metric == "accuracy":
         return (log_p.argmax(2) == labels).double().numpy()

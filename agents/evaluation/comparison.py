@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
-import torch
 
 from agents.evaluation.bootstrap import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
-from synthselect_env import FeatureBank, Selection
-from synthselect_env.evaluators import CachedEvaluator, Evaluator, make_evaluator
-from synthselect_env.metrics import METRICS, better, classification_metrics
-from synthselect_env.storage import atomic_write, code_digest, library_digest
+from synthselect_env import Dataset, FeatureBank, Selection
+from synthselect_env.evaluators import CachedEvaluator, ClassifierEvaluator, Evaluations, Evaluator, make_evaluator
+from synthselect_env.metrics import METRICS, more_is_better
+from synthselect_env.storage import Cache, atomic_write, class_digest, content_key, library_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +30,7 @@ class Outcome:
     :param selection: what it kept
     :param valid: metric to figure on the validation split
     :param test: metric to figure on the test split
-    :param predictions: log-probabilities of the m test pictures, float32 (m, c)
+    :param predictions: log-probabilities of the m test images, float32 (m, c)
     :param seconds: that selecting took
     :param evaluations: that selecting spent
     :param is_rl: whether the selector is reinforcement learning's, which has the others to beat
@@ -54,7 +50,7 @@ class Outcome:
 
     @property
     def gap(self) -> float:
-        """Validation accuracy minus test accuracy: what was gained on the pictures that were optimised on, and only there."""
+        """Validation accuracy minus test accuracy: what was gained on the images that were optimised on, and only there."""
         return self.valid["accuracy"] - self.test["accuracy"]
 
 
@@ -64,7 +60,7 @@ class Comparison:
 
     :param classifier: what gave the figures
     :param outcomes: a selector and round each
-    :param labels: of the test pictures, int64 (m,)
+    :param labels: of the test images, int64 (m,)
     :param groups: their patients (m,), where they are known
     :param classes: names of the classes, in label order; of two, sensitivity is the second's and specificity the first's
     """
@@ -90,12 +86,12 @@ class Comparison:
             raise ValueError(f"{selector} was not compared; there are {', '.join(self.selectors)}")
         return found
 
-    def test_figures(self, selector: str, metric: str) -> np.ndarray:
+    def test_metrics(self, selector: str, metric: str) -> np.ndarray:
         """A selector's test figures, one a round."""
         return np.array([outcome.test[metric] for outcome in self.of(selector)])
 
     def gain(self, selector: str, over: str = "none", metric: str = "accuracy") -> tuple[float, float, float]:
-        """A selector's mean test gain over another one, with its 95 % interval by the paired bootstrap over rounds and test pictures.
+        """A selector's mean test gain over another one, with its 95 % interval by the paired bootstrap over rounds and test images.
 
         See :func:`~agents.evaluation.bootstrap.paired_bootstrap`.
 
@@ -107,7 +103,7 @@ class Comparison:
         """
         if (key := (selector, over, metric)) not in self._gains:
             ours, theirs = (np.stack([o.predictions for o in self.of(name)]) for name in (selector, over))
-            mean, *ends = better(metric, np.array(paired_bootstrap(ours, theirs, self.labels, metric, self.groups))).tolist()
+            mean, *ends = more_is_better(metric, np.array(paired_bootstrap(ours, theirs, self.labels, metric, self.groups))).tolist()
             self._gains[key] = (mean, min(ends), max(ends))
         return self._gains[key]
 
@@ -121,7 +117,7 @@ class Comparison:
 
         :raises ValueError: when one of the two was not compared
         """
-        above = better(metric, self.test_figures(selector, metric)) > better(metric, self.test_figures(over, metric))
+        above = more_is_better(metric, self.test_metrics(selector, metric)) > more_is_better(metric, self.test_metrics(over, metric))
         return int(above.sum()), len(above)
 
     def best_control(self, metric: str = "accuracy") -> str | None:
@@ -130,7 +126,7 @@ class Comparison:
         Chosen on the test split, in its favour: whoever claims to be better has this one to beat.
         """
         controls = [name for name in self.selectors if not (self.of(name)[0].is_rl or self.of(name)[0].knows_truth)]
-        return max(controls, key=lambda name: better(metric, self.test_figures(name, metric)).mean(), default=None)
+        return max(controls, key=lambda name: more_is_better(metric, self.test_metrics(name, metric)).mean(), default=None)
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with a row a selector and round."""
@@ -186,24 +182,27 @@ def compare(
         raise ValueError(f"{bank.source}: there is no test split to compare on; give the bank one that no selection has seen")
     sealed = bank.sealed
     evaluator = make_evaluator(classifier, sealed, **classifier_kwargs)
-    if not evaluator.can_score_any_split:
+    if not isinstance(evaluator.unwrapped, ClassifierEvaluator):
         raise ValueError(f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one")
     where = None if directory is None else Path(directory)
-    judge = evaluator if where is None else CachedEvaluator(evaluator, where / "predictions")
+    judge: Any = evaluator if where is None else CachedEvaluator(evaluator, where / "predictions")
     seed = int(seed)
     selected = [[_select(selector, sealed, seed + r, where) for selector in chosen] for r in range(rounds)]
 
+    # The test split is opened here.
     groups = None if bank.test.groups is None else np.asarray(bank.test.groups)
+    both = Dataset.concatenate([bank.valid, bank.test])
+    n_valid = len(bank.valid)
     outcomes: list[Outcome] = []
     for r in range(rounds):
         for start in range(0, len(chosen), judge.batch_size):
             rows = range(start, min(start + judge.batch_size, len(chosen)))
             masks = np.stack([selected[r][i][0].mask for i in rows])
-            splits = (bank.valid, bank.test)
-            predicted = judge.predict_on(masks, seed + r, *splits)
-            figures = [classification_metrics(torch.from_numpy(p), torch.from_numpy(s.labels)) for p, s in zip(predicted, splits)]
+            log_p = judge.predict(masks, seed + r, both).astype(np.float32)
+            predicted = log_p[:, :n_valid], log_p[:, n_valid:]
+            figures = [Evaluations.from_predictions(p, s.labels) for p, s in zip(predicted, (bank.valid, bank.test))]
             for k, i in enumerate(rows):
-                valid, test = ({metric: float(values[metric][k]) for metric in METRICS} for values in figures)
+                valid, test = ({metric: float(getattr(values, metric)[k]) for metric in METRICS} for values in figures)
                 selection, seconds = selected[r][i]
                 outcomes.append(
                     Outcome(
@@ -228,26 +227,19 @@ def compare(
 
 def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | None) -> tuple[Selection, float]:
     """A selection and the seconds that it took, from disk where it was made before."""
-    file = None
+    cache = key = None
     if directory is not None:
         try:
-            code = [code_digest(type(selector)), library_digest(), *map(version, ("torch", "stable-baselines3"))]
-            facts = [code, selector.settings(), bank.digest, seed]
+            code = [class_digest(type(selector)), library_digest(), *map(version, ("torch", "stable-baselines3"))]
+            key = content_key(code, selector.settings(), bank.digest, seed)
+            cache = Cache(directory / "selections")
         except NotImplementedError:
-            pass  # who does not say what the selection depends on selects again
-        else:
-            key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-            file = directory / "selections" / f"{re.sub(r'[^A-Za-z0-9]+', '-', selector.name)}-{seed}-{key}.npz"
-    if file is not None:
-        try:
-            with file.open("rb") as stream, np.load(stream) as kept:
-                return Selection.of(bank, kept["mask"], kept["scores"], selector.name), float(kept["seconds"])
-        except (FileNotFoundError, EOFError, ValueError, BadZipFile):
-            pass  # not made before, or lost in a power cut
+            pass  # a selector that does not say what its selection depends on selects again
+    if cache is not None and key is not None and (entry := cache.get(key)) is not None:
+        return Selection.of(bank, entry["mask"], entry["scores"], selector.name), float(entry["seconds"])
     start = time.perf_counter()
     selection = selector.select(bank, seed)
     seconds = time.perf_counter() - start
-    if file is not None:
-        with atomic_write(file) as path:
-            np.savez_compressed(path, mask=selection.mask, scores=selection.scores, seconds=seconds)
+    if cache is not None and key is not None:
+        cache.put(key, mask=selection.mask, scores=selection.scores, seconds=np.array(seconds))
     return selection, seconds

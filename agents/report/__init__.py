@@ -1,4 +1,4 @@
-"""Tables, charts, pictures, and all of them in one HTML file."""
+"""Tables, charts, images, and all of them in one HTML file."""
 
 from agents.report.charts import (
     centroid_histogram,
@@ -9,7 +9,7 @@ from agents.report.charts import (
     read_history,
     selection_rates,
 )
-from agents.report.flaw_detection import discovery, truth_figures
+from agents.report.flaw_detection import discovery, flaw_detection_metrics
 from agents.report.html import write_report
 from agents.report.image_rows import kept_and_discarded, most_and_least_wanted, real_and_candidates
 from agents.report.plotting import save_figure
@@ -32,6 +32,6 @@ __all__ = [
     "recommendation",
     "save_figure",
     "selection_rates",
-    "truth_figures",
+    "flaw_detection_metrics",
     "write_report",
 ]

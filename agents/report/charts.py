@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.evaluation.comparison import Comparison
-from agents.report.flaw_detection import discovery, truth_figures
+from agents.report.flaw_detection import discovery, flaw_detection_metrics
 from agents.report.plotting import COLOURS, DISCARDED, KEPT, POOL, literal, panels
 from synthselect_env import FeatureBank, Selection
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LEAST_DISTANCE = 1e-4
 """Smaller distances are shown as this one; a logarithmic axis has no zero."""
 MAP_POINTS = 5000
-"""Real pictures and candidates on the map, at most; more would be one blot, and cost a minute."""
+"""Real images and candidates on the map, at most; more would be one blot, and cost a minute."""
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 CURVES = {
     "rollout/ep_rew_mean": "reward of an episode",
@@ -83,7 +83,7 @@ def learning_curves(history: Mapping[str, np.ndarray], n_candidates: int) -> Fig
 
 
 def gap_chart(comparison: Comparison) -> Figure:
-    """Validation and test accuracy of each selector, and the gap between them in points: what was gained on validation pictures only.
+    """Validation and test accuracy of each selector, and the gap between them in points: what was gained on validation images only.
 
     :param comparison: mean over its rounds
     """
@@ -183,7 +183,7 @@ def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def feature_map(bank: FeatureBank, selection: Selection, seed: int = 0) -> Figure:
-    """Real training pictures, kept and discarded candidates in the plane of the features' first two principal components, a marker a class.
+    """Real training images, kept and discarded candidates in the plane of the features' first two principal components, a marker a class.
 
     :param bank: with two features or more
     :param selection: what was kept
@@ -231,7 +231,7 @@ def discovery_curve(selections: Mapping[str, Selection], flaw: np.ndarray) -> Fi
     axes.plot(inspected, np.minimum(inspected / sound.sum(), 1), color=POOL, linewidth=1, linestyle=":", label="every sound one first")
     axes.plot(inspected, inspected / len(sound), color=POOL, linewidth=1, linestyle="--", label="in any order")
     for colour, (name, selection) in zip(_cycle(len(selections)), selections.items()):
-        figures = truth_figures(selection, flaw)
+        figures = flaw_detection_metrics(selection, flaw)
         axes.plot(
             inspected, discovery(selection.scores, sound), color=colour, linewidth=1.8, label=f"{literal(name)} (AUC {figures['AUC']:.2f})"
         )

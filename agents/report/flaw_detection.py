@@ -24,7 +24,7 @@ def discovery(scores: np.ndarray, sound: np.ndarray) -> np.ndarray:
     return np.interp(np.arange(len(scores) + 1), inspected, np.concatenate([[0], np.cumsum(found)])) / sound.sum()
 
 
-def truth_figures(selection: Selection, flaw: np.ndarray) -> dict[str, float]:
+def flaw_detection_metrics(selection: Selection, flaw: np.ndarray) -> dict[str, float]:
     """AUC of the scores, and precision, recall and F1 of the mask, with the sound candidates as the ones to find.
 
     :param selection: to judge

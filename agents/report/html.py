@@ -18,7 +18,7 @@ from PIL import Image
 
 from agents.evaluation.comparison import Comparison
 from agents.report import charts, image_rows
-from agents.report.flaw_detection import truth_figures
+from agents.report.flaw_detection import flaw_detection_metrics
 from agents.report.plotting import COLOURS, ON_DARK, save_figure
 from agents.report.tables import (
     comparison_cells,
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TILE = 96
-"""Side of a square with as many pixels as a picture in the report has at most: PCam's patches stay as they are."""
+"""Side of a square with as many pixels as a image in the report has at most: PCam's patches stay as they are."""
 JPEG_QUALITY = 85
 TILES = 12
-"""Pictures drawn a row, as many as a desktop shows side by side."""
+"""Images drawn a row, as many as a desktop shows side by side."""
 WANTED = 10
 """Most and least wanted candidates shown a class, which are wider for their ids."""
 PHONE = 400
@@ -120,7 +120,7 @@ def write_report(
     :param history: of :func:`~agents.report.charts.read_history`, where there was a training run
     :param configuration: JSON-able facts on how the selection was made, e.g. a run's ``config.json``
     :param others: comparisons under other classifiers, a table each
-    :param seed: of the pictures that are drawn
+    :param seed: of the images that are drawn
     :return: the HTML file
     :raises ValueError: when "none" or ``ours`` was not compared, or the selection is not of this bank
     :raises ImportError: without matplotlib
@@ -181,7 +181,7 @@ def _charts(
 
 
 def _picture_figures(bank: FeatureBank, selection: Selection, seed: int) -> dict[str, Figure]:
-    """The strips of pictures as figures, by file name; none where the bank has no pictures."""
+    """The strips of images as figures, by file name; none where the bank has no images."""
     drawn = {}
     if bank.candidates.images is not None:
         drawn["kept_and_discarded"] = image_rows.kept_and_discarded(bank, selection, seed)
@@ -324,9 +324,9 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
 
 def data_uri(picture: np.ndarray) -> str:
-    """A picture as a JPEG in a data URI.
+    """A image as a JPEG in a data URI.
 
-    :param picture: uint8 (h, w, 3)
+    :param image: uint8 (h, w, 3)
     """
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
@@ -334,24 +334,24 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def _strips(strips: Sequence[image_rows.Strip], named: Selection | None = None) -> str:
-    """Rows of pictures; where the bank has none, of the names and scores that stand under them."""
+    """Rows of images; where the bank has none, of the names and scores that stand under them."""
     parts = []
     for title, split, positions in strips:
         if split.images is None and named is None:
             continue
         tiles: Sequence[np.ndarray | None] = [None] * len(positions)
         if split.images is not None and len(positions):
-            tall, wide = split.picture_size
+            tall, wide = split.image_size
             scale = min(1.0, TILE / (tall * wide) ** 0.5)
             tiles = list(decode(split.images[positions], (max(1, round(scale * tall)), max(1, round(scale * wide)))))  # type: ignore[index]
-        items = "".join(_tile(tile, int(i), named) for tile, i in zip(tiles, positions))
+        items = "".join(_tile(image_grid, int(i), named) for image_grid, i in zip(tiles, positions))
         kind = "tiles named" if named else "tiles"
         parts.append(f'<h3>{escape(title)}</h3><ul class="{kind}">{items}</ul>')
     return "".join(parts)
 
 
-def _tile(tile: np.ndarray | None, position: int, named: Selection | None) -> str:
-    picture = "" if tile is None else f'<img alt="" src="{data_uri(tile)}">'
+def _tile(image_grid: np.ndarray | None, position: int, named: Selection | None) -> str:
+    picture = "" if image_grid is None else f'<img alt="" src="{data_uri(image_grid)}">'
     caption = "" if named is None else f"<b>{named.scores[position]:.3g}</b> {escape(named.ids[position])}"
     return f"<li>{picture}{caption}</li>"
 
@@ -360,7 +360,7 @@ def _truth(flaw: np.ndarray, comparison: Comparison, ours: str, selection: Selec
     """How well each selector finds the sound candidates, and how many of each flaw ours keeps."""
     rows = [["selection", "AUC of the scores", "precision", "recall", "F1"]]
     for name in comparison.selectors:
-        figures = [truth_figures(outcome.selection, flaw) for outcome in comparison.of(name)]
+        figures = [flaw_detection_metrics(outcome.selection, flaw) for outcome in comparison.of(name)]
         columns = [np.array([one[key] for one in figures]) for key in figures[0]]
         rows.append([name, *("–" if np.isnan(column).any() else spread(column, ".3f") for column in columns)])
     kinds = [["candidates", "pool", "kept", "share"]]

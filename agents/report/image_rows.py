@@ -1,4 +1,4 @@
-"""Selections as pictures.  Needs matplotlib: ``pip install "synthselect[report]"``."""
+"""Selections as images.  Needs matplotlib: ``pip install "synthselect[report]"``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from agents.report.plotting import literal, new_figure
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.data import decode
-from synthselect_env.data.dataset import Split
+from synthselect_env.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Strip = tuple[str, Split, np.ndarray]
-"""A row of pictures: its title, and which pictures of which split."""
+Strip = tuple[str, Dataset, np.ndarray]
+"""A row of images: its title, and which images of which split."""
 
 
 def _drawn(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -29,7 +29,7 @@ def kept_strips(bank: FeatureBank, selection: Selection, seed: int = 0, columns:
     :param bank: the bank
     :param selection: what was kept
     :param seed: of the draw
-    :param columns: pictures a row
+    :param columns: images a row
     """
     rng, strips = np.random.default_rng(seed), []
     for label, name in enumerate(bank.classes):
@@ -41,11 +41,11 @@ def kept_strips(bank: FeatureBank, selection: Selection, seed: int = 0, columns:
 
 
 def real_strips(bank: FeatureBank, seed: int = 0, columns: int = 16) -> list[Strip]:
-    """Random real training pictures and candidates of each class.
+    """Random real training images and candidates of each class.
 
     :param bank: the bank
     :param seed: of the draw
-    :param columns: pictures a row
+    :param columns: images a row
     """
     rng, strips = np.random.default_rng(seed), []
     for label, name in enumerate(bank.classes):
@@ -60,7 +60,7 @@ def wanted_strips(bank: FeatureBank, selection: Selection, columns: int = 8) -> 
 
     :param bank: the bank
     :param selection: whose scores
-    :param columns: pictures a row
+    :param columns: images a row
     """
     strips = []
     for label, name in enumerate(bank.classes):
@@ -74,23 +74,23 @@ def wanted_strips(bank: FeatureBank, selection: Selection, columns: int = 8) -> 
 def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> Figure:
     """Kept and discarded candidates of each class, a random row each (the paper's Fig. 2 and 3).
 
-    :param bank: must hold candidates' pictures
+    :param bank: must hold candidates' images
     :param selection: what was kept
     :param seed: of the draw
-    :param columns: pictures a row
-    :raises ValueError: when the bank has no pictures
+    :param columns: images a row
+    :raises ValueError: when the bank has no images
     :raises ImportError: without matplotlib
     """
     return _strips(bank, kept_strips(bank, selection, seed, columns), columns)
 
 
 def real_and_candidates(bank: FeatureBank, seed: int = 0, columns: int = 16) -> Figure:
-    """Real training pictures and candidates of each class, a random row each.
+    """Real training images and candidates of each class, a random row each.
 
-    :param bank: must hold pictures
+    :param bank: must hold images
     :param seed: of the draw
-    :param columns: pictures a row
-    :raises ValueError: when the bank has no pictures
+    :param columns: images a row
+    :raises ValueError: when the bank has no images
     :raises ImportError: without matplotlib
     """
     return _strips(bank, real_strips(bank, seed, columns), columns)
@@ -99,24 +99,24 @@ def real_and_candidates(bank: FeatureBank, seed: int = 0, columns: int = 16) -> 
 def most_and_least_wanted(bank: FeatureBank, selection: Selection, columns: int = 8) -> Figure:
     """The candidates with the highest and the lowest scores of each class, with the scores and the ends of their ids.
 
-    :param bank: must hold candidates' pictures
+    :param bank: must hold candidates' images
     :param selection: whose scores
-    :param columns: pictures a row
-    :raises ValueError: when the bank has no pictures
+    :param columns: images a row
+    :raises ValueError: when the bank has no images
     :raises ImportError: without matplotlib
     """
     return _strips(bank, wanted_strips(bank, selection, columns), columns, selection)
 
 
 def _strips(bank: FeatureBank, strips: Sequence[Strip], columns: int, named: Selection | None = None) -> Figure:
-    """A figure with a row of pictures a strip, each picture with score and id where a selection names them."""
+    """A figure with a row of images a strip, each image with score and id where a selection names them."""
     for _, split, _ in strips:
         if split.images is None:
             name = "train" if split is bank.train else "candidates"
             raise ValueError(f"{bank.source}: {name}/images is missing; there is nothing to picture")
-    tall, wide = (bank.candidates if len(bank.candidates) else bank.train).picture_size
+    tall, wide = (bank.candidates if len(bank.candidates) else bank.train).image_size
     size, caption = (1.1, 0.28) if named else (0.72, 0.0)
-    figure = new_figure(size * columns, (size * tall / wide + 0.26 + caption) * len(strips))  # a strip of pictures, and its title
+    figure = new_figure(size * columns, (size * tall / wide + 0.26 + caption) * len(strips))  # a strip of images, and its title
     for axes, (title, split, positions) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):
         axes.set_title(literal(title), loc="left", fontsize=9, pad=2)
         axes.set_axis_off()

@@ -42,11 +42,11 @@ def comparison_cells(comparison: Comparison) -> list[list[str]]:
     for name in names:
         outcomes = comparison.of(name)
         row = [name, spread(np.array([float(o.selection.count) for o in outcomes]), ",.0f")]
-        row += [spread(comparison.test_figures(name, "accuracy"), ".4f"), points(float(np.mean([o.gap for o in outcomes])))]
+        row += [spread(comparison.test_metrics(name, "accuracy"), ".4f"), points(float(np.mean([o.gap for o in outcomes])))]
         for other in over:
             said = name != other and (other == "none" or outcomes[0].is_rl)
             row.append(gain_cell(comparison.gain(name, other)) if said else "")
-        row += [spread(comparison.test_figures(name, metric), ".4f") for metric in BESIDE]
+        row += [spread(comparison.test_metrics(name, metric), ".4f") for metric in BESIDE]
         row += ([f"{outcomes[0].evaluations:,}"] if spent else []) + [f"{np.mean([o.seconds for o in outcomes]):.1f}"]
         rows.append(row)
     return rows
@@ -147,7 +147,7 @@ def recommendation(comparison: Comparison, ours: str, selection: Selection | Non
     if "random" in comparison.selectors and ours != "random":
         won, _ = comparison.wins(ours, "random")
         figures += f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
-    balanced = float((comparison.test_figures(ours, "balanced_accuracy") - comparison.test_figures("none", "balanced_accuracy")).mean())
+    balanced = float((comparison.test_metrics(ours, "balanced_accuracy") - comparison.test_metrics("none", "balanced_accuracy")).mean())
     if balanced * mean < 0:
         figures += f", but {points(balanced)} of balanced accuracy, in which every class counts the same"
     if rounds == 1 and np.isfinite(low):

@@ -15,11 +15,11 @@ from agents.selectors.search import (
 from agents.selectors.valuation import (
     ConfidenceSelector,
     DataOOBSelector,
-    FitAndLooksSelector,
     GradientMatchingSelector,
     HerdingSelector,
     InfluenceSelector,
     KNNShapleySelector,
+    LabelFitRealismSelector,
 )
 
 SELECTORS: dict[str, type[Selector]] = {
@@ -32,7 +32,7 @@ SELECTORS: dict[str, type[Selector]] = {
         TripletSelector,
         EntropyCentroidSelector,
         ConfidenceSelector,
-        FitAndLooksSelector,
+        LabelFitRealismSelector,
         KNNShapleySelector,
         DataOOBSelector,
         InfluenceSelector,

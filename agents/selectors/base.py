@@ -11,7 +11,7 @@ from torch import nn
 
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.evaluators import Evaluator
-from synthselect_env.training.device import weights_digest
+from synthselect_env.training.checkpoints import weights_digest
 
 
 class Selector(ABC):

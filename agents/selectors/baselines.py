@@ -9,7 +9,7 @@ from synthselect_env import FeatureBank, Selection
 
 
 class NoneSelector(Selector):
-    """Adds no candidate: the classifier of the real pictures alone."""
+    """Adds no candidate: the classifier of the real images alone."""
 
     name = "none"
 

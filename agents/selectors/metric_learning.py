@@ -1,4 +1,4 @@
-"""Selectors by a distance to the real pictures of the own class: in a learned metric, or among the candidates that a classifier is sure of."""
+"""Selectors by a distance to the real images of the own class: in a learned metric, or among the candidates that a classifier is sure of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from agents.selectors.base import RatioSelector, best_of_each_class
 from agents.selectors.valuation import class_log_probabilities
 from synthselect_env import FeatureBank
-from synthselect_env.evaluators.candidate_scores import ranking_probe
+from synthselect_env.evaluators.candidate_scores import label_probe
 from synthselect_env.training.device import seeded
 
 MAX_DISTANCE = 2.0
@@ -22,13 +22,13 @@ class TripletSelector(RatioSelector):
     The paper says no more than that, with a ratio of 0.5. Our reading: the metric is learned on the real training features, and takes
     the place of the cosine distance in its centroid baseline. An embedding is a linear map of the standardised features, scaled to
     length 1 as in FaceNet (Schroff et al. 2015, arXiv:1503.03832); each anchor of a class-balanced batch is held against the farthest
-    picture of its class and the nearest of another one (Hermans et al. 2017, arXiv:1703.07737). Labels of candidates are not learned from.
+    image of its class and the nearest of another one (Hermans et al. 2017, arXiv:1703.07737). Labels of candidates are not learned from.
 
     :param ratio: see :class:`RatioSelector`
     :param width: of the embedding
     :param margin: of squared distance between embeddings, which lies between 0 and 4
     :param steps: of Adam
-    :param batch_size: pictures in a batch, divided among the classes
+    :param batch_size: images in a batch, divided among the classes
     :param learning_rate: of Adam
     :raises ValueError: when a parameter is out of range
     """
@@ -79,7 +79,7 @@ class TripletSelector(RatioSelector):
         same = torch.arange(n_classes).repeat_interleave(each)
         same = same[:, None] == same
         for _ in range(self.steps):
-            # with replacement: a class may have fewer pictures than its part of the batch
+            # with replacement: a class may have fewer images than its part of the batch
             batch = torch.cat([m[torch.randint(len(m), (each,), generator=generator)] for m in members])
             embedded = embed(features[batch])
             squared = 2 - 2 * embedded @ embedded.T  # distances of unit vectors
@@ -130,7 +130,7 @@ class EntropyCentroidSelector(RatioSelector):
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Minus the cosine distance, and less by the largest possible one for a dropped candidate; nothing here is random."""
-        log_p = class_log_probabilities(ranking_probe(bank), bank.candidates)
+        log_p = class_log_probabilities(label_probe(bank), bank.candidates)
         labels = bank.candidates.labels
         counts = self.certain * np.bincount(labels, minlength=len(bank.classes))
         left = best_of_each_class((np.exp(log_p) * log_p).sum(1), labels, counts)  # minus the entropy

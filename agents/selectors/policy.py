@@ -14,8 +14,8 @@ from agents.policies import SelectionPolicy, TransformerPolicy, refuse_normalise
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
+from synthselect_env.envs.observations import batch_observations, rows_of_width
 from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward
-from synthselect_env.envs.selection_env import observations
 from synthselect_env.evaluators import Evaluator
 from synthselect_env.training.device import pick_device
 
@@ -54,11 +54,7 @@ class PolicySelector(Selector):
         """
         d = self.policy.observation_space.shape[1]  # type: ignore[index]
         batches = bank.make_batches(self.n_batches or self._default_batches(bank))
-        table = observations(bank, batches, context=d != bank.n_features)
-        if table.shape[2] != d:
-            raise ValueError(
-                f"the policy was trained on rows of {d} numbers, {bank.source} gives {table.shape[2]}; extract its features with the same extractor"
-            )
+        table = batch_observations(rows_of_width(bank, d), batches)
         probabilities = np.zeros(len(bank.candidates))
         for batch, rows in zip(batches, torch.from_numpy(table)):
             probabilities[batch] = self.policy.keep_probabilities(rows[None])[0, : len(batch)].cpu().numpy()
@@ -87,7 +83,7 @@ class TrainingSelector(Selector):
     :param n_envs: selections that are scored at once; fewer where a rollout would not fit
     :param evaluator: what rewards; None for the default
     :param reward: a name, a :class:`~synthselect_env.envs.rewards.Reward`, or a dictionary of its parameters
-    :param context: whether the agent sees more than features, see :func:`~synthselect_env.envs.selection_env.observations`
+    :param extended_features: whether the agent sees more than features, see :func:`~synthselect_env.envs.selection_env.observations`
     :param name: name in tables; the algorithm's by default
     :param kwargs: passed to the algorithm; ``n_steps`` is one episode by default
     :raises ValueError: when not even one rollout of one environment fits
@@ -103,7 +99,7 @@ class TrainingSelector(Selector):
         n_envs: int = 16,
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
-        context: bool = True,
+        extended_features: bool = True,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,7 +111,8 @@ class TrainingSelector(Selector):
             raise ValueError(f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}")
         n_envs = min(n_envs, evaluations // n_steps)
         evaluations -= evaluations % (n_steps * n_envs)
-        self.evaluations, self.n_envs, self.evaluator, self.reward, self.context = evaluations, n_envs, evaluator, reward, context
+        self.evaluations, self.n_envs, self.evaluator, self.reward = evaluations, n_envs, evaluator, reward
+        self.extended_features = extended_features
         self.name = name or algorithm.__name__
 
     def settings(self) -> dict[str, object]:
@@ -128,7 +125,7 @@ class TrainingSelector(Selector):
         :param bank: the bank
         :param seed: of the evaluations and of the agent
         """
-        env = SelectionVecEnv(bank, self.n_envs, self.evaluator, self.reward, context=self.context)
+        env = SelectionVecEnv(bank, self.n_envs, self.evaluator, self.reward, extended_features=self.extended_features)
         env.seed(seed)
         return self.algorithm(self.policy, env, seed=seed, **self.kwargs).learn(self.evaluations)  # type: ignore[call-arg]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from agents.selectors.base import Selector
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.envs.selection_env import observations
+from synthselect_env.envs.observations import batch_observations, candidate_rows
 from synthselect_env.evaluators import Evaluator, make_evaluator
 from synthselect_env.training.device import seeded
 
@@ -169,7 +169,7 @@ class DVRLSelector(SearchSelector):
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
         """The final log-odds."""
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.from_numpy(observations(bank, [np.arange(len(bank.candidates))], context=True)[0])
+        rows = torch.from_numpy(batch_observations(candidate_rows(bank, True)[0], [np.arange(len(bank.candidates))])[0])
         with seeded(seed):
             network = nn.Sequential(
                 nn.Linear(rows.shape[1], self.width), nn.ReLU(), nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, 1)

@@ -13,24 +13,24 @@ import numpy as np
 import torch
 
 from agents.selectors.base import RatioSelector
-from synthselect_env import FeatureBank, Split
+from synthselect_env import Dataset, FeatureBank
 from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, make_evaluator
-from synthselect_env.evaluators.candidate_scores import RANKING_RIDGE, fit_and_looks, label_fit, ranking_probe
-from synthselect_env.evaluators.ridge import Design, RidgeHead, grid
+from synthselect_env.evaluators.candidate_scores import PROBE_RIDGE, candidate_scores, label_probe
+from synthselect_env.evaluators.ridge import Design, RidgeHead, rounding_step
 
 TOGETHER = 64
-"""Validation pictures, or bags, that are worked on at once, which bounds the memory that a large pool needs."""
+"""Validation images, or bags, that are worked on at once, which bounds the memory that a large pool needs."""
 
 
-def class_log_probabilities(classifier: LinearProbeEvaluator, split: Split) -> np.ndarray:
-    """Log-probability of every class for each picture, under the probe on the real pictures alone.
+def class_log_probabilities(classifier: LinearProbeEvaluator, split: Dataset) -> np.ndarray:
+    """Log-probability of every class for each image, under the probe on the real images alone.
 
     :param classifier: the probe
-    :param split: pictures; their labels do not matter
+    :param split: images; their labels do not matter
     :return: float64 (n, c)
     """
     nothing = np.zeros((1, len(classifier.bank.candidates)), bool)
-    return classifier.predict_on(nothing, 0, split)[0][0].astype(np.float64)  # a float32 exponential rounds the surest to 1
+    return classifier.predict(nothing, 0, split)[0]
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 class ConfidenceSelector(RatioSelector):
-    """Adds the candidates of whose label a classifier on the real pictures is surest.
+    """Adds the candidates of whose label a classifier on the real images is surest.
 
     :param ratio: see :class:`RatioSelector`
     """
@@ -49,31 +49,31 @@ class ConfidenceSelector(RatioSelector):
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Probability of the own label; nothing here is random."""
-        return np.exp(label_fit(bank))
+        return np.exp(candidate_scores(bank).probe_label_fit)
 
 
-class FitAndLooksSelector(RatioSelector):
-    """Adds the candidates whose label fits and that look like real pictures: the sum of what the datamodel ranks candidates by.
+class LabelFitRealismSelector(RatioSelector):
+    """Adds the candidates whose label fits and that look like real images: the sum of what the datamodel ranks candidates by.
 
-    Ours. A classifier's confidence tells wrong labels, and is blind to blur, faded stains and tears; a picture's low-level statistics
+    Ours. A classifier's confidence tells wrong labels, and is blind to blur, faded stains and tears; a image's low-level statistics
     (:func:`~synthselect_env.data.image_stats`) tell these and nothing of labels. How well labels fit, the networks of
     the bank's retrainings say that were not trained on a candidate. Where a bank has neither, it is the order of confidence.
 
     :param ratio: see :class:`RatioSelector`
     """
 
-    name = "fit and looks"
+    name = "label fit + realism"
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Logarithm of the own label's probability, by retrained networks where the bank tells, less that of the atypicality."""
-        return fit_and_looks(bank)
+        return candidate_scores(bank).label_fit_and_realism
 
 
 class KNNShapleySelector(RatioSelector):
     """Adds the candidates of greatest Shapley value for a k-nearest-neighbour classifier (Jia et al. 2019, arXiv:1908.08619, Theorem 1).
 
-    The players are the real training pictures and the candidates together; a set of them is worth the mean share of the k nearest
-    that have a validation picture's label, over the validation pictures. For one of these, with the players in order of distance
+    The players are the real training images and the candidates together; a set of them is worth the mean share of the k nearest
+    that have a validation image's label, over the validation images. For one of these, with the players in order of distance
     and mᵢ whether the i-th has its label,
 
         s_N = m_N / max(N, k),    sᵢ = sᵢ₊₁ + (mᵢ - mᵢ₊₁) / max(i, k)
@@ -116,14 +116,14 @@ class KNNShapleySelector(RatioSelector):
 class DataOOBSelector(RatioSelector):
     """Adds the candidates whose label is predicted by classifiers that did not train on them (Data-OOB, Kwon and Zou 2023, arXiv:2304.07718).
 
-    Real training pictures and candidates are bagged together; a candidate's value is the share of the classifiers that have it out
+    Real training images and candidates are bagged together; a candidate's value is the share of the classifiers that have it out
     of their bag and give it its label. Ours: the classifiers are ridge regressions on principal components, where the paper grows
     trees; a bag is drawn without replacement; and among equals the mean regression decides, for a generator that is easy to classify
-    leaves most candidates with a share of 1. Validation pictures play no part.
+    leaves most candidates with a share of 1. Validation images play no part.
 
     :param ratio: see :class:`RatioSelector`
     :param n_classifiers: bags
-    :param share: of all pictures in a bag, above 0 and below 1; small bags make weak classifiers that differ
+    :param share: of all images in a bag, above 0 and below 1; small bags make weak classifiers that differ
     :raises ValueError: when a parameter is out of range
     """
 
@@ -137,13 +137,13 @@ class DataOOBSelector(RatioSelector):
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Out-of-bag accuracy of each candidate, and less than its smallest step more by the out-of-bag regression."""
-        rng, classifier = np.random.default_rng(seed), ranking_probe(bank)
+        rng, classifier = np.random.default_rng(seed), label_probe(bank)
         x = torch.cat([classifier.components(split.features) for split in (bank.train, bank.candidates)])
-        step = grid(x)
+        step = rounding_step(x)
         x = (x / step).round() * step  # sums over a bag are exact, as in the probe
         labels = torch.from_numpy(np.concatenate([bank.train.labels, bank.candidates.labels]))
         y = torch.nn.functional.one_hot(labels, len(bank.classes)).to(torch.float64)
-        head = RidgeHead(Design(x[:0], y[:0]), Design(x, y), RANKING_RIDGE)  # no picture is in every bag
+        head = RidgeHead(Design(x[:0], y[:0]), Design(x, y), PROBE_RIDGE)  # no image is in every bag
         n, size = len(x), max(1, round(self.share * len(x)))
         judged, right, own = torch.zeros(3, n, dtype=torch.float64)
         for start in range(0, self.n_classifiers, TOGETHER):
@@ -162,13 +162,13 @@ class DataOOBSelector(RatioSelector):
 class InfluenceSelector(RatioSelector):
     """Adds the candidates whose weight in the training set the validation log-likelihood rises with (Koh and Liang 2017, arXiv:1703.04730).
 
-    One derivative, where a search takes hundreds: to first order, what each candidate alone would change. Beside a few dozen pictures
+    One derivative, where a search takes hundreds: to first order, what each candidate alone would change. Beside a few dozen images
     one more is not little, and the first order not enough; nor does it say what hundreds together change.
 
     :param ratio: see :class:`RatioSelector`
     :param evaluator: a name, or an evaluator of the bank that is selected from; must have credit
     :param start: "all": what leaving a candidate out of the whole pool would cost, the influence function proper; "none": what it
-        alone would add to the real pictures
+        alone would add to the real images
     :raises ValueError: when the start is unknown
     :raises NotImplementedError: on selecting, when the evaluator has no credit
     """
@@ -261,13 +261,13 @@ class MatchingSelector(RatioSelector):
 
 
 class GradientMatchingSelector(MatchingSelector):
-    """Adds candidates whose last-layer gradients add up to those of the validation pictures (after GRAD-MATCH, Killamsetty et al. 2021).
+    """Adds candidates whose last-layer gradients add up to those of the validation images (after GRAD-MATCH, Killamsetty et al. 2021).
 
     GRAD-MATCH (arXiv:2103.00123) with validation gradients, class by class: the gradient of the log-likelihood by the last layer of a
-    classifier on the real pictures, (p - y) xᵀ, where p are its probabilities and x principal components of the features with a one.
-    Its orthogonal matching pursuit finds a weight for each picture. A selection has no weights, and in so few dimensions the pursuit
-    leaves no error after some dozens of pictures. Ours is the same objective with equal weights, picture by picture: :func:`herd`
-    of the gradients, so that a training step on the selection is as a step on that number of validation pictures.
+    classifier on the real images, (p - y) xᵀ, where p are its probabilities and x principal components of the features with a one.
+    Its orthogonal matching pursuit finds a weight for each image. A selection has no weights, and in so few dimensions the pursuit
+    leaves no error after some dozens of images. Ours is the same objective with equal weights, image by image: :func:`herd`
+    of the gradients, so that a training step on the selection is as a step on that number of validation images.
 
     :param ratio: see :class:`RatioSelector`
     """
@@ -275,8 +275,8 @@ class GradientMatchingSelector(MatchingSelector):
     name = "gradient matching"
 
     def vectors(self, bank: FeatureBank) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gradients of candidates and of validation pictures."""
-        classifier = ranking_probe(bank)
+        """Gradients of candidates and of validation images."""
+        classifier = label_probe(bank)
         gradients = []
         for split in (bank.candidates, bank.valid):
             surplus = np.exp(class_log_probabilities(classifier, split)) - np.eye(len(bank.classes))[split.labels]  # (n, c)
@@ -286,9 +286,9 @@ class GradientMatchingSelector(MatchingSelector):
 
 
 class HerdingSelector(MatchingSelector):
-    """Adds candidates that are distributed as the real training pictures of their class (kernel herding, Chen et al. 2010, arXiv:1203.3472).
+    """Adds candidates that are distributed as the real training images of their class (kernel herding, Chen et al. 2010, arXiv:1203.3472).
 
-    Features are taken from their class's real mean, in units of the real pictures' root mean square distance to it. What is
+    Features are taken from their class's real mean, in units of the real images' root mean square distance to it. What is
     matched is up to the kernel; the default one goes for the whole distribution. See :func:`herd`.
 
     :param ratio: see :class:`RatioSelector`
@@ -305,7 +305,7 @@ class HerdingSelector(MatchingSelector):
         self.kernel = kernel
 
     def vectors(self, bank: FeatureBank) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features of candidates and of real training pictures."""
+        """Features of candidates and of real training images."""
         candidates, real = (split.features - bank.centroids[split.labels] for split in (bank.candidates, bank.train))
         scale = max(float(np.sqrt((real**2).sum(1).mean())), 1e-6)
         return candidates / scale, real / scale, bank.train.labels

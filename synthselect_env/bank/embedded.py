@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from synthselect_env.bank import FeatureBank
-from synthselect_env.data import EncodedImages, LabelledImages, RenderedImages, apportion, draw_per_class
-from synthselect_env.data.dataset import Split
+from synthselect_env.bank.feature_bank import FeatureBank
+from synthselect_env.data import Dataset, EncodedImages, RenderedImages, apportion, draw_per_class
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
 
@@ -25,7 +24,7 @@ PLANTED_FLAWS = {"wrong label": 0.3, "blur and noise": 0.07, "wrong stain": 0.07
 def load_bank(name: str) -> FeatureBank:
     """An embedded bank by name.
 
-    :param name: "pcam" (real PCam patches, HistoGAN candidates), "cervical" (a phantom: rendered pictures, not tissue; candidates
+    :param name: "pcam" (real PCam patches, HistoGAN candidates), "cervical" (a phantom: rendered images, not tissue; candidates
         with planted flaws), "pcam-planted" (real PCam patches as candidates, half of them with planted flaws), or "toy" (generated
         in memory)
     :raises ValueError: when there is none of that name
@@ -51,7 +50,7 @@ def resolve_bank(bank: FeatureBank | str | Path) -> FeatureBank:
 def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float = 1.0, seed: int = 0) -> FeatureBank:
     """A small known-truth bank: two Gaussian classes, and a pool of which half the candidates carry the wrong label.
 
-    Pictures are 16×16, a fixed random linear image of the features, so that networks can be trained on them in seconds.
+    Images are 16×16, a fixed random linear image of the features, so that networks can be trained on them in seconds.
 
     :param candidates_per_class: size of the pool, a class
     :param n_features: length of a feature vector
@@ -63,13 +62,13 @@ def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float =
     direction /= np.linalg.norm(direction)
     paint = rng.normal(size=(n_features, 16 * 16 * 3)) / np.sqrt(n_features)
 
-    def draw(per_class: int, prefix: str, flawed: float = 0.0) -> Split:
+    def draw(per_class: int, prefix: str, flawed: float = 0.0) -> Dataset:
         truth = np.repeat([0, 1], per_class)
         features = np.outer(2.0 * truth - 1, direction) + noise * rng.normal(size=(2 * per_class, n_features))
         flaw = (rng.random(2 * per_class) < flawed).astype(np.int8)
         images = np.clip(128 + 60 * (features @ paint), 0, 255).astype(np.uint8).reshape(-1, 16, 16, 3)
         ids = tuple(f"{prefix}-{i}" for i in range(2 * per_class))
-        return Split(features.astype(np.float32), np.where(flaw, 1 - truth, truth), ids, images, flaw=flaw if flawed else None)
+        return Dataset(features.astype(np.float32), np.where(flaw, 1 - truth, truth), ids, images, flaw=flaw if flawed else None)
 
     return FeatureBank(
         train=draw(12, "train"), valid=draw(64, "valid"), test=draw(256, "test"), candidates=draw(candidates_per_class, "candidate", flawed=0.5),
@@ -79,11 +78,11 @@ def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float =
 
 def planted_pcam(
     n_real: int = 128, n_candidates: int = 2048, flaws: Mapping[str, float] = PLANTED_FLAWS, seed: int = 0
-) -> dict[str, LabelledImages]:
+) -> dict[str, Dataset]:
     """Real patches of the embedded PCam bank as candidates of known truth: some are spoilt, the others are as good as real ones.
 
-    No picture is stored twice: those of validation and test are that bank's, the training patches and the candidates are drawn from
-    its training patches, and flaws are planted when a picture is asked for.
+    No image is stored twice: those of validation and test are that bank's, the training patches and the candidates are drawn from
+    its training patches, and flaws are planted when a image is asked for.
 
     :param n_real: training patches
     :param n_candidates: candidates
@@ -96,17 +95,17 @@ def planted_pcam(
     real, pool, plan = _planted_plan(n_real, n_candidates, tuple(flaws.items()), seed)
     parts = {}
     for name in ("train", "valid", "test"):
-        whole: Split = getattr(bank, name)
+        whole: Dataset = getattr(bank, name)
         positions = real if name == "train" else np.arange(len(whole))
         split = whole.subset(positions)
-        images = RenderedImages("embedded pcam", {"split": name, "pictures": whole.pictures_digest[:16]}, positions)
-        parts[name] = LabelledImages(images, split.labels, tuple(split.ids or ()), tuple(bank.classes))
+        images = RenderedImages("embedded pcam", {"split": name, "pictures": whole.images_digest[:16]}, positions)
+        parts[name] = Dataset.of_images(images, split.labels, tuple(split.ids or ()), tuple(bank.classes))
     pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
     recipe = {"n_real": n_real, "n_candidates": n_candidates, "flaws": pairs, "seed": seed, "version": FLAWS_VERSION}
-    recipe |= {"pictures": bank.train.pictures_digest[:16]}
+    recipe |= {"pictures": bank.train.images_digest[:16]}
     candidates = RenderedImages("embedded pcam, planted flaws", recipe, np.arange(len(pool)))
     ids = tuple(f"candidate-{i:04d}" for i in range(len(pool)))  # a file name would tell the class
-    parts["candidates"] = LabelledImages(candidates, plan.labels, ids, tuple(bank.classes), flaw=plan.flaw)
+    parts["candidates"] = Dataset.of_images(candidates, plan.labels, ids, tuple(bank.classes), flaw=plan.flaw)
     return parts
 
 
@@ -128,8 +127,8 @@ def _planted_plan(
 
 
 def _pcam_pictures(split: str, pictures: str, positions: np.ndarray) -> np.ndarray:
-    part: Split = getattr(_pcam(), split)
-    if part.pictures_digest[:16] != pictures:
+    part: Dataset = getattr(_pcam(), split)
+    if part.images_digest[:16] != pictures:
         raise ValueError(f"these are pictures of another embedded PCam bank than this release's ({split} split); build the bank again")
     assert isinstance(part.images, EncodedImages)
     return part.images[positions].decode()

@@ -1,4 +1,4 @@
-"""Images → features → bank: train the extractor on the real training split, and see all pictures through it."""
+"""Images → features → bank: train the extractor on the real training split, and see all images through it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthselect_env.bank import SPLITS, FeatureBank
-from synthselect_env.data import LabelledImages, appearance
-from synthselect_env.data.dataset import Split
-from synthselect_env.data.images import pictures_digest
+from synthselect_env.bank.feature_bank import SPLITS, FeatureBank
+from synthselect_env.data import Dataset, compute_image_stats
 from synthselect_env.metrics import METRICS
 from synthselect_env.training.classifier import Classifier, TrainingConfig, train_classifier
 
@@ -20,23 +18,23 @@ EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
 """The paper's ResNet34, by whole passes over the real training split."""
 
 LEAST_STEPS = 30
-"""Of an epoch where passes are asked for: a few hundred pictures are passed too quickly to learn anything."""
+"""Of an epoch where passes are asked for: a few hundred images are passed too quickly to learn anything."""
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 def train_extractor(
-    train: LabelledImages,
-    valid: LabelledImages,
+    train: Dataset,
+    valid: Dataset,
     seed: int,
     config: TrainingConfig = EXTRACTOR,
     device: str | torch.device = "auto",
     on_epoch: OnEpoch | None = None,
 ) -> Classifier:
-    """Train a feature extractor; validation chooses its epoch. A pass over few pictures is repeated, to :data:`LEAST_STEPS`.
+    """Train a feature extractor; validation chooses its epoch. A pass over few images is repeated, to :data:`LEAST_STEPS`.
 
-    :param train: real training pictures, of all classes
-    :param valid: real validation pictures
+    :param train: real training images, of all classes
+    :param valid: real validation images
     :param seed: of weights and order
     :param config: how to train, at which size
     :param device: "auto", or a torch device
@@ -50,22 +48,22 @@ def train_extractor(
     return extractor
 
 
-def training_digest(train: LabelledImages, seed: int) -> str:
-    """A name for what a network is trained on: pictures, labels and seed."""
-    return f"{pictures_digest(train.images, train.labels)} {seed}"
+def training_digest(train: Dataset, seed: int) -> str:
+    """A name for what a network is trained on: images, labels and seed."""
+    return f"{train.images_digest} {seed}"
 
 
 def extract_bank(
-    pictures: Mapping[str, LabelledImages],
+    pictures: Mapping[str, Dataset],
     extractor: Classifier,
     provenance: dict[str, Any] | None = None,
 ) -> FeatureBank:
-    """A bank of the features that an extractor sees, and of how training pictures and candidates look at its size.
+    """A bank of the features that an extractor sees, and of how training images and candidates look at its size.
 
-    :param pictures: "train", "valid", "candidates" and, where it is at hand, "test"
-    :param extractor: trained on the real training pictures
-    :param provenance: JSON-able facts on where the pictures come from
-    :raises ValueError: when pictures, or the extractor, are of other classes than the training pictures
+    :param images: "train", "valid", "candidates" and, where it is at hand, "test"
+    :param extractor: trained on the real training images
+    :param provenance: JSON-able facts on where the images come from
+    :raises ValueError: when images, or the extractor, are of other classes than the training images
     """
     classes, config = pictures["train"].classes, extractor.config
     if extractor.n_classes != len(classes):
@@ -89,8 +87,8 @@ def extract_bank(
     else:  # of elsewhere
         when, measured = "", {}
     size = "×".join(map(str, config.size))
-    looks = {"train": appearance(pictures["train"].pixels(config.size)), "candidates": appearance(pixels)}
-    splits = {name: Split(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name)) for name, p in pictures.items()}
+    looks = {"train": compute_image_stats(pictures["train"].pixels(config.size)), "candidates": compute_image_stats(pixels)}
+    splits = {name: Dataset(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name)) for name, p in pictures.items()}
     return FeatureBank(
         **{"test": None, **splits},  # type: ignore[arg-type]
         classes=classes,

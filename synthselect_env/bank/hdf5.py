@@ -7,11 +7,11 @@ import json
 import h5py
 import numpy as np
 
-from synthselect_env.data import EncodedImages, LazyImages, RenderedImages
-from synthselect_env.data.dataset import Retrainings, Split
+from synthselect_env.bank.retrainings import Retrainings
+from synthselect_env.data import Dataset, EncodedImages, LazyImages, RenderedImages
 
 
-def write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
+def write_dataset(group: h5py.Group, split: Dataset, half: bool | None) -> None:
     """Write a split.
 
     :param group: an empty one
@@ -34,10 +34,10 @@ def write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
             group.create_dataset(name, data=list(getattr(split, name)), dtype=h5py.string_dtype(), compression="gzip")
     if split.flaw is not None:
         group.create_dataset("flaw", data=split.flaw)
-    if split.appearance is not None:
-        group.create_dataset("appearance", data=split.appearance, compression="gzip", shuffle=True)
+    if split.image_stats is not None:
+        group.create_dataset("appearance", data=split.image_stats, compression="gzip", shuffle=True)
     if isinstance(split.images, EncodedImages):
-        # one byte string and its cuts: HDF5's own variable-length type costs a heap object a picture
+        # one byte string and its cuts: HDF5's own variable-length type costs a heap object a image
         encoded = group.create_group("images")
         offsets = np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64)
         encoded.create_dataset("offsets", data=offsets)
@@ -52,7 +52,7 @@ def write_split(group: h5py.Group, split: Split, half: bool | None) -> None:
         group.create_dataset("images", data=split.images, compression="gzip")
 
 
-def read_split(group: h5py.Group, where: str) -> Split:
+def read_dataset(group: h5py.Group, where: str) -> Dataset:
     """Read what :func:`write_split` wrote.
 
     :param group: the split's
@@ -85,17 +85,17 @@ def read_split(group: h5py.Group, where: str) -> Split:
     elif "images" in group:
         images = group["images"][()]
     flaw, looks = (group[name][()] if name in group else None for name in ("flaw", "appearance"))
-    return Split(group["features"][()], group["labels"][()], images=images, flaw=flaw, appearance=looks, **names)
+    return Dataset(group["features"][()], group["labels"][()], images=images, flaw=flaw, image_stats=looks, **names)
 
 
 def write_retrainings(group: h5py.Group, retrainings: Retrainings) -> None:
     """Write retrainings, a bit a candidate."""
     group.create_dataset("selections", data=np.packbits(retrainings.selections, axis=1), compression="gzip")
-    for metric, values in retrainings.figures.items():
+    for metric, values in retrainings.metrics.items():
         group.create_dataset(f"figures/{metric}", data=values)
     if retrainings.own_log_probability is not None:
         group.create_dataset("own_log_probability", data=retrainings.own_log_probability, compression="gzip", shuffle=True)
-    group.attrs["recipe"], group.attrs["pictures"] = json.dumps(retrainings.recipe), retrainings.pictures
+    group.attrs["recipe"], group.attrs["pictures"] = json.dumps(retrainings.training_config), retrainings.images_digest
 
 
 def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthselect_env.bank import FeatureBank
+from synthselect_env.bank.feature_bank import FeatureBank
 from synthselect_env.storage import atomic_write
 
 COLUMNS = ("id", "label", "selected", "score")

@@ -1,22 +1,31 @@
-"""Images in: readers for class folders and for PCam's own files, pictures with planted flaws, and the cervical phantom."""
+"""Images in: datasets, readers, image statistics, planted flaws, and the cervical phantom."""
 
+from synthselect_env.data.dataset import Dataset, Split
 from synthselect_env.data.folders import read_class_folders
-from synthselect_env.data.image_stats import appearance
-from synthselect_env.data.images import EncodedImages, LabelledImages, LazyImages, RenderedImages, decode
+from synthselect_env.data.image_stats import compute_image_stats
+from synthselect_env.data.images import (
+    EncodedImages,
+    LazyImages,
+    RenderedImages,
+    decode,
+    image_grid,
+)
 from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates
 from synthselect_env.data.splitting import apportion, draw_per_class, split_by_group
 
 __all__ = [
+    "Dataset",
     "EncodedImages",
-    "LabelledImages",
     "LazyImages",
     "RenderedImages",
-    "appearance",
+    "Split",
     "apportion",
     "cervical_phantom",
+    "compute_image_stats",
     "decode",
     "draw_per_class",
+    "image_grid",
     "phantom_candidates",
     "read_class_folders",
     "read_pcam",

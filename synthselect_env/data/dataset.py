@@ -1,4 +1,4 @@
-"""Split: pictures as feature vectors, and what is known of each; Retrainings: selections of candidates and what they scored."""
+"""Dataset: labelled images, as pixels, as feature vectors, or as both."""
 
 from __future__ import annotations
 
@@ -11,22 +11,41 @@ from typing import Any
 
 import numpy as np
 
-from synthselect_env.data import LazyImages
-from synthselect_env.data.images import picture_size, pictures_digest, positions_of
-from synthselect_env.metrics import METRICS
+from synthselect_env.data.images import (
+    ConcatenatedImages,
+    LazyImages,
+    UndecodableError,
+    decode,
+    image_size,
+    images_digest,
+    positions_of,
+)
+
+CHUNK_SIZE = 65_536
+"""Feature rows checked at once. Features may be a memory map larger than the memory."""
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Pictures as feature vectors, with what is known of each.
+class Dataset:
+    """Labelled images of one split, or the pool of candidates.
 
-    :param features: float (n, d); a float32 memory map stays one
-    :param labels: int (n,), positions in the bank's ``classes``
-    :param ids: a unique name each, e.g. the file's
-    :param images: the pictures, encoded, rendered or uint8 (n, h, w, 3); needed for full retraining and for reports
-    :param groups: patient or slide of each
-    :param flaw: int8 (n,), 0 for a sound candidate; only in known-truth banks, and never shown to an agent
-    :param appearance: float (n, s), how each picture looks whatever it shows; see :func:`~synthselect_env.data.image_stats`
+    Readers of image folders return datasets without features (:meth:`of_images`). A
+    :class:`~synthselect_env.FeatureBank` needs features and can do without images.
+
+    .. code-block:: python
+
+        Dataset(features=np.zeros((2, 512), np.float32), labels=np.array([0, 1]))
+
+    :param features: feature vectors, float (n, d); a float32 memory map stays one
+    :param labels: class of each image, int (n,), as positions in ``classes``
+    :param ids: unique name of each image, e.g. its file
+    :param images: encoded or rendered images, or uint8 (n, h, w, 3)
+    :param groups: patient or slide of each image
+    :param flaw: int8 (n,), 0 for a sound candidate. Only banks with known truth have it, and no
+        agent sees it
+    :param image_stats: statistics of stain, contrast and sharpness, float (n, s); see
+        :func:`~synthselect_env.data.compute_image_stats`
+    :param classes: class names in label order
     """
 
     features: np.ndarray
@@ -35,130 +54,233 @@ class Split:
     images: LazyImages | np.ndarray | None = None
     groups: Sequence[str] | None = None
     flaw: np.ndarray | None = None
-    appearance: np.ndarray | None = None
+    image_stats: np.ndarray | None = None
+    classes: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, index: np.ndarray) -> Split:
-        """The pictures at ``index`` (positions or a boolean mask), in that order.
+    @classmethod
+    def of_images(
+        cls,
+        images: LazyImages | np.ndarray,
+        labels: np.ndarray,
+        ids: Sequence[str],
+        classes: Sequence[str],
+        groups: Sequence[str] | None = None,
+        flaw: np.ndarray | None = None,
+    ) -> Dataset:
+        """Return a dataset of images whose features have not been extracted yet.
 
-        :raises ValueError: when a mask does not have one entry a picture
+        The parameters are those of the class.
+        """
+        no_features: Any = None
+        return cls(no_features, labels, ids, images, groups, flaw, classes=tuple(classes))
+
+    def subset(self, index: Sequence[int] | np.ndarray) -> Dataset:
+        """Return the images at ``index``, in that order.
+
+        :param index: positions, or a boolean mask
+        :raises ValueError: if a mask does not have one entry per image
         """
         positions = positions_of(index, len(self))
-        ids, groups = (None if names is None else tuple(names[int(i)] for i in positions) for names in (self.ids, self.groups))
-        images, flaw, looks = (None if values is None else values[positions] for values in (self.images, self.flaw, self.appearance))
-        return Split(self.features[positions], self.labels[positions], ids, images, groups, flaw, looks)  # type: ignore[arg-type]
+
+        def rows(values: Any) -> Any:
+            return None if values is None else values[positions]
+
+        def names(values: Sequence[str] | None) -> tuple[str, ...] | None:
+            return None if values is None else tuple(values[int(i)] for i in positions)
+
+        return Dataset(
+            features=rows(self.features),
+            labels=self.labels[positions],
+            ids=names(self.ids),
+            images=rows(self.images),
+            groups=names(self.groups),
+            flaw=rows(self.flaw),
+            image_stats=rows(self.image_stats),
+            classes=self.classes,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Dataset]) -> Dataset:
+        """Return one dataset of all images, part after part.
+
+        What one part lacks, the result lacks.
+
+        :param parts: at least one dataset, all with the same classes
+        """
+
+        def rows(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if any(v is None for v in values) else np.concatenate(values)
+
+        def names(name: str) -> tuple[str, ...] | None:
+            values = [getattr(part, name) for part in parts]
+            return None if any(v is None for v in values) else tuple(n for v in values for n in v)
+
+        images = [part.images for part in parts if part.images is not None]
+        return cls(
+            features=rows("features"),
+            labels=np.concatenate([part.labels for part in parts]),
+            ids=names("ids"),
+            images=ConcatenatedImages(images) if len(images) == len(parts) else None,
+            groups=names("groups"),
+            flaw=rows("flaw"),
+            image_stats=rows("image_stats"),
+            classes=parts[0].classes,
+        )
+
+    def pixels(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Return the decoded images.
+
+        :param size: (height, width) in pixels, or None for the images' own size
+        :return: uint8 (n, h, w, 3)
+        :raises ValueError: if there are no images, or one cannot be decoded; the message has its id
+        """
+        if self.images is None:
+            raise ValueError("this dataset has feature vectors only; add images to look at pixels")
+        try:
+            return decode(self.images, size)
+        except UndecodableError as error:
+            if self.ids is None:
+                raise
+            name = self.ids[error.position]
+            raise ValueError(
+                f"{name} cannot be decoded ({error.why}); replace or remove it"
+            ) from error
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images in pixels; their median where sizes differ.
+
+        :raises ValueError: if there are no images
+        """
+        return image_size(self.images)
 
     @cached_property
     def features_digest(self) -> str:
-        """A name for features and labels, to key caches by."""
+        """SHA-256 of features and labels, for cache keys."""
         content = hashlib.sha256(np.asarray(self.labels, np.int64).tobytes())
         content.update(np.ascontiguousarray(self.features, np.float32).data)
         return content.hexdigest()
 
     @cached_property
-    def pictures_digest(self) -> str:
-        """A name for pictures and labels, which another extractor does not change."""
-        return pictures_digest(self.images, self.labels)
+    def images_digest(self) -> str:
+        """SHA-256 of images and labels, for cache keys. Independent of the extractor."""
+        return images_digest(self.images, self.labels)
 
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """(height, width) of the pictures, in pixels; see :func:`~synthselect_env.data.images.picture_size`.
+    def checked(self, where: str, classes: Sequence[str]) -> Dataset:
+        """Return the dataset with float32 features, int64 labels and tuples of names.
 
-        :raises ValueError: when there is none
+        :param where: name of the dataset in error messages
+        :param classes: class names in label order
+        :raises ValueError: if something is malformed; the message says what, and the remedy
         """
-        return picture_size(self.images)
-
-    def checked(self, where: str, n_classes: int) -> Split:
-        """The split with float32 features, int64 labels and tuples of names.
-
-        :param where: of the split, for messages
-        :param n_classes: number of classes
-        :raises ValueError: when something is malformed; the message says what, and the remedy
-        """
-        features, labels = np.asarray(self.features), np.asarray(self.labels)
-        if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
-            raise ValueError(f"{where}/features is {features.dtype} {features.shape}, expected floats (n, d); store one row a picture")
+        features = self._checked_features(where)
+        labels = np.asarray(self.labels)
         if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
             raise ValueError(
-                f"{where}/labels is {labels.dtype} {labels.shape}, expected integers ({len(features)},); store one label a feature row"
+                f"{where}/labels is {labels.dtype} {labels.shape}, expected integers "
+                f"({len(features)},); store one label per feature row"
+            )
+        outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        if len(outside):
+            row = outside[0]
+            raise ValueError(
+                f"{where}/labels has {len(outside)} labels outside 0..{len(classes) - 1} "
+                f"(first: {labels[row]} in row {row}); labels are positions in classes"
+            )
+        self._check_images(where)
+        self._check_lengths(where, len(labels))
+        self._check_names(where)
+        image_stats = None
+        if self.image_stats is not None:
+            image_stats = np.asarray(self.image_stats, np.float32)
+            if image_stats.ndim != 2 or not np.isfinite(image_stats).all():
+                raise ValueError(
+                    f"{where}/appearance (image statistics) is {image_stats.shape} or not finite, "
+                    "expected numbers (n, s); extract the bank again"
+                )
+        return replace(
+            self,
+            features=features,
+            labels=np.ascontiguousarray(labels, np.int64),
+            ids=None if self.ids is None else tuple(map(str, self.ids)),
+            groups=None if self.groups is None else tuple(map(str, self.groups)),
+            flaw=None if self.flaw is None else np.asarray(self.flaw, np.int8),
+            image_stats=image_stats,
+            classes=tuple(classes),
+        )
+
+    def _checked_features(self, where: str) -> np.ndarray:
+        if self.features is None:
+            raise ValueError(f"{where}/features is missing; extract features from the images")
+        features = np.asarray(self.features)
+        if features.ndim != 2 or features.dtype.kind != "f" or not features.shape[1]:
+            raise ValueError(
+                f"{where}/features is {features.dtype} {features.shape}, expected floats (n, d); "
+                "store one row per image"
             )
         features = np.ascontiguousarray(features, np.float32)
-        # in parts: the features may be a memory map that is larger than the memory
-        bad = np.concatenate(
-            [i + np.flatnonzero(~np.isfinite(features[i : i + 65536]).all(1)) for i in range(0, max(len(features), 1), 65536)]
-        )
-        if len(bad):
-            raise ValueError(
-                f"{where}/features has {len(bad)} rows with NaN or infinity (first: {bad[0]}); extract them again or drop them"
-            )
-        outside = np.flatnonzero((labels < 0) | (labels >= n_classes))
-        if len(outside):
-            raise ValueError(
-                f"{where}/labels has {len(outside)} labels outside 0..{n_classes - 1} (first: {labels[outside[0]]} in row {outside[0]}); labels are positions in classes"
-            )
-        for name in ("ids", "groups", "images", "flaw", "appearance"):
-            value = getattr(self, name)
-            if name == "images" and not isinstance(value, LazyImages | np.ndarray | None):
+        for start in range(0, len(features), CHUNK_SIZE):
+            finite = np.isfinite(features[start : start + CHUNK_SIZE]).all(1)
+            if not finite.all():
+                bad = [
+                    i + np.flatnonzero(~np.isfinite(features[i : i + CHUNK_SIZE]).all(1))
+                    for i in range(start, len(features), CHUNK_SIZE)
+                ]
+                rows = np.concatenate(bad)
                 raise ValueError(
-                    f"{where}/images is a {type(value).__name__}, expected EncodedImages, RenderedImages or uint8 (n, h, w, 3)"
+                    f"{where}/features has {len(rows)} rows with NaN or infinity "
+                    f"(first: {rows[0]}); extract them again or drop them"
                 )
-            if value is not None and (len(value) != len(labels) or (name == "flaw" and np.ndim(value) != 1)):
-                raise ValueError(f"{where}/{name} has {len(value)} entries for {len(labels)} labels; store one a picture")
-        if self.ids is not None and len(set(self.ids)) < len(labels):
-            twice = Counter(self.ids).most_common(1)[0][0]
-            raise ValueError(f"{where}/ids has {twice!r} more than once; ids name pictures, make them unique")
-        if isinstance(self.images, np.ndarray) and (self.images.dtype != np.uint8 or self.images.shape[3:] != (3,)):
-            raise ValueError(f"{where}/images is {self.images.dtype} {self.images.shape}, expected uint8 (n, h, w, 3), or encoded pictures")
+        return features
+
+    def _check_images(self, where: str) -> None:
+        images = self.images
+        if not isinstance(images, LazyImages | np.ndarray | None):
+            raise ValueError(
+                f"{where}/images is a {type(images).__name__}, expected EncodedImages, "
+                "RenderedImages or uint8 (n, h, w, 3)"
+            )
+        if isinstance(images, np.ndarray):
+            if images.dtype != np.uint8 or images.shape[3:] != (3,):
+                raise ValueError(
+                    f"{where}/images is {images.dtype} {images.shape}, expected uint8 "
+                    "(n, h, w, 3), or encoded images"
+                )
+
+    def _check_lengths(self, where: str, n: int) -> None:
+        stored = {"image_stats": "appearance"}  # name in the file, where it differs
+        for name in ("ids", "groups", "images", "flaw", "image_stats"):
+            value = getattr(self, name)
+            if value is not None and (len(value) != n or (name == "flaw" and np.ndim(value) != 1)):
+                raise ValueError(
+                    f"{where}/{stored.get(name, name)} has {len(value)} entries for {n} labels; "
+                    "store one per image"
+                )
+
+    def _check_names(self, where: str) -> None:
+        if self.ids is not None and len(set(self.ids)) < len(self.ids):
+            repeated = Counter(self.ids).most_common(1)[0][0]
+            raise ValueError(
+                f"{where}/ids has {repeated!r} more than once; ids name images, make them unique"
+            )
         for name in ("ids", "groups"):
             entries = getattr(self, name)
-            unnamed = [i for i, entry in enumerate([] if entries is None else entries) if entry is None or entry != entry or entry == ""]
-            if unnamed:  # a missing patient would be a patient of that name, whose pictures belong together
+            # A missing patient would count as one patient, to whom all such images belong.
+            unnamed = [] if entries is None else [i for i, e in enumerate(entries) if not _named(e)]
+            if unnamed:
                 raise ValueError(
-                    f"{where}/{name} has {len(unnamed)} entries without a name (first: {unnamed[0]}); name each, or give {name}=None"
+                    f"{where}/{name} has {len(unnamed)} entries without a name "
+                    f"(first: {unnamed[0]}); name each, or give {name}=None"
                 )
-        ids, groups = (None if names is None else tuple(map(str, names)) for names in (self.ids, self.groups))
-        flaw = None if self.flaw is None else np.asarray(self.flaw, np.int8)
-        looks = None if self.appearance is None else np.asarray(self.appearance, np.float32)
-        if looks is not None and (looks.ndim != 2 or not np.isfinite(looks).all()):
-            raise ValueError(f"{where}/appearance is {looks.shape} or not finite, expected numbers (n, s); extract the bank again")
-        labels = np.ascontiguousarray(labels, np.int64)
-        return replace(self, features=features, labels=labels, ids=ids, groups=groups, flaw=flaw, appearance=looks)
 
 
-@dataclass(frozen=True, eq=False)
-class Retrainings:
-    """Selections that a network was retrained on in full, and what it scored on the validation split.
+def _named(entry: object) -> bool:
+    return entry is not None and entry == entry and entry != ""
 
-    :param selections: bool (m, n)
-    :param figures: metric to (m, e), the last e epochs
-    :param recipe: JSON-able facts: how the network was trained, with which seed
-    :param pictures: the :attr:`FeatureBank.pictures_digest` of what was trained and scored on
-    :param own_log_probability: float16 (m, n), that of each candidate's label under each of the networks; NaN, or None, where not known
-    """
 
-    selections: np.ndarray
-    figures: dict[str, np.ndarray]
-    recipe: dict[str, Any]
-    pictures: str
-    own_log_probability: np.ndarray | None = None
-
-    def check(self, n: int, where: str) -> None:
-        """See whether they are of ``n`` candidates and have all figures.
-
-        :param n: number of candidates
-        :param where: of the retrainings, for messages
-        :raises ValueError: when they are not
-        """
-        m = len(self.selections)
-        if self.selections.shape != (m, n) or self.selections.dtype != bool:
-            raise ValueError(f"{where}/selections is {self.selections.dtype} {self.selections.shape}, expected bool (m, {n})")
-        if missing := [metric for metric in METRICS if metric not in self.figures]:
-            raise ValueError(f"{where}/figures lacks {', '.join(missing)}; a retraining has all metrics")
-        wrong = [f"{metric} {values.shape}" for metric, values in self.figures.items() if values.ndim != 2 or len(values) != m]
-        if wrong:
-            raise ValueError(f"{where}/figures must be arrays ({m}, epochs), a row a retraining; got {', '.join(wrong)}")
-        own = self.own_log_probability
-        if own is not None and (own.shape != (m, n) or own.dtype.kind != "f"):
-            raise ValueError(f"{where}/own_log_probability is {own.dtype} {own.shape}, expected floats ({m}, {n})")
+Split = Dataset
+"""Former name of :class:`Dataset`."""

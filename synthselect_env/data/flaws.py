@@ -1,4 +1,4 @@
-"""Planted flaws: real pictures made into candidates of known quality."""
+"""Planted flaws: real images made into candidates of known quality."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ FLAWS = ("sound", "wrong label", "blur and noise", "wrong stain", "near duplicat
 """What ``flaw`` numbers in a bank's candidates stand for."""
 
 FLAWS_VERSION = 1
-"""Raised whenever the same arguments spoil differently, so that a stored recipe is not taken for another picture's."""
+"""Raised whenever the same arguments spoil differently, so that a stored recipe is not taken for another image's."""
 
 BLUR_RADIUS = (0.02, 0.04)
-"""Of the picture's height: nuclei lose their edges, the tissue's layout stays."""
+"""Of the image's height: nuclei lose their edges, the tissue's layout stays."""
 NOISE = 20.0
 """Standard deviation of the noise, in grey levels of 256."""
 STAIN_SHIFT = 0.45
 """Largest change of an optical density, as a share: haematoxylin fades while eosin deepens, or the other way round."""
 DUPLICATE_SHIFT = 0.04
-"""Of the picture's height: how far a near duplicate is moved."""
+"""Of the image's height: how far a near duplicate is moved."""
 TEAR = (0.25, 0.5)
-"""Of the picture's width: how wide the gap of a torn section is, in sum over two tears."""
+"""Of the image's width: how wide the gap of a torn section is, in sum over two tears."""
 
 
 @dataclass(frozen=True)
 class FlawPlan:
-    """Which flaw each candidate gets; the pictures are spoilt when they are asked for.
+    """Which flaw each candidate gets; the images are spoilt when they are asked for.
 
     :param labels: int64 (n,), as an agent sees them
     :param flaw: int8 (n,), positions in :data:`FLAWS`
-    :param source: int64 (n,), the picture that a candidate is made from: its own, or the one that it duplicates
+    :param source: int64 (n,), the image that a candidate is made from: its own, or the one that it duplicates
     :param seed: of the flaws
     """
 
@@ -45,7 +45,7 @@ class FlawPlan:
         """Some of the candidates.
 
         :param positions: int (m,), which
-        :param sources: uint8 (m, h, w, 3), the pictures at ``source[positions]``
+        :param sources: uint8 (m, h, w, 3), the images at ``source[positions]``
         :return: uint8 (m, h, w, 3); a candidate is the same whichever others are asked for
         """
         spoilt = sources.copy()
@@ -57,15 +57,15 @@ class FlawPlan:
 
 
 def plan_flaws(labels: np.ndarray, n_classes: int, shares: Mapping[str, float], seed: int) -> FlawPlan:
-    """Give a share of the pictures one flaw each; the rest stays sound.
+    """Give a share of the images one flaw each; the rest stays sound.
 
-    A near duplicate is a sound picture that replaces another one of its class: mirrored, shifted by a few pixels, and slightly
+    A near duplicate is a sound image that replaces another one of its class: mirrored, shifted by a few pixels, and slightly
     brighter or darker.
 
     :param labels: int (n,), the true ones
     :param n_classes: number of classes
-    :param shares: name of a flaw in :data:`FLAWS` to the share of the pictures that get it; their order counts, too
-    :param seed: of everything that is random; picture i is drawn from a stream of its own
+    :param shares: name of a flaw in :data:`FLAWS` to the share of the images that get it; their order counts, too
+    :param seed: of everything that is random; image i is drawn from a stream of its own
     :raises ValueError: when a name is unknown, or the shares do not lie between 0 and 1 in sum
     """
     unknown = sorted(set(shares) - set(FLAWS[1:]))
@@ -138,4 +138,4 @@ SPOILERS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "near duplicate": _duplicated,
     "torn": _torn,
 }
-"""What changes a picture's pixels, by the name of the flaw."""
+"""What changes a image's pixels, by the name of the flaw."""

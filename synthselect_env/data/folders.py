@@ -1,4 +1,4 @@
-"""Class folders, in a directory or a zip: ``[split/]class/picture.png``."""
+"""Class folders, in a directory or a zip: ``[split/]class/image.png``."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from synthselect_env.data.images import EncodedImages, LabelledImages
+from synthselect_env.data.dataset import Dataset
+from synthselect_env.data.images import EncodedImages
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
 
 def read_class_folders(
     path: str | Path, split: str | None = None, classes: tuple[str, ...] | None = None, group: str | None = None
-) -> LabelledImages:
-    """Read pictures whose folder names their class.
+) -> Dataset:
+    """Read images whose folder names their class.
 
     The tree may be a directory, in which links are followed, or a zip archive. Anything above the class folders is ignored, so ``pcam.zip`` with
-    ``pcam/train/normal/ID.webp`` is read by ``read_class_folders("pcam.zip", "train")``. Pictures are sorted by path.
+    ``pcam/train/normal/ID.webp`` is read by ``read_class_folders("pcam.zip", "train")``. Images are sorted by path.
 
     :param path: directory or zip
     :param split: name of the folder that holds the class folders; None where the class folders are at the top
     :param classes: class names in label order, some of which may have no folder; by default the folders' names, sorted
-    :param group: a regular expression that finds the patient or slide in the picture's name, e.g. ``"^[^_]+"`` for all before the
+    :param group: a regular expression that finds the patient or slide in the image's name, e.g. ``"^[^_]+"`` for all before the
         first underscore; where it has groups of its own, the first that matched is what counts
-    :return: the pictures, still encoded; ids are ``class/picture.png``
+    :return: the images, still encoded; ids are ``class/image.png``
     :raises FileNotFoundError: when the path does not exist
-    :raises ValueError: when no picture is found, class folders lie in several places, a class is unknown, or ``group`` is no regular
+    :raises ValueError: when no image is found, class folders lie in several places, a class is unknown, or ``group`` is no regular
         expression or finds nothing in a name
     """
     path = Path(path)
@@ -50,7 +51,7 @@ def read_class_folders(
             f"{where}: no pictures ({', '.join(sorted(SUFFIXES))}) in class folders; expected {'SPLIT/' if split else ''}CLASS/NAME.png"
         )
     tops = sorted({PurePosixPath(name).parent.parent.as_posix() for name in names})
-    if len(tops) > 1:  # splits, or a folder a patient within the classes: together they would be one set of pictures
+    if len(tops) > 1:  # splits, or a folder a patient within the classes: together they would be one set of images
         remedy = "name the split, or give a path to one of them" if split is None else "a picture must lie in its class's folder itself"
         raise ValueError(f"{where}: there are class folders under {', '.join(tops[:3])}{' …' if len(tops) > 3 else ''}; {remedy}")
     parents = [PurePosixPath(name).parts[-2] for name in names]
@@ -64,11 +65,11 @@ def read_class_folders(
     ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
     labels = np.array([places[parent] for parent in parents], np.int64)
     groups = None if group is None else tuple(_group_in(PurePosixPath(name).name, group, where) for name in names)
-    return LabelledImages(EncodedImages(_read(path, [files[name] for name in names])), labels, ids, classes, groups)
+    return Dataset.of_images(EncodedImages(_read(path, [files[name] for name in names])), labels, ids, classes, groups)
 
 
 def _group_in(name: str, pattern: str, where: str) -> str:
-    """Patient or slide of a picture of that name."""
+    """Patient or slide of a image of that name."""
     try:
         found = re.search(pattern, name)
     except re.error as error:

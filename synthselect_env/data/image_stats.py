@@ -1,4 +1,4 @@
-"""How a picture looks, whatever it shows: stain, contrast and sharpness in a dozen numbers.
+"""How a image looks, whatever it shows: stain, contrast and sharpness in a dozen numbers.
 
 A network that was trained to tell classes apart is blind to what does not tell them apart: blur, noise, faded stains, tears. Candidates have
 such flaws, and a classifier that trains on them suffers. These statistics are what quality control of slides looks at.
@@ -12,15 +12,15 @@ SCALES = (1, 2, 4)
 """Pixels over which differences are taken: noise shows in the first, blur in all."""
 
 AT_ONCE = 256
-"""Pictures that are worked on at once, which bounds memory."""
+"""Images that are worked on at once, which bounds memory."""
 
 
-def appearance(images: np.ndarray) -> np.ndarray:
-    """Low-level statistics of pictures.
+def compute_image_stats(images: np.ndarray) -> np.ndarray:
+    """Low-level statistics of images.
 
     Optical density, ``-log(intensity)``, is proportional to the amount of stain (Beer–Lambert). The statistics are its mean and standard
     deviation in each channel, its correlations between channels (which stains there are), and the logarithm of the mean absolute
-    difference of brightness over 1, 2 and 4 pixels (sharpness). Pictures that are compared must have one size.
+    difference of brightness over 1, 2 and 4 pixels (sharpness). Images that are compared must have one size.
 
     :param images: uint8 (n, h, w, 3)
     :return: float32 (n, 12)

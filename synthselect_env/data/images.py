@@ -1,4 +1,4 @@
-"""Labelled pictures: decoded to one uint8 tensor, kept in the encoded form in which they are stored, or rendered when asked for."""
+"""Labelled images: decoded to one uint8 tensor, kept in the encoded form in which they are stored, or rendered when asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 
 
 class LazyImages(ABC):
-    """A sequence of pictures that become pixels on demand."""
+    """A sequence of images that become pixels on demand."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -28,12 +27,12 @@ class LazyImages(ABC):
 
     @abstractmethod
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The pictures' pixels.
+        """The images' pixels.
 
         :param size: (height, width) to resize to by area averaging (shrinking) or bicubic interpolation (enlarging);
-            None keeps the pictures' own size, which must then be the same for all
+            None keeps the images' own size, which must then be the same for all
         :return: uint8 (n, h, w, 3)
-        :raises ValueError: when a picture cannot be decoded, or the sizes differ and no size was asked for
+        :raises ValueError: when a image cannot be decoded, or the sizes differ and no size was asked for
         """
 
     @abstractmethod
@@ -42,15 +41,15 @@ class LazyImages(ABC):
 
     @abstractmethod
     def keys(self) -> list[bytes]:
-        """For each picture what its pixels depend on, or a digest of it."""
+        """For each image what its pixels depend on, or a digest of it."""
 
 
 def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
-    """What an index of pictures means.  int (m,)
+    """What an index of images means.  int (m,)
 
     :param index: positions, or a boolean mask
-    :param n: number of pictures
-    :raises ValueError: when a mask does not have one entry a picture
+    :param n: number of images
+    :raises ValueError: when a mask does not have one entry a image
     """
     index = np.asarray(index)
     if index.dtype != bool:
@@ -61,7 +60,7 @@ def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
 
 
 class EncodedImages(LazyImages):
-    """A sequence of encoded pictures (WebP, PNG, JPEG, TIFF) that decodes on demand.
+    """A sequence of encoded images (WebP, PNG, JPEG, TIFF) that decodes on demand.
 
     Ten thousand 96×96 patches are about 50 MB encoded and 280 MB decoded, which is why banks keep them encoded.
 
@@ -85,7 +84,7 @@ class EncodedImages(LazyImages):
     __hash__ = None  # type: ignore[assignment]
 
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Decode all pictures to RGB."""
+        """Decode all images to RGB."""
         if not self.blobs:
             return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
         pictures = []
@@ -111,7 +110,7 @@ class EncodedImages(LazyImages):
 
     @classmethod
     def encode(cls, images: Iterable[np.ndarray], quality: int = 90) -> EncodedImages:
-        """Encode pictures as WebP.
+        """Encode images as WebP.
 
         :param images: uint8 (h, w, 3) each; their sizes may differ
         :param quality: WebP quality, 0 to 100
@@ -125,27 +124,27 @@ class EncodedImages(LazyImages):
 
 
 Renderer = Callable[..., np.ndarray]
-"""Called with positions, int64 (n,), and keyword arguments; answers uint8 (n, h, w, 3), the same for the same picture each time."""
+"""Called with positions, int64 (n,), and keyword arguments; answers uint8 (n, h, w, 3), the same for the same image each time."""
 
 RENDERERS: dict[str, Renderer] = {}
-"""What can render pictures, by the name that banks store."""
+"""What can render images, by the name that banks store."""
 
 SIZED = 256
-"""Encoded pictures whose sizes are looked at, evenly spaced."""
+"""Encoded images whose sizes are looked at, evenly spaced."""
 
 DIM = 4096
-"""A picture of 16 bits that has no value as large is doubted."""
+"""A image of 16 bits that has no value as large is doubted."""
 
 RENDERED_AT_ONCE = 256
-"""Pictures that are rendered before they are resized, which bounds memory."""
+"""Images that are rendered before they are resized, which bounds memory."""
 
 
 class RenderedImages(LazyImages):
-    """A sequence of pictures that are made again whenever they are asked for: a bank stores the recipe, a few bytes a picture.
+    """A sequence of images that are made again whenever they are asked for: a bank stores the recipe, a few bytes a image.
 
     :param renderer: a key of :data:`RENDERERS`
     :param arguments: its keyword arguments, JSON-able
-    :param positions: which pictures, int (n,)
+    :param positions: which images, int (n,)
     :raises ValueError: when there is no such renderer
     """
 
@@ -170,7 +169,7 @@ class RenderedImages(LazyImages):
     __hash__ = None  # type: ignore[assignment]
 
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Render all pictures."""
+        """Render all images."""
         if not len(self):
             return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
         render = RENDERERS[self.renderer]
@@ -217,7 +216,7 @@ def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
 
 
 class UndecodableError(ValueError):
-    """A picture that cannot be decoded.
+    """A image that cannot be decoded.
 
     :param position: which
     :param n: of how many
@@ -232,58 +231,10 @@ class UndecodableError(ValueError):
         return type(self), (self.position, self.n, self.why)  # it may have to come from another process
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledImages:
-    """Pictures with their classes, as a reader returns them.
+def images_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
+    """A name for labelled images, to key caches by.
 
-    :param images: encoded or rendered pictures, or uint8 (n, h, w, 3)
-    :param labels: int64 (n,), positions in ``classes``
-    :param ids: one name a picture, unique
-    :param classes: class names
-    :param groups: patient or slide of each
-    :param flaw: int8 (n,), what is known to be wrong with each, 0 for nothing
-    """
-
-    images: LazyImages | np.ndarray
-    labels: np.ndarray
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    groups: tuple[str, ...] | None = None
-    flaw: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def pixels(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The pictures decoded.
-
-        :param size: (height, width), or None for their own
-        :return: uint8 (n, h, w, 3)
-        :raises ValueError: when a picture cannot be decoded; the message has its id
-        """
-        try:
-            return decode(self.images, size)
-        except UndecodableError as error:
-            raise ValueError(f"{self.ids[error.position]} cannot be decoded ({error.why}); replace or remove it") from error
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """(height, width) of the pictures, in pixels; see :func:`picture_size`."""
-        return picture_size(self.images)
-
-    def subset(self, index: np.ndarray) -> LabelledImages:
-        """The pictures at ``index`` (positions or a boolean mask), in that order; see :func:`positions_of`."""
-        positions = positions_of(index, len(self))
-        ids = tuple(self.ids[int(i)] for i in positions)
-        groups = None if self.groups is None else tuple(self.groups[int(i)] for i in positions)
-        flaw = None if self.flaw is None else self.flaw[positions]
-        return LabelledImages(self.images[positions], self.labels[positions], ids, self.classes, groups, flaw)
-
-
-def pictures_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
-    """A name for labelled pictures, to key caches by.
-
-    :param images: lazy pictures, uint8 (n, h, w, 3), or None
+    :param images: lazy images, uint8 (n, h, w, 3), or None
     :param labels: int (n,)
     """
     content = hashlib.sha256(np.asarray(labels, np.int64).tobytes())
@@ -294,21 +245,21 @@ def pictures_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) 
     return content.hexdigest()
 
 
-def picture_keys(images: LazyImages | np.ndarray) -> list[bytes]:
-    """For each picture something that only the same picture has.
+def image_keys(images: LazyImages | np.ndarray) -> list[bytes]:
+    """For each image something that only the same image has.
 
-    :param images: lazy pictures, or uint8 (n, h, w, 3)
+    :param images: lazy images, or uint8 (n, h, w, 3)
     """
     if isinstance(images, LazyImages):
         return images.keys()
     return [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images]
 
 
-def picture_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
-    """(height, width) of the pictures, in pixels; the median of up to :data:`SIZED` of them where they may differ.
+def image_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
+    """(height, width) of the images, in pixels; the median of up to :data:`SIZED` of them where they may differ.
 
-    :param images: lazy pictures, uint8 (n, h, w, 3), or None
-    :raises ValueError: when there is none, or one of those looked at is no picture
+    :param images: lazy images, uint8 (n, h, w, 3), or None
+    :raises ValueError: when there is none, or one of those looked at is no image
     """
     if images is None or not len(images):
         raise ValueError("there are no pictures that could have a size")
@@ -327,9 +278,9 @@ def picture_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
 
 
 def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Pictures as uint8 (n, h, w, 3), whether they are lazy or an array.
+    """Images as uint8 (n, h, w, 3), whether they are lazy or an array.
 
-    :param images: lazy pictures, or uint8 (n, h, w, 3)
+    :param images: lazy images, or uint8 (n, h, w, 3)
     :param size: (height, width), or None for their own
     """
     if isinstance(images, LazyImages):
@@ -337,3 +288,72 @@ def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None)
     if size is None or images.shape[1:3] == tuple(size):
         return images
     return np.stack([np.asarray(_resize(Image.fromarray(image), size)) for image in images])
+
+
+class ConcatenatedImages(LazyImages):
+    """Images of several sequences, one after the other.
+
+    :param parts: lazy images, or uint8 (n, h, w, 3)
+    """
+
+    def __init__(self, parts: Sequence[LazyImages | np.ndarray]) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> ConcatenatedImages:
+        everything = np.arange(len(self))
+        positions = everything[index if isinstance(index, slice) else positions_of(index, len(self))]
+        part = np.searchsorted(self._ends, positions, side="right") - 1
+        # Runs of positions in the same part stay together.
+        starts = np.flatnonzero(np.diff(part, prepend=-1))
+        runs = np.split(positions, starts[1:]) if len(starts) else []
+        chosen = [self.parts[p][run - self._ends[p]] for p, run in zip(part[starts], runs)]
+        return ConcatenatedImages(chosen)
+
+    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Decode all images."""
+        if not len(self):
+            return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
+        decoded = []
+        for start, part in zip(self._ends, self.parts):
+            if not len(part):
+                continue
+            try:
+                decoded.append(decode(part, size))
+            except UndecodableError as error:
+                position = int(start) + error.position
+                raise UndecodableError(position, len(self), error.why) from error
+        if len({pixels.shape[1:] for pixels in decoded}) > 1:
+            raise ValueError("images differ in size; pass size=(height, width)")
+        return np.concatenate(decoded)
+
+    def update(self, digest: Any) -> None:
+        """Feed what the images of each part depend on."""
+        for part in self.parts:
+            digest.update(images_digest(part, np.zeros(0)).encode())
+
+    def keys(self) -> list[bytes]:
+        """Return the keys of all images."""
+        return [key for part in self.parts for key in image_keys(part)]
+
+
+def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
+    """Lay images out in rows on white.
+
+    :param images: uint8 (n, h, w, 3)
+    :param columns: images per row
+    :param gap: white pixels between images
+    :return: uint8 (H, W, 3)
+    """
+    n, height, width, _ = images.shape
+    rows = -(-n // columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
+    sheet = np.full(shape, 255, np.uint8)
+    for i, image in enumerate(images):
+        top = i // columns * (height + gap)
+        left = i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet

@@ -7,12 +7,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from synthselect_env.data.images import LabelledImages, positions_of
+from synthselect_env.data.dataset import Dataset
+from synthselect_env.data.images import positions_of
 
 CLASSES = ("normal", "tumor")
 
 
-def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = None) -> LabelledImages:
+def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = None) -> Dataset:
     """Read one split of PCam from ``camelyonpatch_level_2_split_{split}_{x,y}.h5``.
 
     :param directory: where the files lie
@@ -45,4 +46,4 @@ def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = No
         # h5py reads increasing positions only: read each once, in order, then put them into the order asked for.
         unique, inverse = np.unique(positions, return_inverse=True)
         images = x[unique][inverse] if len(unique) < len(x) else x[()][positions]
-    return LabelledImages(images, labels, tuple(f"{split}-{i}" for i in positions), CLASSES)
+    return Dataset.of_images(images, labels, tuple(f"{split}-{i}" for i in positions), CLASSES)

@@ -1,6 +1,6 @@
-"""A cervical phantom: rendered pictures in the place of tissue.
+"""A cervical phantom: rendered images in the place of tissue.
 
-The paper's cervical set is private, and no openly licensed one with CIN grades is known to us. These pictures follow a textbook
+The paper's cervical set is private, and no openly licensed one with CIN grades is known to us. These images follow a textbook
 description of haematoxylin and eosin sections: squamous epithelium on stroma, graded by the height to which atypia reaches
 (normal: none; CIN1: the lower third; CIN2: two thirds; CIN3: nearly all). They are drawings. Nothing that is measured on them says
 anything about tissue, patients or diagnosis.
@@ -16,31 +16,32 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
-from synthselect_env.data.images import RENDERERS, LabelledImages, RenderedImages
+from synthselect_env.data.images import RENDERERS, RenderedImages
 
 GRADES = ("Normal", "CIN1", "CIN2", "CIN3")
 HEIGHT, WIDTH = 256, 128
 """Of the paper's cervical patches, in pixels; the surface is at the top."""
 
 COUNTS = (1284, 410, 481, 472)
-"""Pictures of each grade in the paper's set."""
+"""Images of each grade in the paper's set."""
 
 SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
-"""Of the pictures of each grade; the paper's split by patient."""
+"""Of the images of each grade; the paper's split by patient."""
 
 PATIENTS = {"train": 42, "valid": 30, "test": 60}
 """Of each part; the paper gives no number. A classifier that has seen the stain and the tissue of few patients takes what is theirs for
-the grade, and candidates of others are worth adding for that. Figures are of more patients, with fewer pictures each."""
+the grade, and candidates of others are worth adding for that. Figures are of more patients, with fewer images each."""
 
 N_CANDIDATE_PATIENTS = 400
-"""Whose pictures the candidates are: others than the real set's."""
+"""Whose images the candidates are: others than the real set's."""
 
 CANDIDATE_FLAWS = {"wrong label": 0.3, "torn": 0.06, "blur and noise": 0.06, "wrong stain": 0.05, "near duplicate": 0.03}
 """Shares of a pool of which half is sound."""
 
 VERSION = 2
-"""Raised whenever the same arguments render differently, so that a stored recipe is not taken for another picture's."""
+"""Raised whenever the same arguments render differently, so that a stored recipe is not taken for another image's."""
 
 REACH, REACH_SPREAD = (0.0, 0.30, 0.58, 0.90), (0.04, 0.11, 0.12, 0.10)
 """Height of the atypia as a share of the epithelium's, by grade: mean and standard deviation. Neighbouring grades overlap, as they do
@@ -56,7 +57,7 @@ GRADES_OF_A_PATIENT = 0.05
 """Concentration of the Dirichlet distribution of a patient's grades; at this one most patients have a single one."""
 
 REACTIVE = 0.35
-"""Share of normal pictures with reactive change: dense, dark nuclei low in the epithelium, but regular ones."""
+"""Share of normal images with reactive change: dense, dark nuclei low in the epithelium, but regular ones."""
 
 GRID = 8
 """Pixels between the places where a nucleus may lie."""
@@ -70,7 +71,7 @@ HAEMATOXYLIN, EOSIN = (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)
 
 @dataclass(frozen=True)
 class Patient:
-    """What the pictures of one patient share: stain, section, tissue.
+    """What the images of one patient share: stain, section, tissue.
 
     :param stains: optical densities of haematoxylin and eosin, (2, 3)
     :param gains: amounts of the two, (2,)
@@ -105,7 +106,7 @@ class Patient:
 
 
 def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np.ndarray:
-    """Draw one picture.
+    """Draw one image.
 
     :param grade: position in :data:`GRADES`
     :param patient: whose
@@ -204,11 +205,11 @@ def _stamp(row: np.ndarray, column: np.ndarray, major: np.ndarray, minor: np.nda
 
 @dataclass(frozen=True)
 class Cast:
-    """Who is rendered: the grade of each picture, and whose it is.
+    """Who is rendered: the grade of each image, and whose it is.
 
     :param grades: int64 (n,)
     :param patients: int64 (n,)
-    :param seed: of the pictures
+    :param seed: of the images
     """
 
     grades: np.ndarray
@@ -216,7 +217,7 @@ class Cast:
     seed: int
 
     def render(self, positions: np.ndarray) -> np.ndarray:
-        """Some of the pictures; each has a stream of its own.  (m,) -> uint8 (m, 256, 128, 3)"""
+        """Some of the images; each has a stream of its own.  (m,) -> uint8 (m, 256, 128, 3)"""
         people = {p: Patient.draw(np.random.default_rng((self.seed, 0, p))) for p in set(self.patients[positions].tolist())}
         return np.stack(
             [
@@ -252,27 +253,27 @@ def _candidate_plan(per_class: int, flaws: tuple[tuple[str, float], ...], seed: 
     return cast, plan_flaws(cast.grades, len(GRADES), dict(flaws), seed)
 
 
-def cervical_phantom(seed: int = 0) -> dict[str, LabelledImages]:
-    """The phantom of the paper's cervical set: as many pictures of each grade, split 7:1:2 by patient.
+def cervical_phantom(seed: int = 0) -> dict[str, Dataset]:
+    """The phantom of the paper's cervical set: as many images of each grade, split 7:1:2 by patient.
 
     :param seed: of everything; another one is another hospital
-    :return: "train", "valid" and "test"; pictures are rendered when they are asked for
+    :return: "train", "valid" and "test"; images are rendered when they are asked for
     """
     cast, parts = _real(seed)
     groups = [f"patient-{p:03d}" for p in cast.patients]
     ids = tuple(f"{GRADES[g]}-{i:04d}" for i, g in enumerate(cast.grades))
-    everything = LabelledImages(
+    everything = Dataset.of_images(
         RenderedImages("cervical phantom", {"seed": seed, "version": VERSION}, np.arange(len(ids))), cast.grades, ids, GRADES, tuple(groups)
     )
     return {name: everything.subset(parts[name]) for name in SHARES}
 
 
-def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1) -> LabelledImages:
-    """Candidates of known truth: pictures of other patients, of which some are spoilt.
+def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1) -> Dataset:
+    """Candidates of known truth: images of other patients, of which some are spoilt.
 
-    :param per_class: pictures of each grade, before labels are spoilt
+    :param per_class: images of each grade, before labels are spoilt
     :param flaws: name of a flaw to the share of the candidates that get it
-    :param seed: of everything; not that of the real pictures
+    :param seed: of everything; not that of the real images
     """
     _, plan = _candidate_plan(per_class, tuple(flaws.items()), seed)
     pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
@@ -280,7 +281,7 @@ def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDI
     order = np.random.default_rng((seed, per_class)).permutation(len(plan.labels))  # a position must not tell the grade
     images = RenderedImages("cervical phantom candidates", recipe, order)
     ids = tuple(f"candidate-{i:04d}" for i in range(len(order)))
-    return LabelledImages(images, plan.labels[order], ids, GRADES, flaw=plan.flaw[order])
+    return Dataset.of_images(images, plan.labels[order], ids, GRADES, flaw=plan.flaw[order])
 
 
 def _check_version(version: object, ours: object) -> None:

@@ -48,9 +48,9 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
     Groups are dealt out largest first, each to the part that it brings closest to its share of every class; the last ones to parts
     that have none yet.
 
-    :param groups: group of each picture (n,)
+    :param groups: group of each image (n,)
     :param labels: int (n,)
-    :param shares: name of a part to its share of the pictures; they add up to 1
+    :param shares: name of a part to its share of the images; they add up to 1
     :param seed: of the order of groups of the same size
     :return: name to positions, int64, increasing
     :raises ValueError: when groups and labels differ in number, the shares do not add up to 1, or there are fewer groups than parts

@@ -1,4 +1,4 @@
-"""Evaluation to scalar: which figure, of which epochs, against what, smoothed how."""
+"""Rewards: from validation metrics to one number per step."""
 
 from __future__ import annotations
 
@@ -7,67 +7,84 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synthselect_env.evaluators import Evaluations
-from synthselect_env.metrics import METRICS, better
+from synthselect_env.metrics import METRICS, more_is_better
 
-BASELINES = ("zero", "none", "previous")
+REFERENCES = (None, "empty", "previous")
 
 
 @dataclass(frozen=True)
 class Reward:
-    """How an evaluation becomes a reward.
+    """Definition of a reward.
 
-    :param metric: one of :data:`~synthselect_env.metrics.METRICS`; the Brier score counts negative, so that more is better
-    :param window: the best of this many last epochs, as far as an evaluator keeps them: a retraining five, all others the last;
-        1 for the last
-    :param baseline: "zero" for the figure itself; "none" to subtract that of the classifier without candidates;
-        "previous" to subtract that of the step before, so that an episode's rewards add up to its gain over none
-    :param smoothing: α of the paper's moving average, ``r̂ = α r̂ + (1 - α) r``, kept across episodes; 0 for no smoothing
-    :param scale: factor on the result, so that returns are of the order of one
-    :raises ValueError: when a value is unknown or out of range
+    .. code-block:: python
+
+        env = gym.make("SynthSelect-Toy-v0", reward=Reward("accuracy", reference="empty"))
+
+    :param metric: one of :data:`~synthselect_env.metrics.METRICS`. The sign of the Brier score is
+        changed, so that more is better
+    :param window: number of last epochs of which the best counts. Retrainings keep five epochs,
+        other evaluators one
+    :param reference: value that is subtracted. "empty" is that of the classifier without
+        candidates. "previous" is that of the step before, so that the rewards of an episode add up
+        to its gain over "empty". None subtracts nothing
+    :param smoothing: α of the paper's moving average ``r̂ = α r̂ + (1 - α) r``, which runs on across
+        episodes. 0 for no smoothing
+    :param scale: factor on the result, which brings returns to the order of one
+    :raises ValueError: if a value is unknown or out of range
     """
 
     metric: str = "log_likelihood"
     window: int = 1
-    baseline: str = "previous"
+    reference: str | None = "previous"
     smoothing: float = 0.0
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"unknown metric {self.metric!r}; one of {', '.join(METRICS)}")
-        if self.baseline not in BASELINES:
-            raise ValueError(f"unknown baseline {self.baseline!r}; one of {', '.join(BASELINES)}")
+        if self.reference not in REFERENCES:
+            raise ValueError(
+                f"unknown reference {self.reference!r}; one of {', '.join(map(repr, REFERENCES))}"
+            )
         if self.window < 1 or not 0 <= self.smoothing < 1:
-            raise ValueError(f"window must be at least 1 and smoothing in [0, 1), got {self.window} and {self.smoothing}")
+            raise ValueError(
+                f"window must be at least 1 and smoothing in [0, 1), "
+                f"got {self.window} and {self.smoothing}"
+            )
 
-    def figure(self, evaluations: Evaluations) -> np.ndarray:
-        """The metric, more is better: the best of the last ``window`` epochs.  (k,)"""
-        values = better(self.metric, evaluations.epochs[self.metric])
+    def value(self, evaluations: Evaluations) -> np.ndarray:
+        """Return the metric of k evaluations, the best of the last ``window`` epochs.  (k,)"""
+        values = more_is_better(self.metric, evaluations.epochs[self.metric])  # (k, epochs)
         return values[:, -self.window :].max(1)
 
 
 REWARDS: dict[str, Reward] = {
-    "paper": Reward(metric="accuracy", window=5, baseline="zero", smoothing=0.8),
-    "log_likelihood_gain": Reward(metric="log_likelihood", baseline="previous", scale=100.0),
-    "log_likelihood_delta": Reward(metric="log_likelihood", baseline="none", scale=100.0),
+    "paper": Reward(metric="accuracy", window=5, reference=None, smoothing=0.8),
+    "log_likelihood_gain": Reward(metric="log_likelihood", reference="previous", scale=100.0),
+    "log_likelihood_delta": Reward(metric="log_likelihood", reference="empty", scale=100.0),
 }
-"""Rewards by name.  ``paper``: the best validation accuracy of the last five epochs, moving average with α = 0.8."""
+"""Rewards by name. ``paper`` is the best validation accuracy of the last five epochs, as a moving
+average with α = 0.8 (Ye, Xue et al., 2020). The others are gains in validation log-likelihood, over
+the step before and over no candidates."""
 
 DEFAULT_REWARD = "log_likelihood_gain"
 
 
 def resolve_reward(reward: str | Reward | dict[str, object]) -> Reward:
-    """A reward from what a user may give for one.
+    """Return a reward from any form that a user may give it in.
 
-    :param reward: a key of :data:`REWARDS`, a :class:`Reward`, or a dictionary of its parameters
-    :raises ValueError: when the name or a parameter is unknown
+    :param reward: name in :data:`REWARDS`, a :class:`Reward`, or a dictionary of its parameters
+    :raises ValueError: if the name or a parameter is unknown
     """
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, dict):
-        unknown = sorted(set(reward) - set(Reward.__dataclass_fields__))
+        known = Reward.__dataclass_fields__
+        unknown = sorted(set(reward) - set(known))
         if unknown:
-            raise ValueError(f"unknown reward parameter {', '.join(unknown)}; there are {', '.join(Reward.__dataclass_fields__)}")
+            raise ValueError(
+                f"unknown reward parameter {', '.join(unknown)}; there are {', '.join(known)}"
+            )
         return replace(Reward(), **reward)  # type: ignore[arg-type]
     if reward not in REWARDS:
         raise ValueError(f"unknown reward {reward!r}; one of {', '.join(REWARDS)}, or a Reward")
@@ -75,32 +92,36 @@ def resolve_reward(reward: str | Reward | dict[str, object]) -> Reward:
 
 
 class RewardTracker:
-    """The state that a :class:`Reward` needs along an episode (the previous figure) and across episodes (the average).
+    """State of a :class:`Reward`: the previous value, and the moving average.
 
-    :param reward: how to reward
-    :param none: evaluation of the classifier without candidates (k = 1)
-    :param n: episodes that run side by side, each with its own state
+    :param reward: definition of the reward
+    :param empty: evaluation of the classifier without candidates (k = 1)
+    :param n: number of episodes side by side, each with its own state
     """
 
-    def __init__(self, reward: Reward, none: Evaluations, n: int) -> None:
+    def __init__(self, reward: Reward, empty: Evaluations, n: int) -> None:
         self.reward = reward
         self.n = n
         self._average: np.ndarray | None = None
-        self.restart(none)
+        self.restart(empty)
 
-    def restart(self, none: Evaluations) -> None:
-        """Begin new episodes; the moving average goes on."""
-        self._none = np.repeat(self.reward.figure(none), self.n)
-        self._previous = self._none
+    def restart(self, empty: Evaluations) -> None:
+        """Begin new episodes; the moving average runs on."""
+        self._empty = np.repeat(self.reward.value(empty), self.n)
+        self._previous = self._empty
 
     def __call__(self, evaluations: Evaluations) -> np.ndarray:
-        """The rewards of one step.  float64 (n,)"""
-        figure = self.reward.figure(evaluations)
-        value = self.reward.scale * (figure - {"zero": 0.0, "none": self._none, "previous": self._previous}[self.reward.baseline])
-        self._previous = figure
-        if self.reward.smoothing:
-            # the first reward starts the average: from zero, the early rewards would measure the start, not the selection
-            a = self.reward.smoothing
-            self._average = value if self._average is None else a * self._average + (1 - a) * value
-            return self._average
-        return value
+        """Return the rewards of one step.  float64 (n,)"""
+        value = self.reward.value(evaluations)
+        reference = {None: 0.0, "empty": self._empty, "previous": self._previous}
+        reward = self.reward.scale * (value - reference[self.reward.reference])
+        self._previous = value
+        alpha = self.reward.smoothing
+        if not alpha:
+            return reward
+        # The first reward starts the average. Zero would make the early ones measure the start.
+        if self._average is None:
+            self._average = reward
+        else:
+            self._average = alpha * self._average + (1 - alpha) * reward
+        return self._average

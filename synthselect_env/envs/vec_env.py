@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from synthselect_env.bank import N_BATCHES, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.envs.episodes import SelectionEpisodes
 from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, resolve_reward
-from synthselect_env.envs.selection_env import SelectionEpisodes
 from synthselect_env.evaluators import Evaluator, make_evaluator
 
 
@@ -31,7 +31,7 @@ class SelectionVecEnv(VecEnv):
         retrainings, and the second where it has none
     :param reward: a name, a :class:`Reward`, or a dictionary of its parameters
     :param n_batches: steps in an episode
-    :param context: append class, centroid cosines, fit of the label and atypicality to the features
+    :param extended_features: whether rows also hold class, centroid cosines, label fit and realism
     :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name
     :raises ValueError: when an argument is unknown or out of range
     """
@@ -43,14 +43,14 @@ class SelectionVecEnv(VecEnv):
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         n_batches: int = N_BATCHES,
-        context: bool = True,
+        extended_features: bool = True,
         evaluator_kwargs: dict[str, object] | None = None,
     ) -> None:
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         self.bank = resolve_bank(bank).sealed
         scorer = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
-        self._episodes = SelectionEpisodes(self.bank, scorer, resolve_reward(reward), n_envs, n_batches, context)
+        self._episodes = SelectionEpisodes(self.bank, scorer, resolve_reward(reward), n_envs, n_batches, extended_features)
         self.render_mode = None
         self._actions = np.zeros((n_envs, self._episodes.batch_size), np.int8)
         self._seeded = False
@@ -61,6 +61,11 @@ class SelectionVecEnv(VecEnv):
     def evaluator(self) -> Evaluator:
         """What scores the selections; another one makes another environment."""
         return self._episodes.evaluator
+
+    @property
+    def observation_columns(self) -> dict[str, slice]:
+        """Position of each named column in a row of the observation."""
+        return self._episodes.columns
 
     @property
     def selections(self) -> np.ndarray:

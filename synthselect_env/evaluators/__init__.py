@@ -1,11 +1,19 @@
-"""Train on real + selected, score on validation: in full, by a linear probe, or as a datamodel of retrainings predicts."""
+"""Selection -> validation metrics: retraining, linear probe, and the datamodel of retrainings."""
 
 from __future__ import annotations
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.evaluators.base import (
+    ClassifierEvaluator,
+    CreditEvaluator,
+    Evaluations,
+    Evaluator,
+    has_credit,
+)
 from synthselect_env.evaluators.cached import CachedEvaluator
-from synthselect_env.evaluators.datamodel import DatamodelEvaluator, with_retrainings
+from synthselect_env.evaluators.candidate_scores import CandidateScores, candidate_scores
+from synthselect_env.evaluators.datamodel import DatamodelEvaluator
+from synthselect_env.evaluators.design import draw_design, with_retrainings
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.parallel import ParallelEvaluator
 from synthselect_env.evaluators.ray_actors import RayEvaluator
@@ -17,47 +25,68 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "resnet18": QuickRetrainEvaluator,
     "resnet34": RetrainEvaluator,
 }
+"""Evaluators by name."""
 
 
 def default_evaluator(bank: FeatureBank) -> str:
-    """The name of what scores a bank's selections where nothing is said: a datamodel where it has retrainings, a linear probe where it has none."""
+    """Return the name of a bank's default evaluator.
+
+    It is the datamodel where the bank has retrainings, and the linear probe where it has none.
+    """
     return "linear_probe" if bank.retrainings is None else "datamodel"
 
 
-def make_evaluator(evaluator: str | Evaluator | None, bank: FeatureBank, **kwargs: object) -> Evaluator:
-    """An evaluator from what a user may give for one.
+def make_evaluator(
+    evaluator: str | Evaluator | None, bank: FeatureBank, **kwargs: object
+) -> Evaluator:
+    """Return an evaluator from any form that a user may give it in.
 
-    :param evaluator: a key of :data:`EVALUATORS`; an evaluator, which is returned as it is; or None for the
-        :func:`default_evaluator`
-    :param bank: the bank it scores selections of
-    :param kwargs: passed to the constructor of an evaluator that is given by name
-    :raises ValueError: when the name is unknown, the evaluator belongs to another bank, or arguments come with an evaluator
+    :param evaluator: name in :data:`EVALUATORS`, an evaluator, which is returned as it is, or None
+        for the :func:`default_evaluator`
+    :param bank: feature bank whose selections it scores
+    :param kwargs: constructor arguments of an evaluator that is given by name
+    :raises ValueError: if the name is unknown, the evaluator belongs to another bank, or arguments
+        come with an evaluator
     """
     if evaluator is None:
         evaluator = default_evaluator(bank)
-    if isinstance(evaluator, Evaluator):
-        if kwargs:
-            raise ValueError(f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made")
-        pairs = {name: (getattr(evaluator.bank, name), getattr(bank, name)) for name in ("train", "valid", "candidates")}
-        differing = [
-            name
-            for name, (ours, theirs) in pairs.items()
-            if ours is not theirs and evaluator.digest_of(ours) != evaluator.digest_of(theirs)
-        ]
-        if differing:
+    if isinstance(evaluator, str):
+        if evaluator not in EVALUATORS:
             raise ValueError(
-                f"the evaluator was made for another bank ({evaluator.bank.source}) than {bank.source}, with other {', '.join(differing)}; "
-                "make one for this bank"
+                f"unknown evaluator {evaluator!r}; one of {', '.join(EVALUATORS)}, or an Evaluator"
             )
-        return evaluator
-    if evaluator not in EVALUATORS:
-        raise ValueError(f"unknown evaluator {evaluator!r}; one of {', '.join(EVALUATORS)}, or an Evaluator")
-    return EVALUATORS[evaluator](bank, **kwargs)
+        return EVALUATORS[evaluator](bank, **kwargs)
+    if kwargs:
+        raise ValueError(
+            f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made"
+        )
+    differing = _differing_splits(evaluator, bank)
+    if differing:
+        raise ValueError(
+            f"the evaluator was made for another bank ({evaluator.bank.source}) than "
+            f"{bank.source}, with other {', '.join(differing)}; make one for this bank"
+        )
+    return evaluator
+
+
+def _differing_splits(evaluator: Evaluator, bank: FeatureBank) -> list[str]:
+    """Return the names of the splits in which the evaluator's bank differs."""
+    differing = []
+    for name in ("train", "valid", "candidates"):
+        ours, theirs = getattr(evaluator.bank, name), getattr(bank, name)
+        if ours is theirs:
+            continue
+        if evaluator.dataset_digest(ours) != evaluator.dataset_digest(theirs):
+            differing.append(name)
+    return differing
 
 
 __all__ = [
     "EVALUATORS",
     "CachedEvaluator",
+    "CandidateScores",
+    "ClassifierEvaluator",
+    "CreditEvaluator",
     "DatamodelEvaluator",
     "Evaluations",
     "Evaluator",
@@ -66,7 +95,10 @@ __all__ = [
     "QuickRetrainEvaluator",
     "RayEvaluator",
     "RetrainEvaluator",
+    "candidate_scores",
     "default_evaluator",
+    "draw_design",
+    "has_credit",
     "make_evaluator",
     "with_retrainings",
 ]

@@ -1,28 +1,30 @@
-"""What every evaluator promises: "train on real + selected, score on validation", for many selections at once."""
+"""Contract of the evaluators: selections in, validation metrics out."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.data.dataset import Split
-from synthselect_env.metrics import METRICS
-from synthselect_env.storage import code_digest, library_version
+from synthselect_env.data import Dataset
+from synthselect_env.metrics import METRICS, classification_metrics
+from synthselect_env.storage import class_digest, content_key
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluations:
-    """Figures of k classifiers, a float64 array (k,) each; see :func:`~synthselect_env.metrics.classification_metrics`.
+    """Metrics of k classifiers: one float64 array (k,) per metric.
 
-    :param epochs: metric to (k, e): the same at the end of each epoch, the last epoch last; e is 1 for a convex probe
+    See :func:`~synthselect_env.metrics.classification_metrics` for their definitions.
+
+    :param epochs: metric name to (k, e), its values after the last e epochs, oldest first. A
+        classifier without epochs has e = 1
     """
 
     accuracy: np.ndarray
@@ -35,163 +37,247 @@ class Evaluations:
     epochs: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_epochs(cls, epochs: dict[str, np.ndarray]) -> Evaluations:
-        """Evaluations from metric to (k, e); the figures are those of the last epoch."""
-        epochs = {name: np.asarray(epochs[name], np.float64) for name in METRICS}
-        return cls(**{name: values[:, -1] for name, values in epochs.items()}, epochs=epochs)
+    def from_epochs(cls, epochs: Mapping[str, np.ndarray]) -> Evaluations:
+        """Return the evaluations of k classifiers from their metrics after each epoch.
+
+        :param epochs: metric name to (k, e). Metrics left out are NaN
+        :raises ValueError: if there is no metric, an unknown one, or shapes differ
+        """
+        values = {name: np.asarray(epochs[name], np.float64) for name in epochs}
+        unknown = sorted(set(values) - set(METRICS))
+        shapes = {v.shape for v in values.values()}
+        if unknown or len(shapes) != 1 or len(next(iter(shapes))) != 2:
+            raise ValueError(
+                f"expected arrays (selections, epochs) of {', '.join(METRICS)} or some of them, got "
+                + (", ".join(f"{name} {v.shape}" for name, v in values.items()) or "none")
+            )
+        missing = np.full(next(iter(shapes)), np.nan)
+        complete = {name: values.get(name, missing) for name in METRICS}
+        return cls(**{name: v[:, -1] for name, v in complete.items()}, epochs=complete)
+
+    @classmethod
+    def from_metrics(cls, metrics: Mapping[str, Sequence[float] | np.ndarray]) -> Evaluations:
+        """Return the evaluations of k classifiers from one value per metric and classifier.
+
+        :param metrics: metric name to (k,). Metrics left out are NaN
+        :raises ValueError: if there is no metric, an unknown one, or lengths differ
+        """
+        return cls.from_epochs({name: np.asarray(v)[..., None] for name, v in metrics.items()})
+
+    @classmethod
+    def from_predictions(cls, log_probabilities: np.ndarray, labels: np.ndarray) -> Evaluations:
+        """Return the evaluations of k classifiers from their predictions of m images.
+
+        :param log_probabilities: (k, m, c)
+        :param labels: int (m,)
+        """
+        log_p = torch.from_numpy(np.ascontiguousarray(log_probabilities))
+        metrics = classification_metrics(log_p, torch.from_numpy(np.asarray(labels, np.int64)))
+        return cls.from_metrics({name: values.numpy() for name, values in metrics.items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Evaluations]) -> Evaluations:
-        """The evaluations of one list of selections after the other."""
-        return cls.from_epochs({name: np.concatenate([part.epochs[name] for part in parts]) for name in METRICS})
+        """Return the evaluations of all selections, part after part."""
+        return cls.from_epochs({m: np.concatenate([p.epochs[m] for p in parts]) for m in METRICS})
 
     def __len__(self) -> int:
         return len(self.accuracy)
 
 
 class Evaluator(ABC):
-    """Trains a classifier on the real train split and each of k selections, and scores it.
+    """Score selections: what would a classifier trained on real + selected images reach?
 
-    Evaluators are pure (same selections and seed, same numbers on the CPU), can be pickled, and leave global random state
-    alone.
+    A subclass needs one method, :meth:`evaluate`. One that trains classifiers derives from
+    :class:`ClassifierEvaluator` and writes :meth:`~ClassifierEvaluator.predict` in its place. One
+    that knows the derivative of its log-likelihood adds ``credit``, see
+    :class:`CreditEvaluator`. With :meth:`settings`, its results can be cached.
 
-    :param bank: real splits and candidates; the evaluator keeps it sealed, without its test split
+    Evaluators are pure: the same selections and seed give the same numbers on the CPU. They can be
+    pickled, and leave global random state alone.
+
+    .. code-block:: python
+
+        class FewIsBest(Evaluator):
+            def evaluate(self, selections, seed):
+                return Evaluations.from_metrics({"accuracy": 1 - selections.mean(1)})
+
+    :param bank: real images and candidates; the evaluator keeps it without its test split
     """
 
     batch_size = 1
-    """Selections that it works on side by side, where each takes long."""
-    can_score_any_split = True
-    """Whether it trains a classifier, which can be scored on other pictures than the validation split's."""
-    has_credit = False
-    """Whether it can say what each candidate is worth."""
+    """Selections that are worked on side by side where each takes long."""
     device = torch.device("cpu")
-    """What it computes on."""
+    """Device of the computation."""
+    version = 1
+    """Version of the computation. Raise it when equal settings give other numbers than before."""
 
     def __init__(self, bank: FeatureBank) -> None:
         self.bank = bank.sealed
 
+    @abstractmethod
     def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
         """Score k selections on the validation split.
 
-        :param selections: bool (k, n), a row a selection
-        :param seed: of whatever is random in training; the same for all k, so that only the selections differ
-        :raises ValueError: when the selections have another shape or type
+        :param selections: bool (k, n), one row per selection
+        :param seed: random seed of the training, shared by all k, so that only selections differ
+        :raises ValueError: if the selections have another shape or type
         """
-        return self.evaluate_on(selections, seed, self.bank.valid)[0]
-
-    @abstractmethod
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        """Train once a selection and score the classifier on each of the splits.
-
-        :param selections: bool (k, n), a row a selection
-        :param seed: of whatever is random in training
-        :param splits: the splits to score
-        :return: evaluations of the k selections, a split each
-        :raises ValueError: when the selections have another shape or type
-        """
-
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
-        """Train once a selection and let the classifier say what it takes each picture for.
-
-        The predictions behind :meth:`evaluate_on`'s figures: :func:`~synthselect_env.metrics.classification_metrics` of them are those of
-        the last epoch.
-
-        :param selections: bool (k, n), a row a selection
-        :param seed: of whatever is random in training
-        :param splits: the splits to predict, m pictures each
-        :return: log-probabilities, float32 (k, m, c), a split each
-        :raises ValueError: when the selections have another shape or type
-        :raises NotImplementedError: where no classifier is trained; ``can_score_any_split`` says so
-        """
-        raise NotImplementedError(f"{type(self).__name__} gives figures and no predictions; retrain, or take the linear probe")
-
-    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
-        """Derivative of the log-likelihood by each candidate's weight in the training set.
-
-        :param selections: bool (k, n), a row a selection
-        :param seed: of whatever is random in training
-        :param split: pictures whose log-likelihood is meant; None for the validation split
-        :return: float64 (k, n)
-        :raises NotImplementedError: where an evaluator has none; ``has_credit`` says so
-        """
-        raise NotImplementedError(f"{type(self).__name__} cannot say what each candidate is worth; the linear probe and the datamodel can")
 
     def settings(self) -> dict[str, object]:
-        """What the figures depend on beside the bank, the selection and the seed, JSON-able.
+        """Return what the numbers depend on beside bank, selection and seed, JSON-able.
 
-        :raises NotImplementedError: where an evaluator does not say; its figures cannot be remembered
+        :raises NotImplementedError: if the class does not say; its results cannot be cached
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what its figures depend on; define settings() to remember them")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what its results depend on; "
+            "define settings() to cache them"
+        )
+
+    @property
+    def unwrapped(self) -> Evaluator:
+        """The evaluator itself, without the wrappers that cache it or spread its work."""
+        return self
 
     @property
     def description(self) -> str:
-        """The classifier's name in tables."""
+        """Name of the classifier in tables."""
         return type(self).__name__
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that changes the answers: bank, settings, versions, and the source of a class of the user's own.
+        """Key of everything that changes the numbers: bank, settings, code, library versions.
 
-        The number of threads is left out. It changes the rounding, and thereby a retraining as another seed would.
+        The number of threads is left out. It changes rounding only, as another seed would.
         """
-        content = {
-            "class": code_digest(type(self)),
-            "bank": [self.digest_of(getattr(self.bank, name)) for name in ("train", "valid", "candidates")],
-            "classes": len(self.bank.classes),
-            "settings": self.settings(),
-            "versions": [torch.__version__, library_version(), *map(version, ("torchvision", "pillow"))],
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        libraries = ("torch", "torchvision", "pillow")
+        parts = (self.bank.train, self.bank.valid, self.bank.candidates)
+        return content_key(
+            class_digest(type(self)),
+            self.version,
+            [self.dataset_digest(part) for part in parts],
+            len(self.bank.classes),
+            self.settings(),
+            [version(library) for library in libraries],
+        )
 
-    def digest_of(self, split: Split) -> str:
-        """A digest of what the figures depend on in a split: features, for an evaluator that does not look at pictures."""
-        return split.features_digest
-
-    def is_valid(self, split: Split) -> bool:
-        """Whether a split is the bank's validation split, or a copy of it."""
-        return split is self.bank.valid or self.digest_of(split) == self.digest_of(self.bank.valid)
+    def dataset_digest(self, dataset: Dataset) -> str:
+        """Return a digest of what is read of a dataset: features, unless a class reads images."""
+        return dataset.features_digest
 
     def checked(self, selections: np.ndarray) -> np.ndarray:
-        """The selections, or a ValueError that says what is wrong with them."""
+        """Return the selections as a contiguous array.
+
+        :raises ValueError: if they are not bool (k, n) with k at least 1
+        """
         selections = np.ascontiguousarray(selections)
         n = len(self.bank.candidates)
-        if selections.dtype != bool or selections.ndim != 2 or selections.shape[1] != n or not len(selections):
+        matches = selections.dtype == bool and selections.ndim == 2 and selections.shape[1] == n
+        if not matches or not len(selections):
             raise ValueError(
-                f"selections must be bool (k, {n}), k at least 1, one column a candidate of {self.bank.source}; got {selections.dtype} {selections.shape}"
+                f"selections must be bool (k, {n}), k at least 1, one column per candidate of "
+                f"{self.bank.source}; got {selections.dtype} {selections.shape}"
             )
         return selections
 
 
-class EvaluatorWrapper(Evaluator):
-    """An evaluator that gets its figures from another one, and changes how but not what is answered.
+class ClassifierEvaluator(Evaluator):
+    """An evaluator that trains a classifier on each selection, which can label any images."""
 
-    :param evaluator: the other one
+    @abstractmethod
+    def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
+        """Train once per selection and predict the classes of m images.
+
+        :param selections: bool (k, n), one row per selection
+        :param seed: random seed of the training, shared by all k
+        :param dataset: images to label. Several sets are joined by ``Dataset.concatenate``, so that
+            each selection is trained on once
+        :return: log-probabilities, float32 (k, m, c)
+        :raises ValueError: if the selections have another shape or type
+        """
+
+    def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
+        """Score k selections on the validation split."""
+        valid = self.bank.valid
+        return Evaluations.from_predictions(self.predict(selections, seed, valid), valid.labels)
+
+
+class CreditEvaluator(Protocol):
+    """An evaluator that knows what each candidate is worth."""
+
+    def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
+        """Return the derivative of the validation log-likelihood by each candidate's weight.
+
+        :param selections: bool (k, n), one row per selection
+        :param seed: random seed of the training
+        :return: float64 (k, n)
+        """
+
+
+def has_credit(evaluator: Any) -> TypeGuard[CreditEvaluator]:
+    """Return whether an evaluator implements ``credit``."""
+    return callable(getattr(evaluator, "credit", None))
+
+
+class EvaluatorWrapper(Evaluator):
+    """Base of wrappers that change how another evaluator's answers are obtained.
+
+    :param evaluator: evaluator that is asked
     """
 
     def __init__(self, evaluator: Evaluator) -> None:
         super().__init__(evaluator.bank)
-        self.evaluator, self.device = evaluator, evaluator.device
-        self.batch_size, self.can_score_any_split = evaluator.batch_size, evaluator.can_score_any_split
-        self.has_credit = evaluator.has_credit
+        self.evaluator = evaluator
+        self.device, self.batch_size = evaluator.device, evaluator.batch_size
+        if has_credit(evaluator.unwrapped):
+            self.credit = evaluator.unwrapped.credit
 
-    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
-        """The evaluator's."""
-        return self.evaluator.credit(selections, seed, split)
+    @abstractmethod
+    def answers(
+        self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
+    ) -> list[Any]:
+        """Return one method's answers to k selections, each asked by itself.
+
+        :param method: name of the wrapped evaluator's method, "evaluate" or "predict"
+        :param selections: bool (k, n)
+        :param seed: random seed of the training
+        :param arguments: further arguments of the method
+        """
+
+    def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
+        """Score k selections on the validation split."""
+        return Evaluations.concatenate(self.answers("evaluate", self.checked(selections), seed))
+
+    def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
+        """Train once per selection and predict the classes of m images.
+
+        :raises TypeError: if the wrapped evaluator trains no classifier
+        """
+        if not isinstance(self.unwrapped, ClassifierEvaluator):
+            raise TypeError(
+                f"{type(self.unwrapped).__name__} trains no classifier that could label images; "
+                "retrain, or take the linear probe"
+            )
+        return np.concatenate(self.answers("predict", self.checked(selections), seed, dataset))
 
     def settings(self) -> dict[str, object]:
-        """Those of the evaluator."""
+        """Return the settings of the wrapped evaluator."""
         return self.evaluator.settings()
 
     @property
+    def unwrapped(self) -> Evaluator:
+        """The evaluator below all wrappers."""
+        return self.evaluator.unwrapped
+
+    @property
     def description(self) -> str:
-        """The evaluator's."""
+        """Name of the classifier in tables."""
         return self.evaluator.description
 
     @property
     def fingerprint(self) -> str:
-        """The evaluator's."""
+        """Key of the wrapped evaluator."""
         return self.evaluator.fingerprint
 
-    def digest_of(self, split: Split) -> str:
-        """The evaluator's."""
-        return self.evaluator.digest_of(split)
+    def dataset_digest(self, dataset: Dataset) -> str:
+        """Return the wrapped evaluator's digest of a dataset."""
+        return self.evaluator.dataset_digest(dataset)

@@ -1,125 +1,103 @@
-"""A memory on disk for evaluations that cost minutes."""
+"""CachedEvaluator: remember evaluations that cost minutes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-from synthselect_env.data.dataset import Split
+from synthselect_env.data import Dataset
 from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
-from synthselect_env.metrics import METRICS
-from synthselect_env.storage import atomic_write
+from synthselect_env.storage import Cache, content_key
 
-Figures = dict[str, list[float]]
-"""Metric to its values at the end of each epoch."""
-Answer = TypeVar("Answer")
+PREDICTIONS = "log_probabilities"
+"""Name of the array in which a cache entry holds predictions."""
 
 
 class CachedEvaluator(EvaluatorWrapper):
-    """Remembers another evaluator's figures on disk, so that no selection is scored twice with one seed.
+    """Remember another evaluator's answers on disk, so that nothing is trained twice.
 
-    One small file an answer, JSON for figures and npy for predictions, named by the selection's bits, the seed, the split and the evaluator's
-    :attr:`~synthselect_env.evaluators.Evaluator.fingerprint`. A file is written under a temporary name and renamed, so that
-    several processes may share a directory and any of them may be killed: an answer is there whole, or it is computed again.
-    ``print(evaluator)`` tells hits and misses.
+    An answer is stored as soon as it is there. Several processes may share the directory, and any
+    of them may be killed. ``print(evaluator)`` shows hits and misses.
 
-    :param evaluator: what scores the selections that are not known yet
-    :param directory: where the answers lie
-    :param batch_size: how many unknown selections the evaluator gets at a time; what it has scored is kept if the next are
-        interrupted. None for as many as a :class:`ParallelEvaluator` has workers, and 1 for another evaluator
+    .. code-block:: python
+
+        evaluator = CachedEvaluator(RetrainEvaluator(bank), "runs/retrained")
+
+    :param evaluator: evaluator of the selections that are not known yet; it needs ``settings()``
+    :param directory: folder of the cache
+    :param batch_size: unknown selections that the evaluator gets at a time. What it has scored is
+        kept if the next ones are interrupted. None for the evaluator's own batch size
+    :raises ValueError: if the batch size is below 1
     """
 
-    def __init__(self, evaluator: Evaluator, directory: str | Path, batch_size: int | None = None) -> None:
+    def __init__(
+        self, evaluator: Evaluator, directory: str | Path, batch_size: int | None = None
+    ) -> None:
         super().__init__(evaluator)
         self.batch_size = self.batch_size if batch_size is None else batch_size
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.directory = Path(directory) / evaluator.fingerprint[:16]
+        self.cache = Cache(Path(directory) / evaluator.fingerprint[:16])
         self.hits = self.misses = 0
 
     def __str__(self) -> str:
-        return f"{type(self.evaluator).__name__} cached in {self.directory}: {self.hits} hits, {self.misses} misses"
+        return (
+            f"{type(self.evaluator).__name__} cached in {self.cache.directory}: "
+            f"{self.hits} hits, {self.misses} misses"
+        )
 
-    def _file(self, mask: np.ndarray, seed: int, split: Split) -> Path:
-        key = hashlib.sha256(f"{seed} {len(mask)} {self.digest_of(split)} ".encode() + np.packbits(mask).tobytes()).hexdigest()
-        return self.directory / key[:2] / key[2:34]
+    def answers(
+        self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
+    ) -> list[Any]:
+        """Return one answer per selection, from disk where it is known."""
+        datasets = [self.dataset_digest(dataset) for dataset in arguments]
+        keys = [content_key(method, seed, np.packbits(s), len(s), datasets) for s in selections]
+        position = {key: i for i, key in enumerate(keys)}  # equal selections are scored once
+        known: dict[str, Any] = {}
+        waiting: list[str] = []
+        asked = 0
+        for looked_at, key in enumerate(position, start=1):
+            # Look when it is this key's turn: another process may have stored it meanwhile.
+            entry = self.cache.get(key)
+            if entry is None:
+                waiting.append(key)
+            else:
+                known[key] = _from_arrays(entry)
+            last = looked_at == len(position)
+            if len(waiting) == self.batch_size or (last and waiting):
+                asked += len(waiting)
+                known |= self._ask(method, selections, seed, waiting, position, *arguments)
+                waiting = []
+        self.misses += asked
+        self.hits += len(selections) - asked
+        return [known[key] for key in keys]
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        """The figures of k selections, from disk where they are known on all the splits."""
-
-        def ask(unknown: np.ndarray) -> list[list[Figures]]:
-            parts = self.evaluator.evaluate_on(unknown, seed, *splits)
-            return [[{m: values[i].tolist() for m, values in part.epochs.items()} for part in parts] for i in range(len(unknown))]
-
-        known = self._remembered(selections, seed, splits, ".json", _read_json, _write_json, ask)
-        return [Evaluations.from_epochs({m: np.array([row[i][m] for row in known]) for m in METRICS}) for i in range(len(splits))]
-
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
-        """The predictions by k selections, from disk where they are known on all the splits."""
-
-        def ask(unknown: np.ndarray) -> list[list[np.ndarray]]:
-            return [list(row) for row in zip(*self.evaluator.predict_on(unknown, seed, *splits))]
-
-        known = self._remembered(selections, seed, splits, ".npy", _read_array, np.save, ask)
-        return [np.stack([row[i] for row in known]) for i in range(len(splits))]
-
-    def _remembered(
+    def _ask(
         self,
+        method: str,
         selections: np.ndarray,
         seed: int,
-        splits: Sequence[Split],
-        suffix: str,
-        read: Callable[[Path], Answer],
-        write: Callable[[Path, Answer], None],
-        ask: Callable[[np.ndarray], list[list[Answer]]],
-    ) -> list[list[Answer]]:
-        """The answers for each selection, a split each: read, or asked for and written."""
-        selections = self.checked(selections)
-        files = [tuple(self._file(mask, seed, split).with_suffix(suffix) for split in splits) for mask in selections]
-        position = {row: i for i, row in enumerate(files)}  # what is asked for twice is scored once
-        answers: dict[tuple[Path, ...], list[Answer]] = {}
-        unknown: list[tuple[Path, ...]] = []
-        scored = 0
-        for looked_at, row in enumerate(position, 1):
-            known = _all(row, read)  # not before its turn: another process may have scored it meanwhile
-            if known is None:
-                unknown.append(row)
+        keys: list[str],
+        position: dict[str, int],
+        *arguments: Dataset,
+    ) -> dict[str, Any]:
+        """Ask the evaluator for some selections and store each answer."""
+        rows = selections[[position[key] for key in keys]]
+        answer = getattr(self.evaluator, method)(rows, seed, *arguments)
+        found = {}
+        for i, key in enumerate(keys):
+            if isinstance(answer, Evaluations):
+                arrays = {name: values[i] for name, values in answer.epochs.items()}
             else:
-                answers[row] = known
-            if len(unknown) < self.batch_size and not (unknown and looked_at == len(position)):
-                continue
-            for waiting, fresh in zip(unknown, ask(selections[[position[row] for row in unknown]])):
-                answers[waiting] = fresh
-                for file, answer in zip(waiting, fresh):
-                    with atomic_write(file) as path:
-                        write(path, answer)
-            scored += len(unknown)
-            unknown = []
-        self.misses += scored
-        self.hits += len(selections) - scored
-        return [answers[row] for row in files]
+                arrays = {PREDICTIONS: answer[i]}
+            found[key] = _from_arrays(self.cache.put(key, **arrays))
+        return found
 
 
-def _all(row: tuple[Path, ...], read: Callable[[Path], Answer]) -> list[Answer] | None:
-    """What is known of a selection, on all the splits or not at all."""
-    try:
-        return [read(file) for file in row]
-    except (FileNotFoundError, EOFError, ValueError):  # the latter two after a power cut: renamed, but never on the disk
-        return None
-
-
-def _read_json(path: Path) -> Figures:
-    return json.loads(path.read_text())
-
-
-def _write_json(path: Path, figures: Figures) -> None:
-    path.write_text(json.dumps(figures))
-
-
-def _read_array(path: Path) -> np.ndarray:
-    return np.load(path)
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Any:
+    """Return the answer to one selection: predictions (1, m, c), or evaluations with k = 1."""
+    if PREDICTIONS in arrays:
+        return arrays[PREDICTIONS][None]
+    return Evaluations.from_epochs({name: values[None] for name, values in arrays.items()})

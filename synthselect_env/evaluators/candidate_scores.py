@@ -1,8 +1,11 @@
-"""How promising each candidate looks before anything is selected, and selections drawn by that, from which a datamodel learns."""
+"""Candidate scores: how promising each candidate is before anything is selected.
+
+They are computed once per bank and kept with it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
@@ -10,102 +13,119 @@ from scipy.stats import rankdata
 from synthselect_env.bank import FeatureBank
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 
-RANKING_COMPONENTS, RANKING_RIDGE = 32, 1.0
-"""The probe that ranks candidates. Fixed, and not the evaluator's defaults: retrainings are kept by the selections drawn with it."""
+PROBE_COMPONENTS, PROBE_RIDGE = 32, 1.0
+"""Settings of the probe that scores candidates. They are fixed, and not the evaluator's defaults,
+because retrainings are keyed by the selections drawn with them."""
 
 SHARPNESS = 20.0
-"""Of the weights of retrained networks by their validation log-likelihood: one that is .05 worse counts a third."""
+"""Weight of a retrained network by its validation log-likelihood: .05 worse counts a third."""
 
-RANKED_DIGITS = 9
-"""Decimals of a score that count for a rank."""
+RANK_DECIMALS = 9
+"""Decimals of a score that count for its rank. Equal rows differ in the last digits."""
 
-LEAST_PROBABILITY, LEAST_ATYPICALITY = 1e-6, 1e-9
-"""Which keep logarithms finite."""
+MIN_PROBABILITY, MIN_ATYPICALITY = 1e-6, 1e-9
+"""Lower bounds that keep logarithms finite."""
 
-RATE, TILT, CLASS_TILT = (-3.0, 1.5), (-2.0, 5.0), 0.5
-"""Ranges of a design selection's log-odds: overall, by each rank, and standard deviation by class. See :func:`draw_design`."""
-
-
-def ranking_probe(bank: FeatureBank) -> LinearProbeEvaluator:
-    """The linear probe that ranks candidates, fitted to the real pictures alone."""
-    return LinearProbeEvaluator(bank, n_components=RANKING_COMPONENTS, ridge=RANKING_RIDGE, device="cpu")
+MIN_VARIANCE = 1e-3
+"""Added to the variance of each direction of the standardised image statistics. Two statistics
+that say the same would leave a direction without any."""
 
 
-def label_fit(bank: FeatureBank) -> np.ndarray:
-    """Log-probability of each candidate's label under a probe on the real pictures alone.  (n,)"""
-    return ranking_probe(bank).own_log_probability(bank.candidates)
+@dataclass(frozen=True, eq=False)
+class CandidateScores:
+    """Scores of n candidates.
+
+    :param label_fit: log-probability of each candidate's label, float64 (n,): out of bag where
+        retrained networks tell, by the probe elsewhere
+    :param probe_label_fit: the same by a linear probe on the real images alone, float64 (n,)
+    :param realism: similarity of each candidate's image statistics to those of real images,
+        float64 (n,); None where a bank has no image statistics
+    """
+
+    label_fit: np.ndarray
+    probe_label_fit: np.ndarray
+    realism: np.ndarray | None
+
+    @property
+    def label_fit_and_realism(self) -> np.ndarray:
+        """Sum of label fit and realism; label fit alone where realism is not known.  (n,)"""
+        return self.label_fit if self.realism is None else self.label_fit + self.realism
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """Rank of each candidate by label fit and, where known, by realism.  0..1, (n, 1 or 2)
+
+        There are two ranks, not one of the sum: what a wrong label does to a classifier is not what
+        a blurred image does.
+        """
+        scores = [self.label_fit] + ([] if self.realism is None else [self.realism])
+        ranks = [rankdata(score.round(RANK_DECIMALS)) for score in scores]  # copies share a rank
+        return (np.stack(ranks, axis=1) - 1) / max(len(self.label_fit) - 1, 1)
 
 
-def out_of_bag_fit(bank: FeatureBank) -> np.ndarray | None:
-    """Log-probability of each candidate's label under the retrained networks that were not trained on it.  (n,)
+def candidate_scores(bank: FeatureBank) -> CandidateScores:
+    """Return the scores of a bank's candidates, computed once per bank."""
+    if "candidate_scores" not in bank.derived:
+        probe_fit = label_probe(bank).own_log_probability(bank.candidates)
+        out_of_bag = out_of_bag_label_fit(bank)
+        fit = probe_fit
+        if out_of_bag is not None:
+            fit = np.where(np.isnan(out_of_bag), probe_fit, out_of_bag)
+        bank.derived["candidate_scores"] = CandidateScores(fit, probe_fit, realism(bank))
+    return bank.derived["candidate_scores"]
 
-    The out-of-bag estimate of Kwon and Zou (2023, arXiv:2304.07718) with the networks of the bank's retrainings in the place of
-    trees. They have seen other candidates, and know more than a probe on few real pictures. What is given is the logarithm of the mean
-    probability; a network weighs by its validation log-likelihood, see :data:`SHARPNESS`.
 
-    :param bank: the bank
-    :return: NaN for a candidate that all networks were trained on; None where the bank has no retrainings, or such that do not tell
+def label_probe(bank: FeatureBank) -> LinearProbeEvaluator:
+    """Return the linear probe that scores candidates, fitted once per bank."""
+    if "label_probe" not in bank.derived:
+        bank.derived["label_probe"] = LinearProbeEvaluator(
+            bank, n_components=PROBE_COMPONENTS, ridge=PROBE_RIDGE, device="cpu"
+        )
+    return bank.derived["label_probe"]
+
+
+def out_of_bag_label_fit(bank: FeatureBank) -> np.ndarray | None:
+    """Return the log-probability of each label under networks that did not train on it.
+
+    This is the out-of-bag estimate of Kwon and Zou (2023, arXiv:2304.07718), with the networks of
+    the bank's retrainings in place of trees. Probabilities are averaged; a network weighs by its
+    validation log-likelihood, see :data:`SHARPNESS`.
+
+    :param bank: feature bank
+    :return: (n,), NaN for a candidate that all networks were trained on; None where the bank's
+        retrainings do not tell
     """
     retrainings = bank.retrainings
     if retrainings is None or retrainings.own_log_probability is None:
         return None
-    own = np.exp(retrainings.own_log_probability.astype(np.float64))
-    worth = retrainings.figures["log_likelihood"][:, -1:]
-    weights = np.exp(SHARPNESS * (worth - worth.max())) * (~retrainings.selections & np.isfinite(own))  # (m, n)
+    own = np.exp(retrainings.own_log_probability.astype(np.float64))  # (m, n)
+    likelihood = retrainings.metrics["log_likelihood"][:, -1:]  # (m, 1)
+    out_of_bag = ~retrainings.selections & np.isfinite(own)
+    weights = np.exp(SHARPNESS * (likelihood - likelihood.max())) * out_of_bag  # (m, n)
     total = weights.sum(0)
     mean = (weights * np.nan_to_num(own)).sum(0) / np.where(total > 0, total, np.nan)
-    return np.log(np.maximum(mean, LEAST_PROBABILITY))
+    return np.log(np.maximum(mean, MIN_PROBABILITY))
 
 
-def candidate_fit(bank: FeatureBank) -> np.ndarray:
-    """How well each candidate's label fits what it shows, a log-probability: out of bag where that is known, by the probe where not.  (n,)"""
-    fit, out_of_bag = label_fit(bank), out_of_bag_fit(bank)
-    return fit if out_of_bag is None else np.where(np.isnan(out_of_bag), fit, out_of_bag)
+def realism(bank: FeatureBank) -> np.ndarray | None:
+    """Return how much each candidate's image statistics resemble those of real images.
 
+    The score is minus the logarithm of a Mahalanobis distance: that of the candidate's image
+    statistics to the real training images.
 
-def looks(bank: FeatureBank) -> np.ndarray | None:
-    """How much each candidate looks like a real picture: less the logarithm of its atypicality.  (n,), or None where that is not known."""
-    return None if bank.atypicality is None else -np.log(np.maximum(bank.atypicality, LEAST_ATYPICALITY))
-
-
-def fit_and_looks(bank: FeatureBank) -> np.ndarray:
-    """How well each candidate's label fits, and its looks those of real pictures.  (n,)
-
-    :func:`candidate_fit`, and :func:`looks` where they are known. Measured (benchmarks/ranking.py, pcam-planted, by 48 retrainings of
-    an earlier design; the present ones tell .77): it tells sound candidates from others with an area under the curve of .78, by the
-    probe alone .75; retrained on the better half, test accuracy gains 5.1 ± .7 points in the place of 4.3 ± .6 (the
-    log-likelihood .137 ± .011 and .148 ± .008; 3 seeds). Half the weight on looks reaches .79, and loses by retraining (4.0 ± 1.0).
+    :param bank: feature bank
+    :return: (n,); None where image statistics are not known, or there are too few real images to
+        know their spread
     """
-    fit, likeness = candidate_fit(bank), looks(bank)
-    return fit if likeness is None else fit + likeness
-
-
-def candidate_ranks(bank: FeatureBank) -> np.ndarray:
-    """Ranks of each candidate in the pool, 0 to 1: by :func:`candidate_fit` and, where they are known, by :func:`looks`.  (n, 1 or 2)
-
-    Two ranks and not one of their sum: what a wrong label does to a classifier is not what a blurred picture does.
-    """
-    likeness = looks(bank)
-    scores = [candidate_fit(bank)] + ([] if likeness is None else [likeness])
-    # copies share their rank; matrix products give equal rows values that differ in the last digits
-    ranks = np.stack([rankdata(score.round(RANKED_DIGITS)) for score in scores], axis=1) - 1
-    return ranks / max(len(ranks) - 1, 1)
-
-
-def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
-    """Selections from which a datamodel learns most: of all sizes, and tilted towards low or high ranks of either kind and to either class.
-
-    :param bank: the bank; its retrainings change nothing
-    :param k: how many; the first is empty and the second is the whole pool
-    :param seed: of the draw
-    :return: bool (k, n)
-    """
-    rng, n = np.random.default_rng(seed), len(bank.candidates)
-    before = replace(bank, retrainings=None)  # which ranks candidates the same however many retrainings there are
-    ranks, labels = 2 * candidate_ranks(before) - 1, bank.candidates.labels
-    selections = [np.zeros(n, bool), np.ones(n, bool)]
-    for _ in range(k - 2):
-        tilts = rng.uniform(*TILT, ranks.shape[1])
-        log_odds = rng.uniform(*RATE) + ranks @ tilts + rng.normal(0, CLASS_TILT, len(bank.classes))[labels]
-        selections.append(rng.random(n) < 1 / (1 + np.exp(-log_odds)))
-    return np.stack(selections[:k])
+    real, pool = bank.train.image_stats, bank.candidates.image_stats
+    if real is None or pool is None or len(real) <= 2 * real.shape[1]:
+        return None
+    real, pool = real.astype(np.float64), pool.astype(np.float64)
+    # Standardise, and whiten by the Cholesky factor of the covariance.
+    scale = np.maximum(real.std(0), 1e-9)
+    centred = (real - real.mean(0)) / scale
+    covariance = centred.T @ centred / len(real)
+    root = np.linalg.cholesky(covariance + MIN_VARIANCE * np.eye(real.shape[1]))
+    whitened = np.linalg.solve(root, ((pool - real.mean(0)) / scale).T)
+    atypicality = np.linalg.norm(whitened, axis=0)
+    return -np.log(np.maximum(atypicality, MIN_ATYPICALITY))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.data.dataset import Retrainings, Split
 from synthselect_env.evaluators.base import Evaluations, Evaluator
-from synthselect_env.evaluators.candidate_scores import candidate_ranks, draw_design
-from synthselect_env.metrics import METRICS, classification_metrics
+from synthselect_env.evaluators.candidate_scores import candidate_scores
+from synthselect_env.metrics import METRICS
 
 PENALTIES = np.geomspace(1e-4, 10, 26)
 """Of the regression; the one with the smallest leave-one-out error is taken, for each metric."""
@@ -56,8 +51,8 @@ class DatamodelEvaluator(Evaluator):
     """Predicts a full retraining's validation figures from what the training set is made of, thousands a second.
 
     After the datamodels of Ilyas et al. (2022, arXiv:2202.00622), which regress a network's output on the presence of each training
-    picture. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
-    fits, and by how much they look like real pictures (:func:`~synthselect_env.evaluators.candidate_scores.candidate_ranks`); a training set is
+    image. Here candidates share coefficients, so that a few dozen retrainings are enough. They are ranked by how well their label
+    fits, and by how much they look like real images (:func:`~synthselect_env.evaluators.candidate_scores.candidate_ranks`); a training set is
     described by the shares that candidates near each of ``n_knots`` ranks of either kind have in it, by how far its classes' shares are
     from the real ones, and by the logarithm of its size. Each metric of the last epoch is a ridge regression on these, the log-likelihood by
     the logarithm of the loss, which cannot fall below nothing; the penalty and the power to which shares are raised are chosen by
@@ -67,18 +62,15 @@ class DatamodelEvaluator(Evaluator):
     log-likelihood with a Spearman correlation of .91, and each of eight selections that optimisers found on it gains at least half of what was
     promised, on the test split and in the mean over 3 retrainings. On pcam, where less is to be won, .68 (the retrainings' own validation:
     .77); there, what PPO is promised is kept, CreditPPO's promise in part, and what climbing it without a policy was promised is not. Leave-one-out correlation of the log-likelihood: pcam-planted .99, pcam .81,
-    cervical .84; by one rank, of the sum of fit and looks, on the same retrainings pcam-planted .94, and .88 in the place of .91.
+    cervical .84; by one rank, of the sum of label fit + realism, on the same retrainings pcam-planted .94, and .88 in the place of .91.
 
     An optimiser finds selections that no retraining was like. Retrain those, too, and fit again: learn on the datamodel, correct it,
     learn again.
 
     :param bank: real splits and candidates; its retrainings are what the datamodel is fitted to. :func:`with_retrainings` makes some
     :param n_knots: of each rank, between which the influence of a candidate is interpolated linearly
-    :raises ValueError: when the bank has no retrainings, too few of them, or such of other pictures
+    :raises ValueError: when the bank has no retrainings, too few of them, or such of other images
     """
-
-    can_score_any_split = False
-    has_credit = True
 
     def __init__(self, bank: FeatureBank, n_knots: int = 3) -> None:
         super().__init__(bank)
@@ -89,13 +81,13 @@ class DatamodelEvaluator(Evaluator):
                 f"{bank.source}: no retrainings to fit a datamodel to; make some with synthselect_env.evaluators.with_retrainings"
             )
         self.selections, self.n_knots = self.checked(bank.retrainings.selections), int(n_knots)
-        if bank.retrainings.pictures != bank.pictures_digest:
+        if bank.retrainings.images_digest != bank.images_digest:
             raise ValueError(
                 f"{bank.source}: the retrainings are of other pictures or labels than the bank's; retrain with these, or "
                 "drop the retrainings: dataclasses.replace(bank, retrainings=None)"
             )
-        self.figures = Evaluations.from_epochs(bank.retrainings.figures)
-        ranks = candidate_ranks(bank)
+        self.metrics = Evaluations.from_epochs(bank.retrainings.metrics)
+        ranks = candidate_scores(bank).ranks
         hats = np.maximum(0, 1 - np.abs(ranks[:, :, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, 1 or 2, n_knots)
         self._hats = hats.reshape(len(ranks), -1)  # (n, n_hats)
         if len(self.selections) < (least := self._hats.shape[1] + 3):
@@ -105,49 +97,42 @@ class DatamodelEvaluator(Evaluator):
         self._classes = np.eye(len(bank.classes))[bank.candidates.labels]
         self._real = np.bincount(bank.train.labels, minlength=len(bank.classes)).astype(float)
         described = self._describe(self._parts(self.selections.astype(float)))
-        self._fits = {m: _fitted(described, _linked(m, getattr(self.figures, m))) for m in METRICS}
+        self._fits = {m: _fitted(described, _linked(m, getattr(self.metrics, m))) for m in METRICS}
 
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         content = hashlib.sha256(np.packbits(self.selections, axis=1).tobytes())
         content.update(self._hats.tobytes())  # ranks come from appearances and networks, too, which the bank's features do not tell
         for metric in METRICS:
-            content.update(getattr(self.figures, metric).tobytes())
+            content.update(getattr(self.metrics, metric).tobytes())
         return {"n_knots": self.n_knots, "powers": POWERS, "retrainings": content.hexdigest()}
 
     def leave_one_out(self, metric: str = "log_likelihood") -> np.ndarray:
         """What a datamodel without it predicts for each of the retrainings.  (m,)"""
         return _unlinked(metric, self._fits[metric].left_out)
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        """Predict the validation figures of k selections; the seed changes nothing.
-
-        :raises ValueError: for another split than the bank's validation split, on which nothing was retrained
-        """
-        if not all(self.is_valid(split) for split in splits):
-            raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
+    def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
+        """Predict the validation metrics of k selections; the seed changes nothing."""
         described = self._describe(self._parts(self.checked(selections).astype(float)))
-        predicted = {m: _unlinked(m, fit.linear(described))[:, None] for m, fit in self._fits.items()}
-        return [Evaluations.from_epochs(predicted) for _ in splits]
+        predicted = {m: _unlinked(m, fit.linear(described)) for m, fit in self._fits.items()}
+        return Evaluations.from_metrics(predicted)
 
-    def credit(self, selections: np.ndarray, seed: int, split: Split | None = None) -> np.ndarray:
-        """Derivative of the predicted log-likelihood by each candidate's weight in the training set.
+    def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
+        """Return the derivative of the predicted log-likelihood by each candidate's weight.
 
-        :param selections: bool (k, n), a row a selection
-        :param seed: changes nothing
-        :param split: None, or the validation split
+        :param selections: bool (k, n), one row per selection
+        :param seed: not used, as nothing is random
         :return: float64 (k, n)
-        :raises ValueError: for another split
         """
-        if split is not None and not self.is_valid(split):
-            raise ValueError("a datamodel predicts figures on the validation split as a whole; score other pictures by retraining")
-        fit, parts = self._fits["log_likelihood"], self._parts(self.checked(selections).astype(float))
+        fit = self._fits["log_likelihood"]
+        parts = self._parts(self.checked(selections).astype(float))
         steepness = fit.power * parts.shares ** (fit.power - 1) * fit.weights[:-2]  # (k, n_hats)
         balance, growth = fit.weights[-2:]
         deviation = 2 * (parts.class_shares - self._real / self._real.sum())  # (k, c)
         own = steepness @ self._hats.T + balance * deviation @ self._classes.T  # (k, n)
         mean = (steepness * parts.shares).sum(1) + balance * (deviation * parts.class_shares).sum(1)
-        outer = _unlinked("log_likelihood", fit.linear(self._describe(parts)))  # an exponential is its own derivative
+        # The link is an exponential, which is its own derivative.
+        outer = _unlinked("log_likelihood", fit.linear(self._describe(parts)))
         return outer[:, None] * (own - mean[:, None] + growth) / parts.size
 
     def _parts(self, weights: np.ndarray) -> _Parts:
@@ -169,68 +154,6 @@ def _linked(metric: str, values: np.ndarray) -> np.ndarray:
 
 def _unlinked(metric: str, values: np.ndarray) -> np.ndarray:
     return -np.exp(values) if metric == "log_likelihood" else values
-
-
-def with_retrainings(
-    bank: FeatureBank,
-    retrain: Evaluator,
-    selections: np.ndarray | int = 48,
-    seed: int = 0,
-    on_retraining: Callable[[int], None] | None = None,
-) -> FeatureBank:
-    """The bank with further retrainings beside those that it has.
-
-    Each network is scored on the validation split, and says what it takes each candidate for, from which
-    :func:`~synthselect_env.evaluators.candidate_scores.out_of_bag_fit` learns how well labels fit.
-
-    :param bank: the bank
-    :param retrain: does the retrainings, best a :class:`CachedEvaluator` of a :class:`RetrainEvaluator`
-    :param selections: what to retrain on, bool (k, n), or how many selections to draw for the purpose
-        (:func:`~synthselect_env.evaluators.candidate_scores.draw_design`)
-    :param seed: of the draw, which goes on where the bank's own stops, and of all retrainings (common random numbers)
-    :param on_retraining: called with the number of retrainings done
-    :raises ValueError: when the bank's own retrainings are of another recipe, seed, or other pictures, or ``retrain`` is another bank's
-    """
-    if retrain.bank.pictures_digest != bank.pictures_digest:
-        raise ValueError(f"the evaluator retrains on the pictures of {retrain.bank.source}, not on those of {bank.source}; make one for it")
-    seed = int(seed)
-    if isinstance(selections, int | np.integer):
-        if selections < 1:
-            raise ValueError(f"selections must be at least 1, got {selections}")
-        held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
-        selections = draw_design(bank, held + int(selections), seed)[held:]
-    recipe = json.loads(json.dumps({"seed": seed, **retrain.settings()}))
-    before = bank.retrainings
-    if before is not None and _comparable(before.recipe) != _comparable(recipe):
-        raise ValueError(
-            f"{bank.source}: its retrainings are by another recipe or seed, {before.recipe}; go on with that, or drop them: "
-            "dataclasses.replace(bank, retrainings=None)"
-        )
-    if before is not None and before.pictures != bank.pictures_digest:
-        raise ValueError(
-            f"{bank.source}: its retrainings are of other pictures or labels; drop them: dataclasses.replace(bank, retrainings=None)"
-        )
-    n, labels, step = len(bank.candidates), bank.candidates.labels, retrain.batch_size
-    own = np.zeros((0, n), np.float16)
-    parts = [] if before is None else [{m: before.figures[m][:, -1:] for m in METRICS}]
-    for start in range(0, len(selections), step):
-        seen, pool = retrain.predict_on(selections[start : start + step], seed, bank.valid, bank.candidates)
-        scored = classification_metrics(torch.from_numpy(seen), torch.from_numpy(bank.valid.labels))
-        parts.append({m: values.double().numpy()[:, None] for m, values in scored.items()})
-        own = np.concatenate([own, pool[:, np.arange(n), labels].astype(np.float16)])
-        if on_retraining:
-            on_retraining(len(own))
-    if before is not None:
-        unknown = np.full(before.selections.shape, np.nan, np.float16)
-        own = np.concatenate([unknown if before.own_log_probability is None else before.own_log_probability, own])
-        selections = np.concatenate([before.selections, selections])
-    figures = {m: np.concatenate([part[m] for part in parts]) for m in METRICS}
-    return replace(bank, retrainings=Retrainings(selections, figures, recipe, bank.pictures_digest, own))
-
-
-def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Without what changes rounding only."""
-    return {key: value for key, value in recipe.items() if key not in ("device", "bfloat16")}
 
 
 def _fitted(described: dict[float, np.ndarray], values: np.ndarray) -> _Fit:

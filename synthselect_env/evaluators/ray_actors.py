@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthselect_env.data.dataset import Split
+from synthselect_env.data.dataset import Dataset
 from synthselect_env.evaluators.base import Evaluator
-from synthselect_env.evaluators.parallel import SpreadEvaluator, answer
+from synthselect_env.evaluators.parallel import SpreadEvaluator, answer_of, name_of_split
 
 
 class _Worker:
-    """What an actor is: an evaluator of its own."""
+    """An actor with an evaluator of its own."""
 
     def __init__(self, evaluator: Evaluator, threads: int) -> None:
         torch.set_num_threads(threads)
         self.evaluator = evaluator
 
-    def work(self, method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[Any]:
-        return answer(self.evaluator, method, selections, seed, splits)
+    def work(
+        self, method: str, selections: np.ndarray, seed: int, arguments: list[str | Dataset]
+    ) -> Any:
+        """Return the evaluator's answer."""
+        return answer_of(self.evaluator, method, selections, seed, arguments)
 
 
 class RayEvaluator(SpreadEvaluator):
@@ -72,8 +75,13 @@ class RayEvaluator(SpreadEvaluator):
             ray.kill(actor)
         self._actors = []
 
-    def each(self, method: str, selections: np.ndarray, seed: int, splits: list[str | Split]) -> list[list[Any]]:
-        """The actors' answers."""
+    def answers(
+        self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
+    ) -> list[Any]:
+        """Return the actors' answers, one per selection.
+
+        :raises RuntimeError: if an actor ended abruptly
+        """
         import ray
         from ray.util import ActorPool
 
@@ -81,9 +89,16 @@ class RayEvaluator(SpreadEvaluator):
             remote = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus)(_Worker)
             shared = ray.put(self.evaluator)  # sent to each machine once
             self._actors = [remote.remote(shared, self.num_cpus) for _ in range(self.workers)]
+        sent = [name_of_split(self.bank, dataset) for dataset in arguments]
+
+        def submit(actor: Any, selection: np.ndarray) -> Any:
+            return actor.work.remote(method, selection, seed, sent)
+
         try:
-            pool = ActorPool(self._actors)
-            return list(pool.map(lambda actor, row: actor.work.remote(method, row, seed, splits), list(selections[:, None])))  # type: ignore[arg-type]
+            return list(ActorPool(self._actors).map(submit, list(selections[:, None])))
         except ray.exceptions.RayActorError as error:
             self.close()
-            raise RuntimeError(f"one of {self.workers} actors ended abruptly: too little memory for all? Take fewer workers") from error
+            raise RuntimeError(
+                f"one of {self.workers} actors ended abruptly: too little memory for all? "
+                "Take fewer workers"
+            ) from error

@@ -1,4 +1,4 @@
-"""The full retraining of the paper: a network on real + selected pictures."""
+"""RetrainEvaluator: the paper's full retraining on real + selected images."""
 
 from __future__ import annotations
 
@@ -11,41 +11,54 @@ import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.data import decode
-from synthselect_env.data.dataset import Split
-from synthselect_env.evaluators.base import Evaluations, Evaluator
+from synthselect_env.data import Dataset
+from synthselect_env.evaluators.base import ClassifierEvaluator, Evaluations
 from synthselect_env.metrics import METRICS
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, as_pixels, train_classifier
+from synthselect_env.training.classifier import (
+    QUICK,
+    TRAINING_VERSION,
+    Classifier,
+    TrainingConfig,
+    as_pixels,
+    train_classifier,
+)
 from synthselect_env.training.device import has_bfloat16, pick_device
 
 LAST_EPOCHS = 5
-"""Epochs whose figures are kept: the paper's reward is the best of the last five."""
-
-PROCEDURE = 2
-"""Raised whenever the same arguments train differently, beyond rounding, so that remembered figures are not taken for today's."""
+"""Epochs whose metrics are kept. The paper's reward is the best of the last five."""
 
 
-class RetrainEvaluator(Evaluator):
-    """Trains a torchvision classifier (the paper's ResNet34) on the real train split and each selection.
+class RetrainEvaluator(ClassifierEvaluator):
+    """Train a torchvision classifier (the paper's ResNet34) on real + selected images.
 
-    Common random numbers: all k selections start from the same weights and see the pictures that they share in the same order.
-    The figures are those of the last epoch, on weights that no look at a scored split has chosen; on the validation split,
-    ``Evaluations.epochs`` holds the last five. All pictures lie on the device as one uint8 tensor.
+    All selections start from the same weights and see shared images in the same order (common
+    random numbers). Metrics are those after the last epoch, on weights that no look at a scored
+    image has chosen. ``Evaluations.epochs`` holds the last five epochs. All images lie on the device
+    as one uint8 tensor.
 
-    :param bank: must hold pictures in every split that is used
-    :param architecture: name of a torchvision classifier, in the place of the configuration's
-    :param config: how to train, or a dictionary of what is to differ from :attr:`recipe`; where it names no size, the recipe's is the
-        pictures' shorter side (48 pixels, or their own when smaller)
-    :param initial: a trained classifier of the same architecture, or the file of one, to start from; None to train from scratch
+    .. code-block:: python
+
+        evaluator = RetrainEvaluator(bank, "resnet18", config={"size": (32, 32)})
+        evaluator.evaluate(np.zeros((1, len(bank.candidates)), bool), seed=0).accuracy
+
+    :param bank: feature bank with images
+    :param architecture: name of a torchvision classifier; None for the configuration's
+    :param config: training configuration, or a dictionary of what differs from
+        :attr:`default_config`. Without a size, the default's is the images' short side (or their
+        own size if smaller)
+    :param initial: trained classifier of the same architecture to start from, or its file; None to
+        train from scratch
     :param device: "auto", or a torch device
-    :param compile: run training steps through ``torch.compile``, which the first retraining of each process pays for
-    :param on_epoch: called after each epoch with the selections done, the epoch, and its validation metrics; empty before the
-        last five. Copies in other processes have none
-    :raises ValueError: when a split has no pictures, or ``initial`` is another network
+    :param compile: whether training steps run through ``torch.compile``, which the first retraining
+        of each process pays for
+    :param on_epoch: callback after each epoch, with the number of selections done, the epoch, and
+        its validation metrics (empty before the last five). Copies in other processes have none
+    :raises ValueError: if a split has no images, or ``initial`` is another network
     """
 
-    recipe = TrainingConfig()
-    """How it trains, at the pictures' proportions, where it is not told otherwise."""
+    version = TRAINING_VERSION
+    default_config = TrainingConfig()
+    """Training configuration where none is given, at the images' proportions."""
 
     def __init__(
         self,
@@ -60,109 +73,125 @@ class RetrainEvaluator(Evaluator):
         super().__init__(bank)
         for name in ("train", "valid", "candidates"):
             if getattr(bank, name).images is None:
-                raise ValueError(f"{bank.source}: {name}/images is missing; full retraining needs pictures, the linear probe only features")
+                raise ValueError(
+                    f"{bank.source}: {name}/images is missing; full retraining needs images, "
+                    "the linear probe only features"
+                )
         if not isinstance(config, TrainingConfig):
-            proportioned = self.recipe.for_pictures(*bank.train.picture_size)
+            proportioned = self.default_config.for_images(*bank.train.image_size)
             config = replace(proportioned, **(config or {}))  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
-        self.initial = Classifier.load(initial, "cpu") if isinstance(initial, str | Path) else initial
+        if isinstance(initial, str | Path):
+            initial = Classifier.load(initial, "cpu")
+        self.initial = initial
         if self.initial is not None:
             self.initial.check_fits(self.config.architecture, len(bank.classes))
         self.device = pick_device(device)
         self.compile = compile
         self.on_epoch = on_epoch
-        self._training: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._scored: tuple[str, torch.Tensor] | None = None  # another split, which is likely to be asked for again
+        self._training_data: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._predicted: tuple[str, torch.Tensor] | None = None  # likely to be asked for again
 
     def __getstate__(self) -> dict[str, object]:
-        # pictures are decoded again where they are needed; a callback draws a bar, which stays where it is
-        return {**self.__dict__, "_training": None, "_scored": None, "on_epoch": None}
+        # Images are decoded again where they are needed. A callback draws a bar and stays here.
+        return {**self.__dict__, "_training_data": None, "_predicted": None, "on_epoch": None}
 
     @property
     def description(self) -> str:
-        """The classifier's name in tables."""
-        return f"{self.config.architecture} retrained at {self.config.size[0]}×{self.config.size[1]} px"
+        """Name of the classifier in tables."""
+        height, width = self.config.size
+        return f"{self.config.architecture} retrained at {height}×{width} px"
 
     def settings(self) -> dict[str, object]:
-        """What the figures depend on beside the bank."""
+        """Return what the numbers depend on beside bank, selection and seed."""
         return {
             "config": asdict(self.config),
             "initial": None if self.initial is None else self.initial.digest,
             "device": self.device.type,
             "bfloat16": has_bfloat16(self.device),
-            "procedure": PROCEDURE,
+            "procedure": TRAINING_VERSION,
         }
 
-    def digest_of(self, split: Split) -> str:
-        """A digest of the pictures; another extractor changes no retraining."""
-        return split.pictures_digest
+    def dataset_digest(self, dataset: Dataset) -> str:
+        """Return a digest of the images. Another extractor changes no retraining."""
+        return dataset.images_digest
 
-    def _pixels(self, *splits: Split) -> torch.Tensor:
-        """The splits' pictures on the device."""
-        if any(split.images is None for split in splits):
-            raise ValueError(f"{self.bank.source}: a split that is to be scored has no images; full retraining needs pictures")
-        return as_pixels(np.concatenate([decode(split.images, self.config.size) for split in splits]), self.device)  # type: ignore[arg-type]
+    def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
+        """Score k selections on the validation split, one retraining after the other."""
+        histories = [classifier.history for classifier in self.classifiers(selections, seed)]
+        return Evaluations.from_epochs(
+            {name: np.array([history[name] for history in histories]) for name in METRICS}
+        )
 
-    @property
-    def _data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures to train on and validation pictures, decoded once for all selections and calls."""
-        if self._training is None:
-            self._training = self._pixels(self.bank.train, self.bank.candidates), self._pixels(self.bank.valid)
-        return self._training
+    def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
+        """Train once per selection and predict the classes of m images.  float32 (k, m, c)"""
+        pixels = self._pixels_of(dataset)
+        predictions = [
+            classifier.log_probabilities(pixels).float().cpu().numpy()
+            for classifier in self.classifiers(selections, seed, scored_epochs=0)
+        ]
+        return np.stack(predictions)
 
-    def _known_pixels(self, split: Split) -> torch.Tensor:
-        """A split's pictures, those that lie on the device already without decoding them again."""
-        if self.is_valid(split):
-            return self._data[1]
-        if split is self.bank.candidates:
-            return self._data[0][len(self.bank.train) :]
-        digest = self.digest_of(split)
-        if self._scored is None or self._scored[0] != digest:
-            self._scored = digest, self._pixels(split)
-        return self._scored[1]
+    def classifiers(
+        self, selections: np.ndarray, seed: int, scored_epochs: int = LAST_EPOCHS
+    ) -> Iterator[Classifier]:
+        """Yield the retrained classifiers, one after the other.
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[Evaluations]:
-        """Score k selections, one retraining after the other."""
-        scored = [None if self.is_valid(split) else self._known_pixels(split) for split in splits]
-        histories: list[list[dict[str, list[float]]]] = [[] for _ in splits]
-        for classifier in self.classifiers(selections, seed):
-            for history, split, pixels in zip(histories, splits, scored):
-                history.append(classifier.history if pixels is None else classifier.score(pixels, split.labels))
-        return [Evaluations.from_epochs({m: np.array([h[m][-LAST_EPOCHS:] for h in history]) for m in METRICS}) for history in histories]
-
-    def predict_on(self, selections: np.ndarray, seed: int, *splits: Split) -> list[np.ndarray]:
-        """Log-probabilities after each of k retrainings.  float32 (k, m, c), a split each"""
-        scored = [self._known_pixels(split) for split in splits]
-        predicted: list[list[np.ndarray]] = [[] for _ in splits]
-        for classifier in self.classifiers(selections, seed, scored_epochs=0):
-            for part, pixels in zip(predicted, scored):
-                part.append(classifier.log_probabilities(pixels).float().cpu().numpy())
-        return [np.stack(part) for part in predicted]
-
-    def classifiers(self, selections: np.ndarray, seed: int, scored_epochs: int = LAST_EPOCHS) -> Iterator[Classifier]:
-        """The retrained classifiers, one after the other.
-
-        :param selections: bool (k, n), a row a selection
-        :param seed: of weights, order and augmentation, the same for all k
-        :param scored_epochs: how many epochs, the last ones, end with a look at the validation pictures
-        :raises ValueError: when the selections have another shape or type
+        :param selections: bool (k, n), one row per selection
+        :param seed: random seed of weights, order and augmentation, shared by all k
+        :param scored_epochs: number of last epochs scored on the validation images
+        :raises ValueError: if the selections have another shape or type
         """
         selections, bank = self.checked(selections), self.bank
-        images, valid = self._data
+        images, valid_images = self._data()
         labels = np.concatenate([bank.train.labels, bank.candidates.labels])
-        for done, mask in enumerate(selections):
+        real = np.arange(len(bank.train))
+        for done, selection in enumerate(selections):
+            selected = len(real) + np.flatnonzero(selection)
             yield train_classifier(
-                images, labels, valid, bank.valid.labels, len(bank.classes), seed, self.config, self.device,
-                members=np.concatenate([np.arange(len(bank.train)), len(bank.train) + np.flatnonzero(mask)]),
-                initial=self.initial, compile=self.compile, scored_epochs=scored_epochs,
+                images,
+                labels,
+                valid_images,
+                bank.valid.labels,
+                len(bank.classes),
+                seed,
+                self.config,
+                self.device,
+                indices=np.concatenate([real, selected]),
+                initial=self.initial,
+                compile=self.compile,
+                scored_epochs=scored_epochs,
                 on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
-            )  # fmt: skip
+            )
+
+    def _data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images to train on and to validate on, decoded once for all calls."""
+        if self._training_data is None:
+            pool = Dataset.concatenate([self.bank.train, self.bank.candidates])
+            self._training_data = self._decoded(pool), self._decoded(self.bank.valid)
+        return self._training_data
+
+    def _pixels_of(self, dataset: Dataset) -> torch.Tensor:
+        """Return a dataset's images on the device; those of the last call are remembered."""
+        digest = dataset.images_digest
+        if self._predicted is None or self._predicted[0] != digest:
+            self._predicted = digest, self._decoded(dataset)
+        return self._predicted[1]
+
+    def _decoded(self, dataset: Dataset) -> torch.Tensor:
+        if dataset.images is None:
+            raise ValueError(
+                f"{self.bank.source}: a split that is to be scored has no images; "
+                "full retraining needs images"
+            )
+        return as_pixels(dataset.pixels(self.config.size), self.device)  # (n, 3, h, w)
 
 
 class QuickRetrainEvaluator(RetrainEvaluator):
-    """Full retraining of a small network: ResNet18 with the pictures' shorter side at 32 pixels, a thirteenth of the default's arithmetic.
+    """Train a ResNet18 on small images (32 px on the short side); quicker than the default.
 
-    What the embedded banks' retrainings were made with. Parameters are :class:`RetrainEvaluator`'s.
+    The embedded banks' retrainings were made with it. Parameters are
+    :class:`RetrainEvaluator`'s.
     """
 
-    recipe = QUICK
+    default_config = QUICK

@@ -10,13 +10,13 @@ def _uniform(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor: 
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Change brightness, saturation and contrast and shift by up to a quarter, each picture its own way.
+    """Change brightness, saturation and contrast and shift by up to a quarter, each image its own way.
 
-    Applied to real and generated pictures alike, so that the discriminator cannot learn the few real ones by heart and the
+    Applied to real and generated images alike, so that the discriminator cannot learn the few real ones by heart and the
     generator does not learn the colours' augmentation. Colours change less than in the original, and nothing is cut out: stain is a signal here.
 
     :param images: (b, 3, h, w) in -1..1
-    :param generator: on the pictures' device
+    :param generator: on the images' device
     """
     images = images + 0.2 * _uniform(images, generator)
     grey = images.mean(1, keepdim=True)
@@ -27,12 +27,12 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift each picture by up to a quarter of its sides, and fill what that uncovers by reflection.
+    """Shift each image by up to a quarter of its sides, and fill what that uncovers by reflection.
 
     Black or grey borders would tell the discriminator, and through it the generator, where the edges are.
 
     :param images: (b, 3, h, w), of any type
-    :param generator: on the pictures' device
+    :param generator: on the images' device
     """
     b, _, h, w = images.shape
 
@@ -44,11 +44,11 @@ def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def crop(images: torch.Tensor, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-    """Cut a part out of each picture, each at its own place.
+    """Cut a part out of each image, each at its own place.
 
     :param images: (b, 3, h, w), of any type
-    :param size: (height, width) of the parts, at most those of the pictures
-    :param generator: on the pictures' device
+    :param size: (height, width) of the parts, at most those of the images
+    :param generator: on the images' device
     :return: (b, 3, *size)
     """
     b = len(images)
@@ -61,6 +61,6 @@ def crop(images: torch.Tensor, size: tuple[int, int], generator: torch.Generator
 
 
 def _taken(images: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The pixels at each picture's own rows and columns.  (b, 3, h, w), (b, h'), (b, w') -> (b, 3, h', w')"""
+    """The pixels at each image's own rows and columns.  (b, 3, h, w), (b, h'), (b, w') -> (b, 3, h', w')"""
     batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
     return images.permute(0, 2, 3, 1)[batch, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)

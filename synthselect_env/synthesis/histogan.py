@@ -14,29 +14,30 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from synthselect_env.data.images import pictures_digest
+from synthselect_env.data.images import image_grid, images_digest
 from synthselect_env.storage import atomic_write
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.networks import STAGES, Discriminator, Generator
 from synthselect_env.synthesis.pretraining import BATCH_SIZE, pretrain
 from synthselect_env.synthesis.quality import frechet_distance
 from synthselect_env.training.augmentation import dihedral
-from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded
+from synthselect_env.training.checkpoints import load_config, load_state
+from synthselect_env.training.device import autocast, pick_device, seeded
 
 Features = Callable[[np.ndarray], np.ndarray]
-"""Pictures to feature vectors: uint8 (n, h, w, 3) -> (n, d), the same for the same pictures."""
+"""Images to feature vectors: uint8 (n, h, w, 3) -> (n, d), the same for the same images."""
 
 COLLAPSE_RATIO, COLLAPSE_CHECKS = 3.0, 5
 """Training stops when this many Fréchet distances in succession are more than this many times the best one. The distance of a sound
 training wanders by tens of per cent from check to check; a collapsed one does not come back."""
 
 LATENTS_AT_ONCE = 128
-"""Latents drawn together, and the most pictures generated together. Drawn in these units, they do not depend on the batch size; a multiple
+"""Latents drawn together, and the most images generated together. Drawn in these units, they do not depend on the batch size; a multiple
 of 16, for which torch's stream is that of a single draw of all: the embedded PCam pool was drawn so."""
 
 DECAY_FROM = 0.5
 """The generator's learning rate falls to zero from this share of the steps on. The discriminator's stays: it learns to tell a generator
-that stands still from real pictures (area under the curve .66 to .85 in 240 steps, measured), and so has more to say to one that is slow."""
+that stands still from real images (area under the curve .66 to .85 in 240 steps, measured), and so has more to say to one that is slow."""
 
 LOG = "losses.csv"
 
@@ -47,10 +48,10 @@ class CollapseError(RuntimeError):
 
 @dataclass(frozen=True)
 class HistoGANConfig:
-    """Everything that determines a training run, beside the pictures.
+    """Everything that determines a training run, beside the images.
 
     :param steps: generator steps
-    :param batch_size: pictures a step
+    :param batch_size: images a step
     :param width: channels at full resolution, of all networks
     :param latent: length of the latent vector
     :param discriminator_steps: discriminator steps a generator step
@@ -59,9 +60,9 @@ class HistoGANConfig:
     :param ema: decay of the generator average that is sampled from
     :param seed: of weights, latents, batches and augmentation
     :param pretraining_steps: of the network that the discriminator looks through, before the first step
-    :param canvas: sides of what the generator makes, as multiples of the pictures', which are cut out of it at random places; opposite
-        borders of a canvas fit each other, and so do a picture's where this is 1
-    :param turned: pictures are flipped both ways and transposed, in training and when they are sampled, as tissue has no up; False where they have one
+    :param canvas: sides of what the generator makes, as multiples of the images', which are cut out of it at random places; opposite
+        borders of a canvas fit each other, and so do a image's where this is 1
+    :param turned: images are flipped both ways and transposed, in training and when they are sampled, as tissue has no up; False where they have one
     """
 
     steps: int = 2500
@@ -75,7 +76,7 @@ class HistoGANConfig:
     seed: int = 0
     pretraining_steps: int = 750
     canvas: float = 4 / 3
-    turned: bool = True
+    random_flips: bool = True
 
 
 class HistoGAN:
@@ -84,11 +85,11 @@ class HistoGAN:
     The first step of the method: the pool of candidates comes from a GAN that was trained on the real training images. That it is
     conditioned on the class is the paper's. The paper describes its HistoGAN in a supplement that is not public: architecture, losses,
     augmentation, averaging, truncation and the choice of a checkpoint are ours (see :mod:`synthselect_env.synthesis.networks`).
-    The discriminator looks through a network that is trained on the same pictures first (:meth:`pretrain`).
+    The discriminator looks through a network that is trained on the same images first (:meth:`pretrain`).
 
     :attr:`history` has one row a check, as in ``losses.csv``.
 
-    :param size: (height, width) of the pictures, multiples of 16
+    :param size: (height, width) of the images, multiples of 16
     :param classes: class names, in label order
     :param config: training configuration
     :param device: "auto", or a torch device
@@ -136,12 +137,12 @@ class HistoGAN:
         :param images: uint8 (n, h, w, 3)
         :param labels: int (n,), positions in ``classes``
         :return: an iterator over steps: ``step``, ``contrast``, ``cross_entropy``
-        :raises ValueError: when pictures and labels do not fit the networks
+        :raises ValueError: when images and labels do not fit the networks
         """
         data, targets = self._checked(images, labels)
         self._same("training", images, labels)
         network = copy.deepcopy(self.discriminator.features)  # one that is interrupted leaves no trace
-        yield from pretrain(network, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed, self.config.turned)
+        yield from pretrain(network, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed, self.config.random_flips)
         self.discriminator.features.load_state_dict(network.state_dict())
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         some = data[torch.randperm(len(data), device=self.device, generator=rng)[: 4 * BATCH_SIZE]]
@@ -161,7 +162,7 @@ class HistoGAN:
 
         A loaded checkpoint goes on where it stopped, with the same random numbers. Every ``save_every`` steps, and at the end, the
         state is checked and ``histogan.pt`` written. With ``features``, a check takes the Fréchet distance between the reference
-        pictures and as many generated ones of the same labels and the same latents each time; ``best.pt`` is the checkpoint where it was
+        images and as many generated ones of the same labels and the same latents each time; ``best.pt`` is the checkpoint where it was
         smallest.
 
         :param images: uint8 (n, h, w, 3)
@@ -169,11 +170,11 @@ class HistoGAN:
         :param directory: run directory, or None
         :param save_every: steps between checks
         :param features: what the Fréchet distance is taken on, e.g. :meth:`Classifier.features <synthselect_env.training.classifier.Classifier.features>`
-        :param reference: real pictures (m, h, w, 3) of any size and their labels (m,); by default the training pictures, which a generator
+        :param reference: real images (m, h, w, 3) of any size and their labels (m,); by default the training images, which a generator
             that copies them is near to
         :return: an iterator over steps: ``step``, ``generator_loss``, ``discriminator_loss``, ``score_real``, ``score_fake``, and ``frechet``
             where it was taken
-        :raises ValueError: when pictures and labels do not fit the networks, or a training goes on with other ones than it began with
+        :raises ValueError: when images and labels do not fit the networks, or a training goes on with other ones than it began with
         :raises FloatingPointError: when a loss or a weight is no longer finite; the checkpoints of before are kept
         :raises CollapseError: when the Fréchet distance has been above ``COLLAPSE_RATIO`` times its best for ``COLLAPSE_CHECKS`` checks
         """
@@ -208,13 +209,13 @@ class HistoGAN:
                 self._stop_when_collapsed()
 
     def _same(self, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
-        """Refuse other pictures than those of before: losses and distances would not be of one training."""
-        digest = pictures_digest(images, labels)
+        """Refuse other images than those of before: losses and distances would not be of one training."""
+        digest = images_digest(images, labels)
         if self.pictures.setdefault(kind, digest) != digest:
             raise ValueError(f"the {kind} pictures or labels are not those that this training began with; give those, or start another one")
 
     def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures and labels on the device, or a ValueError that says what is wrong.  uint8 (n, 3, h, w), int64 (n,)"""
+        """Images and labels on the device, or a ValueError that says what is wrong.  uint8 (n, 3, h, w), int64 (n,)"""
         if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3) or len(images) != len(labels):
             raise ValueError(
                 f"expected uint8 (n, {self.size[0]}, {self.size[1]}, 3) with as many labels, got {images.dtype} {images.shape} and {len(labels)} labels"
@@ -264,7 +265,7 @@ class HistoGAN:
     def _real_batch(self, data: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.randint(len(data), (self.config.batch_size,), device=self.device, generator=self.rng)
         real = data[index].float() / 127.5 - 1
-        return dihedral(real, self.rng) if self.config.turned else real, targets[index]
+        return dihedral(real, self.rng) if self.config.random_flips else real, targets[index]
 
     def _generated(self, labels: torch.Tensor) -> torch.Tensor:
         latents = torch.randn(len(labels), self.generator.latent_length, device=self.device, generator=self.rng)
@@ -284,16 +285,16 @@ class HistoGAN:
             mean.lerp_(current[name], 1 - decay) if mean.is_floating_point() else mean.copy_(current[name])
 
     def sample(self, labels: np.ndarray, seed: int, batch_size: int = LATENTS_AT_ONCE, truncation: float | None = None) -> np.ndarray:
-        """Generate pictures from the averaged generator, each cut out of its canvas and turned at random.
+        """Generate images from the averaged generator, each cut out of its canvas and turned at random.
 
-        ``truncation`` trades diversity for typical pictures (BigGAN, Brock et al. 2019): the numbers of the latent vector follow a normal
+        ``truncation`` trades diversity for typical images (BigGAN, Brock et al. 2019): the numbers of the latent vector follow a normal
         distribution without what lies beyond ± that value. BigGAN draws again what lies beyond; here each number moves to the same quantile
-        of the same truncated distribution, so that a picture keeps its character and all others theirs. The noise maps, which say where
+        of the same truncated distribution, so that a image keeps its character and all others theirs. The noise maps, which say where
         things lie, are not truncated.
 
         :param labels: int (n,), the classes to generate
-        :param seed: of the latents; the same seed and labels give the same pictures on the same device
-        :param batch_size: pictures at once, 128 at most; bounds memory and does not change the pictures
+        :param seed: of the latents; the same seed and labels give the same images on the same device
+        :param batch_size: images at once, 128 at most; bounds memory and does not change the images
         :param truncation: e.g. 1.0; None for the full distribution
         :return: uint8 (n, h, w, 3)
         :raises ValueError: when ``truncation`` is not positive
@@ -310,17 +311,17 @@ class HistoGAN:
         batch_size: int = LATENTS_AT_ONCE,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        """Write ``per_class`` pictures of each class as ``directory/CLASS/NNNN.png``, in memory that does not grow with their number.
+        """Write ``per_class`` images of each class as ``directory/CLASS/NNNN.png``, in memory that does not grow with their number.
 
         They are those of :meth:`sample` for ``per_class`` labels of the first class, then of the second, and so on.
 
         :param directory: for the class folders, as :func:`~synthselect_env.data.read_class_folders` reads them
-        :param per_class: pictures of each class
+        :param per_class: images of each class
         :param seed: of the latents
         :param truncation: as in :meth:`sample`
-        :param batch_size: pictures at once
-        :param on_batch: called with the number of pictures written since the last call
-        :raises ValueError: when a class folder holds pictures that would not be overwritten, or a class name is no folder name
+        :param batch_size: images at once
+        :param on_batch: called with the number of images written since the last call
+        :raises ValueError: when a class folder holds images that would not be overwritten, or a class name is no folder name
         """
         folders = [Path(directory) / name for name in self.classes]
         digits = max(4, len(str(per_class - 1)))
@@ -351,14 +352,14 @@ class HistoGAN:
             if truncation is not None:
                 vector = latents[:, : self.generator.latent]
                 vector.copy_(truncate(vector, truncation))
-            pictures = [  # float32: the same pictures with and without bf16, but for rounding
+            pictures = [  # float32: the same images with and without bf16, but for rounding
                 ((self.average(z.to(self.device), y.to(self.device)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
                 for z, y in zip(latents.split(batch_size), part.split(batch_size))
             ]
             unit = F.pad(torch.cat(pictures), (0, 0, 0, 0, 0, 0, 0, LATENTS_AT_ONCE - len(part)))  # as many random numbers each time
             cut = crop(unit, self.size, places)
-            turned = dihedral(cut, places) if self.config.turned else cut
-            yield turned[: len(part)].permute(0, 2, 3, 1).numpy()
+            random_flips = dihedral(cut, places) if self.config.random_flips else cut
+            yield random_flips[: len(part)].permute(0, 2, 3, 1).numpy()
 
     def _keep(self, directory: Path | None, row: dict[str, float]) -> None:
         """Note a check; write the best checkpoint, the last one, a sample grid and the log.
@@ -375,7 +376,7 @@ class HistoGAN:
         per_class = 8
         labels = np.repeat(np.arange(len(self.classes)), per_class * 2)
         with atomic_write(directory / f"samples-{self.step:06d}.png") as path:
-            Image.fromarray(tile(self.sample(labels, seed=0), per_class * 2)).save(path)
+            Image.fromarray(image_grid(self.sample(labels, seed=0), per_class * 2)).save(path)
         self._write_log(directory)
 
     def _write_log(self, directory: Path) -> None:
@@ -446,13 +447,3 @@ def truncate(z: torch.Tensor, threshold: float) -> torch.Tensor:
 def _mean(values: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(values)).mean()
 
-
-def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
-    """Lay pictures out in rows on white.  uint8 (n, h, w, 3) -> uint8 (H, W, 3)"""
-    n, h, w, _ = images.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * (h + gap), i % columns * (w + gap)
-        sheet[top : top + h, left : left + w] = image
-    return sheet

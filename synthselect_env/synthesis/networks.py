@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 STAGES = 4
-"""Doublings from the smallest grid to the picture; sides are multiples of 2**STAGES."""
+"""Doublings from the smallest grid to the image; sides are multiples of 2**STAGES."""
 
 COARSE = 16
-"""Noise maps on the smallest grid, from which whatever has a place in the picture comes."""
+"""Noise maps on the smallest grid, from which whatever has a place in the image comes."""
 
 REPETITION_GROUP = 4
-"""Pictures of a batch whose spread the discriminator sees together, where the batch can be cut so."""
+"""Images of a batch whose spread the discriminator sees together, where the batch can be cut so."""
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -76,7 +76,7 @@ def _doubled(x: torch.Tensor) -> torch.Tensor:
 
 
 class Convolution(nn.Conv2d):
-    """3×3, on a picture whose opposite borders meet.  (b, c_in, h, w) -> (b, c_out, h, w)
+    """3×3, on a image whose opposite borders meet.  (b, c_in, h, w) -> (b, c_out, h, w)
 
     :param c_in: channels of the input
     :param c_out: channels of the output
@@ -113,13 +113,13 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latent and class to picture, the same everywhere: tissue under a microscope has no centre and no border.
+    """Latent and class to image, the same everywhere: tissue under a microscope has no centre and no border.
 
     A latent is a vector of length ``latent`` that conditions every block, followed by :data:`COARSE` noise maps on the smallest grid and
-    one for each block; :attr:`latent_length` numbers in all, standard normal. No weight belongs to a place, and what leaves the picture on
-    one side comes in on the other, so that noise alone says where things lie: maps that are moved move the picture. A generator with
+    one for each block; :attr:`latent_length` numbers in all, standard normal. No weight belongs to a place, and what leaves the image on
+    one side comes in on the other, so that noise alone says where things lie: maps that are moved move the image. A generator with
     weights for each place put the marks of a class always into the same places (a lumen in the middle, a stroke on the left), by which a
-    classifier knew the class. The picture is to be cut out of a larger one, or its opposite borders fit each other.
+    classifier knew the class. The image is to be cut out of a larger one, or its opposite borders fit each other.
 
     :param size: (height, width), multiples of 16
     :param n_classes: number of classes
@@ -171,7 +171,7 @@ class ResidualBlock(nn.Module):
 
 
 class FeatureNetwork(nn.Module):
-    """What the discriminator looks through: a small residual network, trained on the real pictures before the GAN and frozen then.
+    """What the discriminator looks through: a small residual network, trained on the real images before the GAN and frozen then.
 
     :param width: channels at full resolution; :attr:`channels` has those of all scales
     """
@@ -214,7 +214,7 @@ class Head(nn.Module):
     :param hidden: channels inside
     :param n_classes: number of classes
     :param stride: of the first convolution, 2 for fine maps
-    :param group: pictures whose spread is appended to the map, see :class:`Discriminator`; 0 for none
+    :param group: images whose spread is appended to the map, see :class:`Discriminator`; 0 for none
     """
 
     def __init__(self, channels: int, hidden: int, n_classes: int, stride: int, group: int = 0) -> None:
@@ -252,17 +252,17 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Picture and class to realness scores, on frozen features of five scales (Projected GAN, Sauer et al. 2021) and on the pixels.
+    """Image and class to realness scores, on frozen features of five scales (Projected GAN, Sauer et al. 2021) and on the pixels.
 
-    Features come from a network that was trained on the real training pictures, where the original takes one of ImageNet's: a
+    Features come from a network that was trained on the real training images, where the original takes one of ImageNet's: a
     discriminator that starts from nothing learns too little of what tells the classes apart in the steps that a small set is worth. Channels
     are mixed at random once, as in the original; scales are not mixed. Two trained blocks look at the pixels: a frozen network alone can be
-    fooled, and was, by a spot in a corner. The coarsest head is also told how much the pictures of a group differ, so that a
+    fooled, and was, by a spot in a corner. The coarsest head is also told how much the images of a group differ, so that a
     generator that repeats itself is found out.
 
     :param n_classes: number of classes
     :param width: of the feature network; heads have twice as many channels
-    :param batch_size: pictures of one kind, real or generated, that come together
+    :param batch_size: images of one kind, real or generated, that come together
     """
 
     def __init__(self, n_classes: int, width: int, batch_size: int) -> None:
@@ -270,7 +270,7 @@ class Discriminator(nn.Module):
         self.features = FeatureNetwork(width).requires_grad_(False).eval()
         self.pixels = nn.Sequential(PixelBlock(3, width, first=True), PixelBlock(width, 2 * width))
         group = math.gcd(batch_size, REPETITION_GROUP)
-        strides = (1, 2, 2, 2, 1, 1)  # maps of half the picture's side and more are halved, which spares three quarters of the work
+        strides = (1, 2, 2, 2, 1, 1)  # maps of half the image's side and more are halved, which spares three quarters of the work
         groups = (0, 0, 0, 0, 0, group)
         self.heads = nn.ModuleList(
             Head(channels, 2 * width, n_classes, *settings)
@@ -283,7 +283,7 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: torch.Tensor) -> None:
-        """Fit the heads' inputs to the range of what they see of real pictures.  (b, 3, h, w) in -1..1"""
+        """Fit the heads' inputs to the range of what they see of real images.  (b, 3, h, w) in -1..1"""
         for head, features in zip(self.heads, self.maps(images)):
             head.calibrate(features)  # type: ignore[operator]
 

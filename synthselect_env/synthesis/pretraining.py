@@ -1,4 +1,4 @@
-"""The network that the discriminator looks through learns the real training pictures first: their classes, and to know each again."""
+"""The network that the discriminator looks through learns the real training images first: their classes, and to know each again."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ JITTER = 0.4
 
 
 def pretrain(
-    network: FeatureNetwork, images: torch.Tensor, labels: torch.Tensor, n_classes: int, steps: int, seed: int, turned: bool = True
+    network: FeatureNetwork, images: torch.Tensor, labels: torch.Tensor, n_classes: int, steps: int, seed: int, random_flips: bool = True
 ) -> Iterator[dict[str, float]]:
     """Train by two losses of equal weight, and leave the network frozen in evaluation mode.
 
-    Cross-entropy of the classes, so that the features tell them apart, and SimCLR's contrast between two views of each picture (Chen et al.
-    2020, arXiv:2002.05709), so that they tell pictures apart, too: features that know only the classes would let a generator
-    repeat one picture of each.
+    Cross-entropy of the classes, so that the features tell them apart, and SimCLR's contrast between two views of each image (Chen et al.
+    2020, arXiv:2002.05709), so that they tell images apart, too: features that know only the classes would let a generator
+    repeat one image of each.
 
     :param network: changed in place
     :param images: uint8 (n, 3, h, w), on the network's device
     :param labels: int (n,)
     :param n_classes: number of classes
-    :param steps: of 128 pictures, or all when there are fewer
+    :param steps: of 128 images, or all when there are fewer
     :param seed: of heads, batches and views
     :param turned: whether views are flipped both ways and transposed
     :return: an iterator over steps: ``step``, ``contrast``, ``cross_entropy``
@@ -55,7 +55,7 @@ def pretrain(
         index = torch.randint(len(images), (n,), device=device, generator=rng)
         pictures = images[index].float() / 255
         with autocast(device):
-            features = torch.cat([network(_view(pictures, rng, turned))[-1] for _ in range(2)]).mean((2, 3)).float()
+            features = torch.cat([network(_view(pictures, rng, random_flips))[-1] for _ in range(2)]).mean((2, 3)).float()
         directions = F.normalize(projector(features), dim=1)
         likeness = (directions @ directions.T / TEMPERATURE).masked_fill(itself, -torch.inf)
         contrast = F.cross_entropy(likeness, twins)
@@ -67,9 +67,9 @@ def pretrain(
     network.eval().requires_grad_(False)
 
 
-def _view(pictures: torch.Tensor, rng: torch.Generator, turned: bool) -> torch.Tensor:
+def _view(pictures: torch.Tensor, rng: torch.Generator, random_flips: bool) -> torch.Tensor:
     """Turned or not, with other colours each, and cropped together.  (b, 3, h, w) in 0..1 -> (b, 3, h, w) in -1..1"""
-    pictures = colour_jitter(dihedral(pictures, rng) if turned else pictures, rng, JITTER)
+    pictures = colour_jitter(dihedral(pictures, rng) if random_flips else pictures, rng, JITTER)
     height, width = pictures.shape[2:]
     share, down, right = torch.rand(3, device=pictures.device, generator=rng).tolist()
     share = LEAST_CROP + (1 - LEAST_CROP) * share

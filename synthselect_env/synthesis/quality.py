@@ -1,4 +1,4 @@
-"""How good generated pictures are: Fréchet distance of feature vectors, and nearness to the training pictures.
+"""How good generated images are: Fréchet distance of feature vectors, and nearness to the training images.
 
 Both are on whatever feature vectors they are given. In this project these come from our own ResNet, trained on the real train split:
 such a Fréchet distance is **not** the FID of the literature, which is defined on one particular Inception network trained on ImageNet,
@@ -63,14 +63,14 @@ def nearest_distances(queries: np.ndarray, references: np.ndarray, skip_own: boo
 
 
 def share_closer(generated: np.ndarray, real: np.ndarray, percentile: float = 1.0) -> float:
-    """Memorisation: the share of generated pictures that lie closer to a training picture than nearly every real one does.
+    """Memorisation: the share of generated images that lie closer to a training image than nearly every real one does.
 
-    Real pictures that the generator never saw have nearest training pictures, too; by construction ``percentile`` per cent of them lie
-    within the threshold. A generator that copies has a much larger share. So has one whose pictures are smoother than real ones:
+    Real images that the generator never saw have nearest training images, too; by construction ``percentile`` per cent of them lie
+    within the threshold. A generator that copies has a much larger share. So has one whose images are smoother than real ones:
     these lie near everything, and only a look at the pairs tells the two apart.
 
-    :param generated: distance of each generated picture to its nearest training picture (n,)
-    :param real: the same of real pictures to (other) training pictures (m,)
+    :param generated: distance of each generated image to its nearest training image (n,)
+    :param real: the same of real images to (other) training images (m,)
     :param percentile: of ``real``, the threshold
     """
     return float((generated < np.percentile(real, percentile)).mean())

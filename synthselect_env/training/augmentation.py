@@ -1,4 +1,4 @@
-"""Batched augmentation on the pictures' device.  Every function draws from the generator it is given."""
+"""Batched augmentation on the images' device.  Every function draws from the generator it is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _uniform(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor: 
 
 
 def dihedral(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip and transpose each picture at random: tissue has no up.  Transposes square pictures only."""
+    """Flip and transpose each image at random: tissue has no up.  Transposes square images only."""
     for dims in ((2,), (3,)):
         images = torch.where(_uniform(images, generator) < 0.5, images.flip(dims), images)
     if images.shape[2] == images.shape[3]:
@@ -24,18 +24,18 @@ def dihedral(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def horizontal_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each picture at random."""
+    """Mirror each image at random."""
     return torch.where(_uniform(images, generator) < 0.5, images.flip(3), images)
 
 
 def colour_jitter(images: torch.Tensor, generator: torch.Generator, strength: float = 0.2) -> torch.Tensor:
-    """Change brightness, contrast and saturation of each picture by factors in 1 ± ``strength``."""
+    """Change brightness, contrast and saturation of each image by factors in 1 ± ``strength``."""
 
     def factor() -> torch.Tensor:
         return 1 + strength * (2 * _uniform(images, generator) - 1)
 
     images = images * factor()
-    for dims in ((1, 2, 3), (1,)):  # contrast about the picture's mean, saturation about each pixel's grey
+    for dims in ((1, 2, 3), (1,)):  # contrast about the image's mean, saturation about each pixel's grey
         centre = images.mean(dims, keepdim=True)
         images = centre + (images - centre) * factor()
     return images.clamp(0, 1)

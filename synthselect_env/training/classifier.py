@@ -17,8 +17,9 @@ from torch import nn
 from synthselect_env.metrics import classification_metrics
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.training.device import autocast, load_config, load_state, pick_device, seeded, weights_digest
-from synthselect_env.training.padding_pruning import trimmed
+from synthselect_env.training.checkpoints import load_config, load_state, weights_digest
+from synthselect_env.training.device import autocast, pick_device, seeded
+from synthselect_env.training.padding_pruning import without_padding_weights
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 """Pixels in 0..1 are shifted and scaled by these; H&E fills most of the range, so no statistics of a data set are needed."""
@@ -29,13 +30,13 @@ class TrainingConfig:
     """How a classifier is trained.
 
     By default the number of steps does not depend on the size of the training set, which keeps the size of a selection out
-    of its score: with whole passes, a classifier that is given more pictures also trains longer.
+    of its score: with whole passes, a classifier that is given more images also trains longer.
 
     :param architecture: name of a torchvision classifier
-    :param size: (height, width) to which pictures are resized
+    :param size: (height, width) to which images are resized
     :param epochs: how often validation is measured; the learning rate falls to zero over all of them
     :param steps_per_epoch: optimizer steps in an epoch, whatever the size of the set; None for one pass over it
-    :param batch_size: pictures a step, of a smaller set some several times
+    :param batch_size: images a step, of a smaller set some several times
     :param learning_rate: peak of the one-cycle schedule (AdamW)
     :param weight_decay: AdamW's
     :param label_smoothing: share of the target spread over all classes
@@ -63,15 +64,19 @@ class TrainingConfig:
             raise ValueError(f"size is (height, width), got {self.size!r}")
         object.__setattr__(self, "size", tuple(self.size))
 
-    def for_pictures(self, height: int, width: int) -> TrainingConfig:
-        """This configuration at the pictures' proportions: their shorter side becomes the size's shorter side, and is never enlarged.
+    def for_images(self, height: int, width: int) -> TrainingConfig:
+        """This configuration at the images' proportions: their shorter side becomes the size's shorter side, and is never enlarged.
 
-        :param height: of the pictures, in pixels
-        :param width: of the pictures, in pixels
+        :param height: of the images, in pixels
+        :param width: of the images, in pixels
         """
         scale = min(1.0, min(self.size) / min(height, width))
         return replace(self, size=(round(height * scale), round(width * scale)))
 
+
+TRAINING_VERSION = 2
+"""Version of the training procedure. Raise it when equal arguments train differently, beyond
+rounding, so that cached results are not taken for today's."""
 
 QUICK = TrainingConfig(architecture="resnet18", size=(32, 32), batch_size=32, learning_rate=1e-3)
 """For retrainings by the dozen: a thirteenth of the default's arithmetic (benchmarks/retraining_cost.py has the seconds)."""
@@ -86,8 +91,8 @@ class Classifier:
 
     :param network: a torchvision classifier
     :param config: how it was trained
-    :param history: metric to one value an epoch, on the validation pictures
-    :param trained_on: a digest of the training pictures and the seed, where it is known
+    :param history: metric to one value an epoch, on the validation images
+    :param trained_on: a digest of the training images and the seed, where it is known
     """
 
     network: nn.Module
@@ -123,7 +128,7 @@ class Classifier:
         return F.log_softmax(self._batched(self.network, images), dim=1)
 
     def score(self, images: np.ndarray | torch.Tensor, labels: np.ndarray) -> dict[str, list[float]]:
-        """Metrics on labelled pictures, in lists of one, as ``history`` has one value an epoch."""
+        """Metrics on labelled images, in lists of one, as ``history`` has one value an epoch."""
         targets = torch.from_numpy(np.asarray(labels, np.int64)).to(self.device)
         return {name: value.tolist() for name, value in classification_metrics(self.log_probabilities(images)[None], targets).items()}
 
@@ -189,7 +194,7 @@ def last_layer(network: nn.Module) -> nn.Linear:
 
 
 def as_pixels(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Pictures as one uint8 tensor on the device, channels last in memory.  (n, h, w, 3) -> (n, 3, h, w)
+    """Images as one uint8 tensor on the device, channels last in memory.  (n, h, w, 3) -> (n, 3, h, w)
 
     A tensor is taken to be the result of an earlier call, so that a data set is moved once.
 
@@ -212,16 +217,16 @@ def train_classifier(
     config: TrainingConfig | None = None,
     device: str | torch.device = "auto",
     keep: str = "last",
-    members: np.ndarray | None = None,
+    indices: np.ndarray | None = None,
     initial: Classifier | None = None,
     compile: bool = False,
     scored_epochs: int | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Classifier:
-    """Train a classifier, with one look at the validation pictures an epoch, or after the last epochs only.
+    """Train a classifier, with one look at the validation images an epoch, or after the last epochs only.
 
-    On the CPU, the same seed and thread count give the same weights. Two trainings on different ``members`` of the same
-    ``images`` with one seed start from the same weights and see the pictures that they share in the same order, pass by pass.
+    On the CPU, the same seed and thread count give the same weights. Two trainings on different ``indices`` of the same
+    ``images`` with one seed start from the same weights and see the images that they share in the same order, pass by pass.
 
     :param images: uint8 (n, h, w, 3), or (n, 3, h, w) from :func:`as_pixels`
     :param labels: int (n,)
@@ -232,13 +237,13 @@ def train_classifier(
     :param config: how to train
     :param device: "auto", or a torch device
     :param keep: "last" for the weights at the end, "best" for those of the epoch with the best validation log-likelihood
-    :param members: positions of the pictures to train on; None for all
+    :param indices: positions of the images to train on; None for all
     :param initial: start from its weights; None for weights drawn by the seed
     :param compile: run the steps through ``torch.compile``; shapes are fixed, so that one graph serves every later training of
         the same architecture in the process
-    :param scored_epochs: how many epochs, the last ones, end with a look at the validation pictures; None for all
+    :param scored_epochs: how many epochs, the last ones, end with a look at the validation images; None for all
     :param on_epoch: called with the number of epochs done and their last validation metrics, empty where there was no look
-    :raises ValueError: when a class has no training picture, ``keep`` is unknown, or ``initial`` is another network
+    :raises ValueError: when a class has no training image, ``keep`` is unknown, or ``initial`` is another network
     :raises FloatingPointError: when training diverged
     """
     config = config or TrainingConfig()
@@ -246,12 +251,12 @@ def train_classifier(
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
     seed = int(seed)
-    members = np.arange(len(labels)) if members is None else np.asarray(members)
-    empty = np.setdiff1d(np.arange(n_classes), np.asarray(labels)[members])
+    indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
+    empty = np.setdiff1d(np.arange(n_classes), np.asarray(labels)[indices])
     if len(empty):
         raise ValueError(f"class {', '.join(map(str, empty))} of {n_classes} has no training picture; a classifier needs some of each")
     data, targets = as_pixels(images, device), torch.from_numpy(np.asarray(labels, np.int64)).to(device)
-    positions = torch.from_numpy(members).to(device)
+    positions = torch.from_numpy(indices).to(device)
     valid = as_pixels(valid_images, device)
     network = build_network(config, n_classes, seed)
     if initial is not None:
@@ -259,7 +264,7 @@ def train_classifier(
         network.load_state_dict(initial.network.state_dict())
     network = network.to(device).to(memory_format=torch.channels_last)
     classifier = Classifier(network, config, n_classes)
-    with trimmed(network, data.shape[-2:], valid.shape[-2:]):
+    with without_padding_weights(network, data.shape[-2:], valid.shape[-2:]):
         forward = torch.compile(network, dynamic=False) if compile else network
         steps = config.steps_per_epoch or max(1, len(positions) // config.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
@@ -295,25 +300,25 @@ def train_classifier(
 
 
 def _batches(
-    data: torch.Tensor, targets: torch.Tensor, members: torch.Tensor, size: int, augmentation: str, seed: int
+    data: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor, size: int, augmentation: str, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Augmented pictures and their labels, batch after batch; what is left of a pass goes to the front of the next one, and a batch that is
+    """Augmented images and their labels, batch after batch; what is left of a pass goes to the front of the next one, and a batch that is
     larger than the set takes several.
 
-    :param data: all pictures, of members or not
+    :param data: all images, of indices or not
     :param targets: all labels
-    :param members: positions of those to train on
+    :param indices: positions of those to train on
     :param size: of a batch
     :param augmentation: a key of :data:`~synthselect_env.training.augmentation.AUGMENTATIONS`
     :param seed: of order and augmentation
     """
     order_rng, augmentation_rng = (torch.Generator(data.device).manual_seed(2 * seed + i) for i in range(2))
-    augment, order = AUGMENTATIONS[augmentation], members[:0]
+    augment, order = AUGMENTATIONS[augmentation], indices[:0]
     while True:
         while len(order) < size:
-            # keys for others, too, so that pictures that two sets share keep their order
+            # keys for others, too, so that images that two sets share keep their order
             keys = torch.rand(len(data), device=data.device, generator=order_rng)
-            order = torch.cat([order, members[keys[members].argsort()]])
+            order = torch.cat([order, indices[keys[indices].argsort()]])
         index, order = order[:size], order[size:]
         yield _normalise(augment(data[index].float() / 255, augmentation_rng)), targets[index]
 

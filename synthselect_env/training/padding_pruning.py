@@ -1,4 +1,4 @@
-"""Convolutions without the weights that only ever meet the zeros around a small picture.
+"""Convolutions without the weights that only ever meet the zeros around a small image.
 
 A ResNet18 at 32×32 pixels has one pixel left in its last stage. Of a padded 3×3 kernel the eight outer weights are multiplied by zeros
 there, forwards and backwards, and they are most of the network: 7 of its 11 million. Left out, the same training takes half the time
@@ -20,7 +20,7 @@ def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def met(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int] | None:
+def used_kernel_range(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int] | None:
     """The first weight of a kernel that meets a pixel and the one after the last, in one dimension; None where none does.
 
     :param size: pixels without padding
@@ -35,12 +35,12 @@ def met(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tup
     return (used[0], used[-1] + 1) if used else None
 
 
-def _part(extents: set[int], kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int, int]:
+def minimal_kernel(extents: set[int], kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int, int]:
     """Start and stop of the part of a kernel that gives the same outputs, and the padding that it needs, in one dimension.
 
     :param extents: sizes of the inputs
     """
-    spans = [span for span in (met(n, kernel, stride, padding, dilation) for n in extents) if span]
+    spans = [span for span in (used_kernel_range(n, kernel, stride, padding, dilation) for n in extents) if span]
     start, stop = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=kernel)
     near = padding - dilation * start
     if near < 0 or any(
@@ -51,14 +51,14 @@ def _part(extents: set[int], kernel: int, stride: int, padding: int, dilation: i
 
 
 @contextmanager
-def trimmed(network: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
+def without_padding_weights(network: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
     """Let the network's convolutions go, inside, without the weights that meet padding only. What it computes stays the same.
 
     Its parameters are others inside, so an optimizer is to be built there; afterwards it has all its weights again, those that
     were left out as they were before.
 
     :param network: takes (b, 3, h, w); its convolutions' padding must be zeros to be trimmed
-    :param sizes: (height, width) of all pictures that it will see inside
+    :param sizes: (height, width) of all images that it will see inside
     """
     seen: dict[nn.Conv2d, set[tuple[int, int]]] = {}
     fitting = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.padding_mode == "zeros" and not isinstance(m.padding, str)]
@@ -77,7 +77,7 @@ def trimmed(network: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
     whole: list[tuple[nn.Conv2d, nn.Parameter, tuple[int, int], tuple[slice, ...]]] = []
     for convolution, extents in seen.items():
         rows, columns = (
-            _part({e[i] for e in extents}, *(getattr(convolution, name)[i] for name in ("kernel_size", "stride", "padding", "dilation")))
+            minimal_kernel({e[i] for e in extents}, *(getattr(convolution, name)[i] for name in ("kernel_size", "stride", "padding", "dilation")))
             for i in range(2)
         )
         window: tuple[slice, ...] = (slice(None), slice(None), slice(*rows[:2]), slice(*columns[:2]))

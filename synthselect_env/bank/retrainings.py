@@ -1,0 +1,63 @@
+"""Retrainings: selections that a network was trained on, and what it scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from synthselect_env.metrics import METRICS
+
+
+@dataclass(frozen=True, eq=False)
+class Retrainings:
+    """Selections that a network was retrained on, and its validation metrics.
+
+    :param selections: bool (m, n), one row per retraining
+    :param metrics: metric name to (m, e), after the last e epochs
+    :param training_config: training configuration and seed, JSON-able
+    :param images_digest: :attr:`FeatureBank.images_digest` of the images trained and scored on
+    :param own_log_probability: log-probability of each candidate's label under each network,
+        float16 (m, n); NaN, or None, where it is not known
+    """
+
+    selections: np.ndarray
+    metrics: dict[str, np.ndarray]
+    training_config: dict[str, Any]
+    images_digest: str
+    own_log_probability: np.ndarray | None = None
+
+    def check(self, n: int, where: str) -> None:
+        """Check that the retrainings are of n candidates and have all metrics.
+
+        :param n: number of candidates
+        :param where: name of the retrainings in error messages
+        :raises ValueError: if they are malformed
+        """
+        m = len(self.selections)
+        if self.selections.shape != (m, n) or self.selections.dtype != bool:
+            raise ValueError(
+                f"{where}/selections is {self.selections.dtype} {self.selections.shape}, "
+                f"expected bool (m, {n})"
+            )
+        missing = [metric for metric in METRICS if metric not in self.metrics]
+        if missing:
+            raise ValueError(
+                f"{where}/figures lacks {', '.join(missing)}; a retraining has all metrics"
+            )
+        wrong = [
+            f"{metric} {values.shape}"
+            for metric, values in self.metrics.items()
+            if values.ndim != 2 or len(values) != m
+        ]
+        if wrong:
+            raise ValueError(
+                f"{where}/figures must be arrays ({m}, epochs), one row per retraining; "
+                f"got {', '.join(wrong)}"
+            )
+        own = self.own_log_probability
+        if own is not None and (own.shape != (m, n) or own.dtype.kind != "f"):
+            raise ValueError(
+                f"{where}/own_log_probability is {own.dtype} {own.shape}, expected floats ({m}, {n})"
+            )

@@ -1,0 +1,140 @@
+"""The design of retrainings: selections from which a datamodel learns most, and their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from synthselect_env.bank import FeatureBank, Retrainings
+from synthselect_env.data import Dataset
+from synthselect_env.evaluators.base import ClassifierEvaluator, Evaluations, EvaluatorWrapper
+from synthselect_env.evaluators.candidate_scores import candidate_scores
+from synthselect_env.metrics import METRICS
+
+RATE_RANGE = (-3.0, 1.5)
+"""Range of a selection's overall log-odds of keeping a candidate."""
+TILT_RANGE = (-2.0, 5.0)
+"""Range of the log-odds' slope along each rank."""
+CLASS_TILT = 0.5
+"""Standard deviation of the log-odds' shift per class."""
+
+ROUNDING_SETTINGS = ("device", "bfloat16")
+"""Settings of a retraining that change rounding only."""
+
+
+def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
+    """Draw selections of all sizes, tilted towards ranks and classes.
+
+    The first is empty, the second the whole pool. The others keep candidate i with log-odds
+    ``rate + tilts · ranks_i + class shift``; see :data:`RATE_RANGE` and its neighbours.
+
+    :param bank: feature bank; its retrainings change nothing
+    :param k: number of selections
+    :param seed: random seed
+    :return: bool (k, n)
+    """
+    rng, n = np.random.default_rng(seed), len(bank.candidates)
+    # Without retrainings: the ranks must not depend on how many there are already.
+    ranks = 2 * candidate_scores(replace(bank, retrainings=None)).ranks - 1
+    labels = bank.candidates.labels
+    selections = [np.zeros(n, bool), np.ones(n, bool)]
+    for _ in range(k - 2):
+        tilts = rng.uniform(*TILT_RANGE, ranks.shape[1])
+        rate = rng.uniform(*RATE_RANGE)
+        shifts = rng.normal(0, CLASS_TILT, len(bank.classes))
+        log_odds = rate + ranks @ tilts + shifts[labels]
+        selections.append(rng.random(n) < 1 / (1 + np.exp(-log_odds)))
+    return np.stack(selections[:k])
+
+
+def with_retrainings(
+    bank: FeatureBank,
+    retrain: ClassifierEvaluator | EvaluatorWrapper,
+    selections: np.ndarray | int = 48,
+    seed: int = 0,
+    on_retraining: Callable[[int], None] | None = None,
+) -> FeatureBank:
+    """Return the bank with further retrainings beside those that it has.
+
+    Each network is scored on the validation split and labels every candidate; see
+    :func:`~synthselect_env.evaluators.candidate_scores.out_of_bag_label_fit`.
+
+    :param bank: feature bank
+    :param retrain: evaluator that retrains, best a :class:`CachedEvaluator` of a
+        :class:`RetrainEvaluator`
+    :param selections: selections to retrain on, bool (k, n), or a number of them to draw by
+        :func:`draw_design`
+    :param seed: random seed of the draw, which goes on where the bank's own stops, and of all
+        retrainings (common random numbers)
+    :param on_retraining: callback, called with the number of retrainings done
+    :raises ValueError: if the bank's own retrainings have another configuration, seed or images, or
+        ``retrain`` belongs to another bank
+    """
+    if retrain.bank.images_digest != bank.images_digest:
+        raise ValueError(
+            f"the evaluator retrains on the images of {retrain.bank.source}, not on those of "
+            f"{bank.source}; make one for it"
+        )
+    seed, held = int(seed), bank.retrainings
+    training_config = json.loads(json.dumps({"seed": seed, **retrain.settings()}))
+    if held is not None:
+        _check_comparable(bank, held, training_config)
+    if isinstance(selections, int | np.integer):
+        if selections < 1:
+            raise ValueError(f"selections must be at least 1, got {selections}")
+        n_held = 0 if held is None else len(held.selections)
+        selections = draw_design(bank, n_held + int(selections), seed)[n_held:]
+
+    # Retrain, as many at a time as the evaluator works on side by side.
+    n_valid, labels = len(bank.valid), bank.candidates.labels
+    everything = Dataset.concatenate([bank.valid, bank.candidates])
+    metrics: list[dict[str, np.ndarray]] = []
+    own: list[np.ndarray] = []
+    for start in range(0, len(selections), retrain.batch_size):
+        part = selections[start : start + retrain.batch_size]
+        log_p = retrain.predict(part, seed, everything)  # (k, valid + candidates, c)
+        scored = Evaluations.from_predictions(log_p[:, :n_valid], bank.valid.labels)
+        metrics.append(scored.epochs)
+        own.append(log_p[:, n_valid:][:, np.arange(len(labels)), labels].astype(np.float16))
+        if on_retraining:
+            on_retraining(start + len(part))
+
+    # Append to those that the bank has.
+    if held is not None:
+        metrics.insert(0, {m: held.metrics[m][:, -1:] for m in METRICS})
+        unknown = np.full(held.selections.shape, np.nan, np.float16)
+        known = held.own_log_probability
+        own.insert(0, unknown if known is None else known)
+        selections = np.concatenate([held.selections, selections])
+    retrainings = Retrainings(
+        selections=selections,
+        metrics={m: np.concatenate([part[m] for part in metrics]) for m in METRICS},
+        training_config=training_config,
+        images_digest=bank.images_digest,
+        own_log_probability=np.concatenate(own),
+    )
+    return replace(bank, retrainings=retrainings)
+
+
+def _check_comparable(
+    bank: FeatureBank, held: Retrainings, training_config: dict[str, Any]
+) -> None:
+    """Refuse to mix retrainings that are no draws of one experiment."""
+    remedy = "dataclasses.replace(bank, retrainings=None)"
+
+    def essential(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key not in ROUNDING_SETTINGS}
+
+    if essential(held.training_config) != essential(training_config):
+        raise ValueError(
+            f"{bank.source}: its retrainings have another configuration or seed, "
+            f"{held.training_config}; go on with that, or drop them: {remedy}"
+        )
+    if held.images_digest != bank.images_digest:
+        raise ValueError(
+            f"{bank.source}: its retrainings are of other images or labels; drop them: {remedy}"
+        )
