@@ -15,7 +15,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agents.controllers import Controller, GRUAttentionController, GRUController, TransformerController
+from agents.controllers import (
+    Controller,
+    GRUAttentionController,
+    GRUController,
+    TransformerController,
+)
 
 
 def refuse_normalised(model: BaseAlgorithm) -> None:
@@ -51,12 +56,14 @@ def distinct(observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     :param observations: (b, n, d)
     :return: (u, n, d) and int64 (b,), such that ``unique[inverse]`` equals the observations exactly
     """
-    keys = observations[:, :, :8].sum((1, 2), dtype=torch.float64)  # a cheap guess; what it groups is compared in full below
+    keys = observations[:, :, :8].sum(
+        (1, 2), dtype=torch.float64
+    )  # a cheap guess; what it groups is compared in full below
     _, inverse = keys.unique(return_inverse=True)
     everything = torch.arange(len(observations), device=observations.device)
-    first = torch.full((int(inverse.max()) + 1,), len(observations), device=observations.device).scatter_reduce(
-        0, inverse, everything, "amin"
-    )
+    first = torch.full(
+        (int(inverse.max()) + 1,), len(observations), device=observations.device
+    ).scatter_reduce(0, inverse, everything, "amin")
     unique = observations[first]
     if torch.equal(unique[inverse], observations):
         return unique, inverse
@@ -113,24 +120,35 @@ class SelectionPolicy(ActorCriticPolicy):
         controller_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(action_space, spaces.MultiBinary) or len(observation_space.shape or ()) != 2:
+        if (
+            not isinstance(action_space, spaces.MultiBinary)
+            or len(observation_space.shape or ()) != 2
+        ):
             raise ValueError(
                 f"{type(self).__name__} reads Box(n, d) and answers MultiBinary(n); this environment has {observation_space} and {action_space}"
             )
         if not 0 < initial_rate < 1:
             raise ValueError(f"initial_rate must lie between 0 and 1, got {initial_rate}")
         if kwargs.get("net_arch") is not None:
-            raise ValueError("the controller takes the place of net_arch; give its own options, e.g. width")
+            raise ValueError(
+                "the controller takes the place of net_arch; give its own options, e.g. width"
+            )
         self.initial_rate, self.controller_kwargs = initial_rate, controller_kwargs or {}
         kwargs = {"ortho_init": False, "features_extractor_class": CandidateRows, **kwargs}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"net_arch": None, "initial_rate": self.initial_rate, "controller_kwargs": self.controller_kwargs}
+        own = {
+            "net_arch": None,
+            "initial_rate": self.initial_rate,
+            "controller_kwargs": self.controller_kwargs,
+        }
         return {**super()._get_constructor_parameters(), **own}
 
     def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = ControllerExtractor(self.controller_class(self.features_dim, **self.controller_kwargs))  # type: ignore[assignment]
+        self.mlp_extractor = ControllerExtractor(
+            self.controller_class(self.features_dim, **self.controller_kwargs)
+        )  # type: ignore[assignment]
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -139,12 +157,16 @@ class SelectionPolicy(ActorCriticPolicy):
         nn.init.normal_(decoder.weight, std=0.01)
         nn.init.constant_(decoder.bias, math.log(self.initial_rate / (1 - self.initial_rate)))
         self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )  # type: ignore[call-arg]
 
     def _rows(self, candidates: torch.Tensor) -> torch.Tensor:
         """What the controller reads, as SB3's own paths hand it over."""
         rows = self.extract_features(candidates)
-        return rows[0] if isinstance(rows, tuple) else rows  # a pair where actor and critic have extractors of their own
+        return (
+            rows[0] if isinstance(rows, tuple) else rows
+        )  # a pair where actor and critic have extractors of their own
 
     def decide(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-odds of keeping each candidate, and the value of the batch.  (b, n, d) -> (b, n), (b, 1)"""
@@ -157,7 +179,9 @@ class SelectionPolicy(ActorCriticPolicy):
         TRPO differentiates it twice, which fused attention and cuDNN's recurrence cannot; PPO and A2C do not train through here.
         """
         cudnn = torch.backends.cudnn.enabled
-        torch.backends.cudnn.enabled = False  # cudnn.flags() would touch more, some of which is deprecated
+        torch.backends.cudnn.enabled = (
+            False  # cudnn.flags() would touch more, some of which is deprecated
+        )
         try:
             with sdpa_kernel(SDPBackend.MATH):
                 return super().get_distribution(obs)
@@ -168,7 +192,9 @@ class SelectionPolicy(ActorCriticPolicy):
     def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:
         """Probability of keeping each candidate of batches of any size.  (b, n, d) -> (b, n)"""
         self.set_training_mode(False)
-        return self.action_net(self.mlp_extractor.forward_actor(self._rows(candidates.to(self.device)))).sigmoid()
+        return self.action_net(
+            self.mlp_extractor.forward_actor(self._rows(candidates.to(self.device)))
+        ).sigmoid()
 
 
 class _NamedOptions(SelectionPolicy):
@@ -194,8 +220,14 @@ class TransformerPolicy(_NamedOptions):
 
     controller_class = TransformerController
 
-    def __init__(self, *args: Any, width: int = 64, n_layers: int = 2, n_heads: int = 2, **kwargs: Any) -> None:
-        super().__init__(*args, controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads}, **kwargs)
+    def __init__(
+        self, *args: Any, width: int = 64, n_layers: int = 2, n_heads: int = 2, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            *args,
+            controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads},
+            **kwargs,
+        )
 
 
 class GRUPolicy(_NamedOptions):
@@ -212,8 +244,23 @@ class GRUPolicy(_NamedOptions):
 
     controller_class = GRUController
 
-    def __init__(self, *args: Any, width: int = 64, n_layers: int = 1, bidirectional: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, controller_kwargs={"width": width, "n_layers": n_layers, "bidirectional": bidirectional}, **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        width: int = 64,
+        n_layers: int = 1,
+        bidirectional: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            controller_kwargs={
+                "width": width,
+                "n_layers": n_layers,
+                "bidirectional": bidirectional,
+            },
+            **kwargs,
+        )
 
 
 class GRUAttentionPolicy(GRUPolicy):

@@ -14,7 +14,11 @@ class RecurrentBinaryPolicy(RecurrentActorCriticPolicy):
     """
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: torch.Tensor, actions: torch.Tensor, lstm_states: RNNStates, episode_starts: torch.Tensor
+        self,
+        obs: torch.Tensor,
+        actions: torch.Tensor,
+        lstm_states: RNNStates,
+        episode_starts: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Values, log-probabilities and entropies of stored actions.  (b, …), (b, n) -> (b, 1), (b,), (b,)"""
         return super().evaluate_actions(obs, actions.float(), lstm_states, episode_starts)

@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
+from stable_baselines3.common.logger import (
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+    filter_excluded_keys,
+)
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from synthselect_env.storage import atomic_write
@@ -26,7 +31,9 @@ class SelectionMetrics(BaseCallback):
 
     def _on_training_start(self) -> None:
         if not isinstance(self.model, OnPolicyAlgorithm):
-            raise ValueError(f"SelectionMetrics records on-policy updates, {type(self.model).__name__} makes none; use SB3's own log")
+            raise ValueError(
+                f"SelectionMetrics records on-policy updates, {type(self.model).__name__} makes none; use SB3's own log"
+            )
         self._updates = 0
         self._episodes: list[dict[str, float]] = []
         self._collected = False
@@ -35,16 +42,22 @@ class SelectionMetrics(BaseCallback):
         self._write_row()
 
     def _on_step(self) -> bool:
-        self._episodes += [info for info, done in zip(self.locals["infos"], self.locals["dones"]) if done]
+        self._episodes += [
+            info for info, done in zip(self.locals["infos"], self.locals["dones"]) if done
+        ]
         return True
 
     def _on_rollout_end(self) -> None:
         self._collected = True
         for key in ("accuracy", "log_likelihood", "auc"):
             if self._episodes:
-                self.logger.record(f"validation/{key}", float(np.mean([info[key] for info in self._episodes])))
+                self.logger.record(
+                    f"validation/{key}", float(np.mean([info[key] for info in self._episodes]))
+                )
         if self._episodes:
-            self.logger.record("rollout/selected", float(np.mean([info["selected"] for info in self._episodes])))
+            self.logger.record(
+                "rollout/selected", float(np.mean([info["selected"] for info in self._episodes]))
+            )
         self._episodes = []
 
     def _on_training_end(self) -> None:
@@ -69,13 +82,18 @@ class MetricsCSV(KVWriter):
         self._rows: list[dict[str, Any]] = []
         path.write_text("", encoding="utf-8")  # not the rows of a run before
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """Append a row; where it has figures that no row before had, those have empty cells."""
         key_values = filter_excluded_keys(key_values, key_excluded, "csv")
         self._rows.append(dict(key_values))
         if new := set(key_values) - set(self._columns):
             self._columns = sorted(new | set(self._columns))
-            with atomic_write(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            with (
+                atomic_write(self._path) as temporary,
+                temporary.open("w", newline="", encoding="utf-8") as file,
+            ):
                 writer = csv.DictWriter(file, self._columns, restval="")
                 writer.writeheader()
                 writer.writerows(self._rows)

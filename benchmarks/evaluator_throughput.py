@@ -63,7 +63,9 @@ def anonymous_memory() -> float:
     """Megabytes that the process holds beside mapped files (Linux)."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), float("nan"))
+    return next(
+        (int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), float("nan")
+    )
 
 
 def enlarged(bank: FeatureBank, n: int, directory: Path) -> FeatureBank:
@@ -73,11 +75,15 @@ def enlarged(bank: FeatureBank, n: int, directory: Path) -> FeatureBank:
     scale = own.features.std(0)
     for start in range(0, n, len(own)):
         part = features[start : start + len(own)]
-        part[:] = own.features[: len(part)] + 0.1 * scale * rng.standard_normal(part.shape, np.float32)
+        part[:] = own.features[: len(part)] + 0.1 * scale * rng.standard_normal(
+            part.shape, np.float32
+        )
     return replace(bank, candidates=Dataset(features, np.resize(own.labels, n)), retrainings=None)
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--bank", default="pcam")
 parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 16, 64, 256, 1024])
 parser.add_argument("--pools", type=int, nargs="*", default=[4_000, 40_000, 400_000])
@@ -99,21 +105,31 @@ peak = product_rate(probe.device)
 print(f"float64 matrix product of the machine: {peak / 1e9:,.0f} GFLOP/s\n")
 
 batches = bank.batches
-print("| k | fresh selections: evaluations/s | share of the product rate | episode: evaluations/s | share |\n|---|---|---|---|---|")
+print(
+    "| k | fresh selections: evaluations/s | share of the product rate | episode: evaluations/s | share |\n|---|---|---|---|---|"
+)
 rates = {}
 for k in args.k:
-    pools = [rng.random((k, len(bank.candidates))) < rng.random((k, 1)) for _ in range(args.repetitions + 1)]
+    pools = [
+        rng.random((k, len(bank.candidates))) < rng.random((k, 1))
+        for _ in range(args.repetitions + 1)
+    ]
     fresh = k / seconds(scoring(probe, pools), args.repetitions)
     masks, steps = np.zeros((k, len(bank.candidates)), bool), []
     for step in range(args.repetitions + 1):
         masks = masks.copy() if step % len(batches) else np.zeros_like(masks)
-        masks[:, batches[step % len(batches)]] = rng.random((k, len(batches[step % len(batches)]))) < 0.5
+        masks[:, batches[step % len(batches)]] = (
+            rng.random((k, len(batches[step % len(batches)]))) < 0.5
+        )
         steps.append(masks)
     episode = k / seconds(scoring(probe, steps), args.repetitions)
     rates[k] = float(np.median(fresh))
     cells = [
         f"{np.median(rate):,.0f} ({rate.min():,.0f} to {rate.max():,.0f}) | {np.median(rate) * operations(probe, n) / peak:.1%}"
-        for rate, n in ((fresh, len(bank.candidates)), (episode, len(bank.candidates) / len(batches)))
+        for rate, n in (
+            (fresh, len(bank.candidates)),
+            (episode, len(bank.candidates) / len(batches)),
+        )
     ]
     print(f"| {k:,} | {' | '.join(cells)} |", flush=True)
 
@@ -126,7 +142,9 @@ for _ in range(args.loop):
     LogisticRegression(max_iter=1000).fit(x, y).predict_proba(bank.valid.features)
     times.append(time.perf_counter() - start)
 loop = 1 / np.median(times)
-print(f"\nscikit-learn LogisticRegression on all {bank.n_features} features, a selection at a time: {loop:.2f} evaluations/s")
+print(
+    f"\nscikit-learn LogisticRegression on all {bank.n_features} features, a selection at a time: {loop:.2f} evaluations/s"
+)
 print(
     f"(n = {len(times)}, {min(times):.2f} to {max(times):.2f} s each); ratio at k = {max(rates, key=rates.get):,}: {max(rates.values()) / loop:,.0f}"
 )

@@ -27,7 +27,12 @@ from agents.report.plotting import panels
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.bank.embedded import resolve_bank
-from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator, make_evaluator
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    ParallelEvaluator,
+    RetrainEvaluator,
+    make_evaluator,
+)
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.classifier import QUICK, TrainingConfig
 
@@ -35,16 +40,28 @@ DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
 CREDIT_SETTINGS = {"n_steps": 8, "device": "cpu"}  # beside its own defaults
 AGENTS = {
-    "PPO as in the paper": (PPO, {**PPO_SETTINGS, "learning_rate": 2.5e-4, "gamma": 0.99}, {"reward": "paper"}),
+    "PPO as in the paper": (
+        PPO,
+        {**PPO_SETTINGS, "learning_rate": 2.5e-4, "gamma": 0.99},
+        {"reward": "paper"},
+    ),
     "PPO, paper's reward": (PPO, PPO_SETTINGS, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
     "PPO, features alone": (PPO, PPO_SETTINGS, {"context": False}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
     "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
-    "REINFORCE, moving average": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3, "baseline": "moving_average"}, {}),
+    "REINFORCE, moving average": (
+        REINFORCE,
+        {**DEFAULT, "learning_rate": 1e-3, "baseline": "moving_average"},
+        {},
+    ),
     "CreditPPO": (CreditPPO, CREDIT_SETTINGS, {}),
     "CreditPPO, each step's own credit": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0}, {}),
-    "CreditPPO, control variate": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "control_variate"}, {}),
+    "CreditPPO, control variate": (
+        CreditPPO,
+        {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "control_variate"},
+        {},
+    ),
     "CreditPPO, no credit": (CreditPPO, {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "none"}, {}),
     "CreditPPO, no credit, no group": (
         CreditPPO,
@@ -67,14 +84,23 @@ def arm(name: str, evaluations: int) -> Selector:
         if evaluations < 256 and "n_epochs" in settings:
             settings = {**settings, "n_epochs": 10}  # fewer rollouts, used more often
         if "batch_size" in settings:
-            settings = {**settings, "batch_size": min(settings["batch_size"], n_envs * settings["n_steps"])}
-        return TrainingSelector(algorithm, evaluations=evaluations, n_envs=n_envs, name=name, **settings, **more)
+            settings = {
+                **settings,
+                "batch_size": min(settings["batch_size"], n_envs * settings["n_steps"]),
+            }
+        return TrainingSelector(
+            algorithm, evaluations=evaluations, n_envs=n_envs, name=name, **settings, **more
+        )
     return SELECTORS[name](evaluations=evaluations) if name in SEARCHES else SELECTORS[name]()  # type: ignore[call-arg]
 
 
-def selected(bank: FeatureBank, name: str, evaluations: int, seed: int, root: Path) -> tuple[Selection, float]:
+def selected(
+    bank: FeatureBank, name: str, evaluations: int, seed: int, root: Path
+) -> tuple[Selection, float]:
     """What an arm selects, and the seconds that it took; from disk where it is known."""
-    key = hashlib.sha256(f"{name} {seed} {arm(name, evaluations).settings()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{name} {seed} {arm(name, evaluations).settings()}".encode()).hexdigest()[
+        :16
+    ]
     file = root / f"{key}.csv"
     clock = file.with_suffix(".txt")
     if not clock.exists():
@@ -95,32 +121,55 @@ def interval(values: np.ndarray, form: str = ".3f") -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bank", default="pcam-planted", help="a bank of known truth")
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--evaluations", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--retrained", type=int, default=3, help="seeds whose selections are retrained, with the seed of their arm")
     parser.add_argument(
-        "--classifier", choices=("quick", "resnet34"), default="quick", help="what is retrained: ResNet18 at 32 px, or the default"
+        "--retrained",
+        type=int,
+        default=3,
+        help="seeds whose selections are retrained, with the seed of their arm",
     )
-    parser.add_argument("--against", metavar="ARM", help="one of the arms, at the most evaluations: differences to it, seed by seed")
-    parser.add_argument("--figure", type=Path, help="where to write the learning curves of these arms")
+    parser.add_argument(
+        "--classifier",
+        choices=("quick", "resnet34"),
+        default="quick",
+        help="what is retrained: ResNet18 at 32 px, or the default",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="ARM",
+        help="one of the arms, at the most evaluations: differences to it, seed by seed",
+    )
+    parser.add_argument(
+        "--figure", type=Path, help="where to write the learning curves of these arms"
+    )
     add_worker_arguments(parser)
     args = parser.parse_args()
     args.retrained = min(args.retrained, args.seeds)
     if args.against and args.against not in args.arms:
-        parser.error(f"--against: {args.against} is none of the arms that are run, {', '.join(args.arms)}")
+        parser.error(
+            f"--against: {args.against} is none of the arms that are run, {', '.join(args.arms)}"
+        )
     bank = resolve_bank(args.bank)
     truth, evaluator = bank.candidates.flaw == 0, make_evaluator(None, bank)
     root = Path("runs") / f"learning-{digest(bank)}"
     root.mkdir(parents=True, exist_ok=True)
     most = max(args.evaluations)
-    print(f"{describe_machine()}\n{bank.describe()}\nevaluator {type(evaluator).__name__}, {args.seeds} seeds", flush=True)
+    print(
+        f"{describe_machine()}\n{bank.describe()}\nevaluator {type(evaluator).__name__}, {args.seeds} seeds",
+        flush=True,
+    )
 
     nothing = np.zeros_like(truth)
     reference = evaluator.evaluate(np.stack([nothing, truth]), 0).log_likelihood
-    print(f"\noracle: {truth.sum():,} sound candidates, promised {reference[1] - reference[0]:+.4f}\n")
+    print(
+        f"\noracle: {truth.sum():,} sound candidates, promised {reference[1] - reference[0]:+.4f}\n"
+    )
     print(
         "mean ± 95 % interval over seeds\n| arm | evaluations | promised | AUC | selected | sound | seconds |\n|---|---|---|---|---|---|---|"
     )
@@ -146,20 +195,35 @@ if __name__ == "__main__":
             print(f"| {name} | {evaluations:,} | " + " | ".join(cells) + " |", flush=True)
 
     if args.retrained:
-        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_images(*bank.train.image_size)
-        kept = {"none": [nothing] * args.retrained, "oracle": [truth] * args.retrained, "all": [~nothing] * args.retrained}
+        config = (QUICK if args.classifier == "quick" else TrainingConfig()).for_images(
+            *bank.train.image_size
+        )
+        kept = {
+            "none": [nothing] * args.retrained,
+            "oracle": [truth] * args.retrained,
+            "all": [~nothing] * args.retrained,
+        }
         kept |= finals
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
             cached = CachedEvaluator(parallel, "runs/retrained")
             per_seed = [
-                cached.evaluate_on(np.stack([m[s] for m in kept.values()]), s, bank.valid, bank.test) for s in range(args.retrained)
+                cached.evaluate_on(
+                    np.stack([m[s] for m in kept.values()]), s, bank.valid, bank.test
+                )
+                for s in range(args.retrained)
             ]
         valid, test = (
-            {m: np.stack([getattr(parts[i], m) for parts in per_seed]) for m in ("accuracy", "auc", "log_likelihood")} for i in (0, 1)
+            {
+                m: np.stack([getattr(parts[i], m) for parts in per_seed])
+                for m in ("accuracy", "auc", "log_likelihood")
+            }
+            for i in (0, 1)
         )  # (seeds, arms)
         gain, seen = ({m: part[m] - part[m][:, :1] for m in part} for part in (test, valid))
         steps = config.epochs * (config.steps_per_epoch or 0)
-        print(f"\nretrained ({config.architecture}, {config.size[0]} px, {steps} steps of {config.batch_size})")
+        print(
+            f"\nretrained ({config.architecture}, {config.size[0]} px, {steps} steps of {config.batch_size})"
+        )
         print(
             f"mean ± 95 % interval over {args.retrained} seeds; gains over none on the test split, shares of the oracle's in brackets; "
             "gaps: validation − test"
@@ -168,7 +232,11 @@ if __name__ == "__main__":
             "| arm | test accuracy | gain in points | gain in AUC, points | gain in log-likelihood | the same on validation | "
             "gap in accuracy, points |\n|---|---|---|---|---|---|---|"
         )
-        forms = {"accuracy": ("+.1f", 100), "auc": ("+.1f", 100), "log_likelihood": ("+.3f", 1)}  # format and unit
+        forms = {
+            "accuracy": ("+.1f", 100),
+            "auc": ("+.1f", 100),
+            "log_likelihood": ("+.3f", 1),
+        }  # format and unit
         for i, name in enumerate(kept):
             cells = [
                 interval(test["accuracy"][:, i], ".4f"),
@@ -188,7 +256,10 @@ if __name__ == "__main__":
             print("|---|---|---|---|")
             for j, name in enumerate(kept):
                 if j != i:
-                    cells = [interval(scale * (test[m][:, i] - test[m][:, j]), form) for m, (form, scale) in forms.items()]
+                    cells = [
+                        interval(scale * (test[m][:, i] - test[m][:, j]), form)
+                        for m, (form, scale) in forms.items()
+                    ]
                     print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
     if args.figure:
@@ -199,9 +270,17 @@ if __name__ == "__main__":
         for axes, title, chance, column in zip(both, titles, (0.0, 0.5), (1, 2)):
             for i, (name, points) in enumerate(curves.items()):
                 if len(points) == 1:
-                    axes.axhline(points[0][column].mean(), label=name, color="black", linestyle=":" if i else "-.", linewidth=1)
+                    axes.axhline(
+                        points[0][column].mean(),
+                        label=name,
+                        color="black",
+                        linestyle=":" if i else "-.",
+                        linewidth=1,
+                    )
                     continue
-                x = np.array([p[0] for p in points]) * (1 + 0.012 * (i - len(curves) / 2))  # beside each other, so that all bars are seen
+                x = np.array([p[0] for p in points]) * (
+                    1 + 0.012 * (i - len(curves) / 2)
+                )  # beside each other, so that all bars are seen
                 y = np.array([p[column].mean() for p in points])
                 spread = np.array([half_interval(p[column]) for p in points])
                 style = {

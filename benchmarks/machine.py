@@ -20,7 +20,11 @@ def describe_machine() -> str:
     """One line: processor, cores, threads, GPU, versions."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        [
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         if cpuinfo.exists()
         else []
     )
@@ -31,9 +35,16 @@ def describe_machine() -> str:
 
 def digest(bank: FeatureBank, *arguments: object) -> str:
     """Eight characters that change with the bank, the arguments, or an edit of the library, to name a cache by."""
-    return hashlib.sha256(f"{bank.digest} {arguments!r} {library_digest()}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{bank.digest} {arguments!r} {library_digest()}".encode()).hexdigest()[
+        :8
+    ]
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """Let the user say how many processes retrain side by side; by default one a core, or one where there is a GPU."""
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that retrain side by side; they share the cores")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="processes that retrain side by side; they share the cores",
+    )

@@ -38,7 +38,13 @@ from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import EncodedImages, read_class_folders
 from synthselect_env.envs.rewards import DEFAULT_REWARD
-from synthselect_env.evaluators import CachedEvaluator, Evaluator, LinearProbeEvaluator, ParallelEvaluator, RetrainEvaluator
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    Evaluator,
+    LinearProbeEvaluator,
+    ParallelEvaluator,
+    RetrainEvaluator,
+)
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.classifier import LONG, QUICK, TrainingConfig
 
@@ -66,7 +72,9 @@ SCALES = {
     "cpu": Scale(5, 1024, 1, QUICK, None),
     "long": Scale(3, 1024, 1, LONG, None),
     "gpu": Scale(5, 1024, 1, TrainingConfig(size=(256, 256), steps_per_epoch=200), None),
-    "paper": Scale(5, 1024, 1, TrainingConfig(size=(256, 256), epochs=50, steps_per_epoch=None), "classifier"),
+    "paper": Scale(
+        5, 1024, 1, TrainingConfig(size=(256, 256), epochs=50, steps_per_epoch=None), "classifier"
+    ),
 }
 AGENT = {"learning_rate": 1e-3, "gamma": 0.0, "device": "cpu"}
 PPO_AGENT = {**AGENT, "batch_size": 64, "n_epochs": 4}
@@ -102,21 +110,32 @@ DIFFERENCES = {
 def agents_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> list[Selector]:
     """The reinforcement learning rows."""
     common = {"evaluator": evaluator}
-    by_paper = TrainingSelector(PPO, evaluations=scale.evaluations, name=BY_THE_PAPER, **common, **PAPERS_PPO)  # type: ignore[arg-type]
+    by_paper = TrainingSelector(
+        PPO, evaluations=scale.evaluations, name=BY_THE_PAPER, **common, **PAPERS_PPO
+    )  # type: ignore[arg-type]
     rows: list[Selector] = [by_paper]
     for controller, policy in CONTROLLERS.items():
         for algorithm, (kind, settings) in ALGORITHMS.items():
             if table == "cervical" or (controller, algorithm) == ("Transformer", "PPO"):
                 name = f"{controller}-{algorithm}"
-                rows.append(TrainingSelector(kind, policy, evaluations=scale.evaluations, name=name, **common, **settings))  # type: ignore[arg-type]
-    ours = TrainingSelector(CreditPPO, evaluations=scale.evaluations, name=OURS, device="cpu", **common)  # type: ignore[arg-type]
+                rows.append(
+                    TrainingSelector(
+                        kind, policy, evaluations=scale.evaluations, name=name, **common, **settings
+                    )
+                )  # type: ignore[arg-type]
+    ours = TrainingSelector(
+        CreditPPO, evaluations=scale.evaluations, name=OURS, device="cpu", **common
+    )  # type: ignore[arg-type]
     return [*rows, ours]
 
 
 def controls_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> list[Selector]:
     """The rows that have to be beaten: the paper's, on PCam all that the evaluator allows, on the phantom what its known truth does."""
     if table == "cervical":
-        return [SELECTORS[name]() for name in ("none", "all", "random", "triplet", "centroid", "fit and looks", "oracle")]
+        return [
+            SELECTORS[name]()
+            for name in ("none", "all", "random", "triplet", "centroid", "fit and looks", "oracle")
+        ]
     asked = {"evaluator": evaluator, "evaluations": scale.evaluations}
     kinds = [kind for name, kind in SELECTORS.items() if name not in ELSEWHERE]
     if scale.rewarded_by == "classifier":
@@ -129,13 +148,22 @@ def classifier_of(bank: FeatureBank, scale: Scale, augmentation: str | None = No
     if scale.config is None:
         return LinearProbeEvaluator(bank)
     config = scale.config.for_images(*bank.train.image_size)
-    return RetrainEvaluator(bank, config=replace(config, augmentation=augmentation or config.augmentation))
+    return RetrainEvaluator(
+        bank, config=replace(config, augmentation=augmentation or config.augmentation)
+    )
 
 
-def rows_of(scale: Scale, table: str, evaluator: str | Evaluator | None = None) -> dict[str, Selector | str]:
+def rows_of(
+    scale: Scale, table: str, evaluator: str | Evaluator | None = None
+) -> dict[str, Selector | str]:
     """The rows of a table by name, in the paper's order; those of other augmentations select nothing."""
-    augmented = {} if scale.config is None else {NO_AUGMENTATION: "none", TRADITIONAL: "none"}  # a linear probe sees no images
-    return augmented | {row.name: row for row in (*controls_of(scale, table, evaluator), *agents_of(scale, table, evaluator))}
+    augmented = (
+        {} if scale.config is None else {NO_AUGMENTATION: "none", TRADITIONAL: "none"}
+    )  # a linear probe sees no images
+    return augmented | {
+        row.name: row
+        for row in (*controls_of(scale, table, evaluator), *agents_of(scale, table, evaluator))
+    }
 
 
 def unseen(bank: FeatureBank, data: Path) -> Dataset:
@@ -147,43 +175,84 @@ def unseen(bank: FeatureBank, data: Path) -> Dataset:
     held = {name for split in bank.splits.values() for name in split.ids or ()}
     rest = found.subset(np.flatnonzero([name not in held for name in found.ids]))
     if not len(rest):
-        raise ValueError(f"{bank.source} holds all train pictures of {data}; none is left to test on")
+        raise ValueError(
+            f"{bank.source} holds all train pictures of {data}; none is left to test on"
+        )
     images = EncodedImages.encode(iter(rest.pixels()), QUALITY)
-    return Dataset(np.zeros((len(rest), bank.n_features), np.float32), rest.labels, images=images, ids=rest.ids)
+    return Dataset(
+        np.zeros((len(rest), bank.n_features), np.float32), rest.labels, images=images, ids=rest.ids
+    )
 
 
-def table_of(name: str, bank: FeatureBank, scale: Scale, root: Path, workers: int, wanted: Sequence[str]) -> tuple[FeatureBank, Comparison]:
+def table_of(
+    name: str, bank: FeatureBank, scale: Scale, root: Path, workers: int, wanted: Sequence[str]
+) -> tuple[FeatureBank, Comparison]:
     """One bank's comparison of the wanted rows, in the paper's order."""
     if scale.every > 1:
-        bank = replace(bank, candidates=bank.candidates.subset(np.arange(0, len(bank.candidates), scale.every)), retrainings=None)
+        bank = replace(
+            bank,
+            candidates=bank.candidates.subset(np.arange(0, len(bank.candidates), scale.every)),
+            retrainings=None,
+        )
     start, parts = time.perf_counter(), []
 
     def said(row: Outcome) -> None:
         minutes = (time.perf_counter() - start) / 60
-        print(f"{name}, {minutes:.0f} min: round {row.round}, {row.selector}: test accuracy {row.test['accuracy']:.4f}", flush=True)
+        print(
+            f"{name}, {minutes:.0f} min: round {row.round}, {row.selector}: test accuracy {row.test['accuracy']:.4f}",
+            flush=True,
+        )
 
     with ExitStack() as stack:
         evaluator: str | Evaluator | None = scale.rewarded_by
         if evaluator == "classifier":
-            retrainings = stack.enter_context(ParallelEvaluator(classifier_of(bank.sealed, scale), workers))
+            retrainings = stack.enter_context(
+                ParallelEvaluator(classifier_of(bank.sealed, scale), workers)
+            )
             evaluator = CachedEvaluator(retrainings, root / name / "rewards")
-        chosen = {row: selector for row, selector in rows_of(scale, name, evaluator).items() if row in wanted}
-        for title, augmentation in ((NO_AUGMENTATION, "none"), (TRADITIONAL, "traditional"), (None, None)):
-            rows = [s for row, s in chosen.items() if (row == title if title else row not in (NO_AUGMENTATION, TRADITIONAL))]
+        chosen = {
+            row: selector
+            for row, selector in rows_of(scale, name, evaluator).items()
+            if row in wanted
+        }
+        for title, augmentation in (
+            (NO_AUGMENTATION, "none"),
+            (TRADITIONAL, "traditional"),
+            (None, None),
+        ):
+            rows = [
+                s
+                for row, s in chosen.items()
+                if (row == title if title else row not in (NO_AUGMENTATION, TRADITIONAL))
+            ]
             if not rows:
                 continue
             judge = classifier_of(bank, scale, augmentation)
             if scale.config is not None:
                 judge = stack.enter_context(ParallelEvaluator(judge, min(workers, len(rows))))
-            parts.append(compare(bank, rows, scale.rounds, judge, directory=root / name / (augmentation or "all"), on_outcome=said))
+            parts.append(
+                compare(
+                    bank,
+                    rows,
+                    scale.rounds,
+                    judge,
+                    directory=root / name / (augmentation or "all"),
+                    on_outcome=said,
+                )
+            )
             if title:
-                parts[-1] = replace(parts[-1], outcomes=tuple(replace(o, selector=title) for o in parts[-1].outcomes))
+                parts[-1] = replace(
+                    parts[-1],
+                    outcomes=tuple(replace(o, selector=title) for o in parts[-1].outcomes),
+                )
     return bank, replace(parts[-1], outcomes=tuple(o for part in parts for o in part.outcomes))
 
 
 def of_rows(comparison: Comparison, names: Sequence[str]) -> Comparison:
     """A comparison of some of the selectors."""
-    return replace(comparison, outcomes=tuple(o for o in comparison.outcomes if o.selector in names))
+    return replace(
+        comparison, outcomes=tuple(o for o in comparison.outcomes if o.selector in names)
+    )
 
 
 def with_published(markdown: str, published: dict[str, str]) -> str:
@@ -197,14 +266,31 @@ def with_published(markdown: str, published: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=SCALES, default="smoke")
-    parser.add_argument("--tables", nargs="+", default=["cervical", "pcam"], choices=("pcam", "cervical"))
-    parser.add_argument("--pcam", default="pcam", metavar="BANK", help="a file with retrainings, in the place of the embedded bank")
-    parser.add_argument(
-        "--test", type=Path, metavar="DATA", help="class folders whose train patches, but for the bank's, are Table 2's test split"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only, e.g. none all centroid CreditPPO (default: all of them)")
+    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument(
+        "--tables", nargs="+", default=["cervical", "pcam"], choices=("pcam", "cervical")
+    )
+    parser.add_argument(
+        "--pcam",
+        default="pcam",
+        metavar="BANK",
+        help="a file with retrainings, in the place of the embedded bank",
+    )
+    parser.add_argument(
+        "--test",
+        type=Path,
+        metavar="DATA",
+        help="class folders whose train patches, but for the bank's, are Table 2's test split",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="these rows only, e.g. none all centroid CreditPPO (default: all of them)",
+    )
     parser.add_argument("--rounds", type=int, help="default: the scale's")
     parser.add_argument("--out", type=Path, help="directory for the tables and the report")
     add_worker_arguments(parser)
@@ -212,19 +298,33 @@ if __name__ == "__main__":
     known = {name: list(rows_of(SCALES[args.scale], name)) for name in args.tables}
     for name, rows in known.items():
         if args.rows is not None and (unknown := set(args.rows) - set(rows)):
-            parser.error(f"--rows: {name} has no {', '.join(sorted(unknown))} at scale {args.scale}; its rows are {', '.join(rows)}")
+            parser.error(
+                f"--rows: {name} has no {', '.join(sorted(unknown))} at scale {args.scale}; its rows are {', '.join(rows)}"
+            )
     if args.test and SCALES[args.scale].config is None:
-        parser.error(f"--test: scale {args.scale} judges by a linear probe, which needs features; choose one that retrains")
-    scale, root, begin = SCALES[args.scale], Path("runs/paper-tables") / args.scale, time.perf_counter()
+        parser.error(
+            f"--test: scale {args.scale} judges by a linear probe, which needs features; choose one that retrains"
+        )
+    scale, root, begin = (
+        SCALES[args.scale],
+        Path("runs/paper-tables") / args.scale,
+        time.perf_counter(),
+    )
     scale = replace(scale, rounds=args.rounds or scale.rounds)
-    print(f"{describe_machine()}; {args.workers} processes; scale {args.scale}: {scale}; reward {DEFAULT_REWARD}\n", flush=True)
+    print(
+        f"{describe_machine()}; {args.workers} processes; scale {args.scale}: {scale}; reward {DEFAULT_REWARD}\n",
+        flush=True,
+    )
     tables: dict[str, tuple[str, str, Comparison]] = {}  # file name to title, table and content
     differences: dict[str, str] = {}
     for name in args.tables:
         bank = resolve_bank(args.pcam if name == "pcam" else name)
         if name == "pcam" and args.test:
             bank = replace(bank, test=unseen(bank, args.test))
-            print(f"test split: {len(bank.test):,} pictures of {args.test.name} that the bank does not hold", flush=True)
+            print(
+                f"test split: {len(bank.test):,} pictures of {args.test.name} that the bank does not hold",
+                flush=True,
+            )
         differences[name] = DIFFERENCES[name].format(real=len(bank.train), test=len(bank.test))
         bank, comparison = table_of(name, bank, scale, root, args.workers, args.rows or known[name])
         if name == "pcam":
@@ -233,12 +333,25 @@ if __name__ == "__main__":
                 write_report(
                     args.out / "report.html",
                     bank,
-                    of_rows(comparison, [s for s in comparison.selectors if s not in (NO_AUGMENTATION, TRADITIONAL)]),
+                    of_rows(
+                        comparison,
+                        [
+                            s
+                            for s in comparison.selectors
+                            if s not in (NO_AUGMENTATION, TRADITIONAL)
+                        ],
+                    ),
                     OURS,
                 )
             continue
-        grid = [f"{controller}-{algorithm}" for controller in CONTROLLERS for algorithm in ALGORITHMS]
-        tables["table1-cervical"] = "Table 1, cervical", name, of_rows(comparison, [s for s in comparison.selectors if s not in grid[:-1]])
+        grid = [
+            f"{controller}-{algorithm}" for controller in CONTROLLERS for algorithm in ALGORITHMS
+        ]
+        tables["table1-cervical"] = (
+            "Table 1, cervical",
+            name,
+            of_rows(comparison, [s for s in comparison.selectors if s not in grid[:-1]]),
+        )
         tables["table3-ablation"] = (
             "Table 3, controllers and algorithms on cervical",
             name,

@@ -98,16 +98,25 @@ def random_selections(bank: FeatureBank, k: int) -> np.ndarray:
     """Selections of all sizes and qualities: each flaw is kept or discarded with odds of its own, where flaws are known."""
     flaw = bank.candidates.flaw
     if flaw is None:
-        return draw_design(bank, k + 2, DESIGN_SEED)[2:]  # it begins with none and all, as the bank's own retrainings do
+        return draw_design(bank, k + 2, DESIGN_SEED)[
+            2:
+        ]  # it begins with none and all, as the bank's own retrainings do
     rng, masks = np.random.default_rng(0), []
     for _ in range(k):
         rate, bonus = rng.uniform(-2.5, 2), rng.uniform(-1.5, 2.5)
-        log_odds = rate + bonus * (flaw == 0) + rng.normal(0, 1) * (flaw == 1) + rng.normal(0, 1) * (flaw > 1)
+        log_odds = (
+            rate
+            + bonus * (flaw == 0)
+            + rng.normal(0, 1) * (flaw == 1)
+            + rng.normal(0, 1) * (flaw > 1)
+        )
         masks.append(rng.random(len(flaw)) < 1 / (1 + np.exp(-log_odds)))
     return np.stack(masks)
 
 
-def correlation(ours: np.ndarray, truth: np.ndarray, measure: Callable = spearmanr) -> tuple[float, float, float]:
+def correlation(
+    ours: np.ndarray, truth: np.ndarray, measure: Callable = spearmanr
+) -> tuple[float, float, float]:
     """Rank correlation with the 95 % interval of 1,000 bootstrap samples of the selections."""
     rng, n = np.random.default_rng(0), len(truth)
     samples = [measure(ours[i], truth[i])[0] for i in rng.integers(0, n, (1000, n))]
@@ -139,7 +148,9 @@ class Agreement(Evaluator):
         return [Evaluations.from_epochs(together) for _ in splits]
 
     def credit(self, selections: np.ndarray, seed: int, split: Dataset | None = None) -> np.ndarray:
-        credits = np.stack([e.credit(selections, seed) for e in self.evaluators])  # (evaluators, k, n)
+        credits = np.stack(
+            [e.credit(selections, seed) for e in self.evaluators]
+        )  # (evaluators, k, n)
         if not self.least:
             return credits.mean(0)
         figures = np.stack([e.evaluate(selections, seed).log_likelihood for e in self.evaluators])
@@ -151,14 +162,22 @@ class Agreement(Evaluator):
         return float(selected - none)
 
 
-def learn(algorithm: type[PPO] | type[CreditPPO], evaluator: Evaluator, bank: FeatureBank) -> np.ndarray:
+def learn(
+    algorithm: type[PPO] | type[CreditPPO], evaluator: Evaluator, bank: FeatureBank
+) -> np.ndarray:
     """What a transformer policy keeps that was trained with the settings of examples/train_ppo.py, by 1,024 evaluations."""
     settings = PPO_SETTINGS if algorithm is PPO else CREDIT_SETTINGS
     return TrainingSelector(algorithm, evaluator=evaluator, **settings).select(bank, 0).mask
 
 
 def random_half(
-    seen: Views, masks: np.ndarray, test: Evaluations, valid: Evaluations, datamodel: DatamodelEvaluator, root: Path, figure: Path | None
+    seen: Views,
+    masks: np.ndarray,
+    test: Evaluations,
+    valid: Evaluations,
+    datamodel: DatamodelEvaluator,
+    root: Path,
+    figure: Path | None,
 ) -> None:
     """Print rank correlations between each proxy's validation figures and the retrainings' test log-likelihood."""
     truth = test.log_likelihood
@@ -167,19 +186,51 @@ def random_half(
         rows: list[dict[str, object]] = []
         for d in DIMENSIONS:
             for ridge in RIDGES:
-                probes = [LinearProbeEvaluator(b, n_components=d, ridge=ridge).evaluate(masks, 0) for b in seen[view]]
+                probes = [
+                    LinearProbeEvaluator(b, n_components=d, ridge=ridge).evaluate(masks, 0)
+                    for b in seen[view]
+                ]
                 for metric in METRICS:
-                    values = more_is_better(metric, np.mean([getattr(p, metric) for p in probes], 0))
-                    agree = [m(values, truth)[0] if np.ptp(values) else np.nan for m in (spearmanr, kendalltau)]
+                    values = more_is_better(
+                        metric, np.mean([getattr(p, metric) for p in probes], 0)
+                    )
+                    agree = [
+                        m(values, truth)[0] if np.ptp(values) else np.nan
+                        for m in (spearmanr, kendalltau)
+                    ]
                     rows.append(dict(zip(COLUMNS, (view, d, ridge, metric, *agree))))
         table += rows
-        print(f"\nSpearman, features of {view}, validation log-likelihood against retrained test log-likelihood")
-        print("| components | " + " | ".join(f"ridge {r:g}" for r in RIDGES) + " |\n|---" + "|---" * len(RIDGES) + "|")
+        print(
+            f"\nSpearman, features of {view}, validation log-likelihood against retrained test log-likelihood"
+        )
+        print(
+            "| components | "
+            + " | ".join(f"ridge {r:g}" for r in RIDGES)
+            + " |\n|---"
+            + "|---" * len(RIDGES)
+            + "|"
+        )
         for d in DIMENSIONS:
-            cells = [r["spearman"] for r in rows if r["components"] == d and r["metric"] == "log_likelihood"]
+            cells = [
+                r["spearman"]
+                for r in rows
+                if r["components"] == d and r["metric"] == "log_likelihood"
+            ]
             print(f"| {d} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
-        best = [max((r for r in rows if r["metric"] == m), key=lambda r: np.nan_to_num(r["spearman"], nan=-1.0)) for m in METRICS]
-        print("best of each metric: " + "; ".join(f"{r['metric']} {r['spearman']:.2f} ({r['components']}, {r['ridge']:g})" for r in best))
+        best = [
+            max(
+                (r for r in rows if r["metric"] == m),
+                key=lambda r: np.nan_to_num(r["spearman"], nan=-1.0),
+            )
+            for m in METRICS
+        ]
+        print(
+            "best of each metric: "
+            + "; ".join(
+                f"{r['metric']} {r['spearman']:.2f} ({r['components']}, {r['ridge']:g})"
+                for r in best
+            )
+        )
     with atomic_write(root / "random.csv") as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -190,12 +241,16 @@ def random_half(
         "datamodel (its defaults)": datamodel.evaluate(masks, 0),
         "the retrainings' own validation": valid,
     }
-    print(f"\nSpearman and Kendall [95 % bootstrap interval] with the retrained test log-likelihood, n = {len(masks)}")
+    print(
+        f"\nSpearman and Kendall [95 % bootstrap interval] with the retrained test log-likelihood, n = {len(masks)}"
+    )
     print("| validation log-likelihood by | Spearman | Kendall |\n|---|---|---|")
     for name, evaluations in proxies.items():
         cells = [
             f"{v:.3f} [{low:.3f}, {high:.3f}]"
-            for v, low, high in (correlation(evaluations.log_likelihood, truth, m) for m in (spearmanr, kendalltau))
+            for v, low, high in (
+                correlation(evaluations.log_likelihood, truth, m) for m in (spearmanr, kendalltau)
+            )
         ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     if figure:
@@ -210,12 +265,23 @@ def random_half(
 
 
 def optimised_half(
-    bank: FeatureBank, seen: Views, datamodel: DatamodelEvaluator, retrain: CachedEvaluator, seeds: int, corrections: int
+    bank: FeatureBank,
+    seen: Views,
+    datamodel: DatamodelEvaluator,
+    retrain: CachedEvaluator,
+    seeds: int,
+    corrections: int,
 ) -> None:
     """Print what each proxy promises of the selection that climbs it, and what retraining says of it."""
     n, flaw = len(bank.candidates), bank.candidates.flaw
-    found: list[tuple[str, np.ndarray, float | None]] = [("none", np.zeros(n, bool), None), ("all", np.ones(n, bool), None)]
-    found += [(name, SELECTORS[name]().select(bank, 0).mask, None) for name in ("random", "centroid", "fit and looks")]
+    found: list[tuple[str, np.ndarray, float | None]] = [
+        ("none", np.zeros(n, bool), None),
+        ("all", np.ones(n, bool), None),
+    ]
+    found += [
+        (name, SELECTORS[name]().select(bank, 0).mask, None)
+        for name in ("random", "centroid", "fit and looks")
+    ]
     if flaw is not None:
         found += [("every sound candidate and no other", flaw == 0, None)]
 
@@ -231,7 +297,11 @@ def optimised_half(
     def probes(view: str, ridge: float, components: int, least: bool = False) -> Agreement:
         several = "least of " if least else "mean of " if len(seen[view]) > 1 else ""
         name = f"probe, {several}{view}, ridge {ridge:g}, {components} components"
-        return Agreement(name, [LinearProbeEvaluator(b, n_components=components, ridge=ridge) for b in seen[view]], least)
+        return Agreement(
+            name,
+            [LinearProbeEvaluator(b, n_components=components, ridge=ridge) for b in seen[view]],
+            least,
+        )
 
     for view, settings in CLIMBED.items():
         for proxy in (probes(view, *setting) for setting in settings if view in seen):
@@ -240,7 +310,9 @@ def optimised_half(
     take("best of 4,096", weak, search(weak))
     for algorithm in (PPO, CreditPPO):
         take(algorithm.__name__, weak, learn(algorithm, weak.evaluators[0], bank))
-    for i in range(corrections + 1):  # two time scales: learn on the proxy, correct it by retraining what was found
+    for i in range(
+        corrections + 1
+    ):  # two time scales: learn on the proxy, correct it by retraining what was found
         proxy = Agreement("datamodel" + (f", corrected {i}×" if i else ""), [datamodel])
         fresh = {"climbed": climb(proxy), "CreditPPO": learn(CreditPPO, datamodel, datamodel.bank)}
         if not i:
@@ -249,12 +321,16 @@ def optimised_half(
         for name, mask in fresh.items():
             take(name, proxy, mask)
         if i < corrections:
-            datamodel = DatamodelEvaluator(with_retrainings(datamodel.bank, retrain, np.stack(list(fresh.values()))))
+            datamodel = DatamodelEvaluator(
+                with_retrainings(datamodel.bank, retrain, np.stack(list(fresh.values())))
+            )
 
     masks = np.stack([mask for _, mask, _ in found])
     results = [retrain.evaluate_on(masks, seed, bank.valid, bank.test) for seed in range(seeds)]
     print(f"\n{retrain}")
-    print(f"\nGains over no candidates; real: retrained, mean ± standard error over {seeds} seeds of the differences")
+    print(
+        f"\nGains over no candidates; real: retrained, mean ± standard error over {seeds} seeds of the differences"
+    )
     known = " | sound | right label" if flaw is not None else ""
     print(
         f"| selection | selected{known} | promised log-likelihood | real, validation | real, test | kept | real test accuracy, points | "
@@ -263,14 +339,25 @@ def optimised_half(
     print("|---|---" + "|---|---" * (flaw is not None) + "|---|---|---|---|---|---|")
 
     def gain(split: int, metric: str, i: int) -> np.ndarray:  # (seeds,)
-        return np.array([getattr(result[split], metric)[i] - getattr(result[split], metric)[0] for result in results])
+        return np.array(
+            [
+                getattr(result[split], metric)[i] - getattr(result[split], metric)[0]
+                for result in results
+            ]
+        )
 
     def cell(values: np.ndarray, form: str) -> str:
         return f"{values.mean():+{form}} ± {values.std(ddof=1) / len(values) ** 0.5:{form}}"
 
     for i, (name, mask, promised) in enumerate(found):
         real = gain(1, "log_likelihood", i)
-        kept = "" if promised is None or promised <= 0 else "yes" if real.mean() >= promised / 2 else "no"
+        kept = (
+            ""
+            if promised is None or promised <= 0
+            else "yes"
+            if real.mean() >= promised / 2
+            else "no"
+        )
         cells = [
             name,
             composition(mask, flaw),
@@ -288,34 +375,61 @@ def composition(mask: np.ndarray, flaw: np.ndarray | None) -> str:
     """Columns: candidates selected, and where the truth is known the shares of sound and of rightly labelled ones."""
     if flaw is None:
         return f"{mask.sum():,}"
-    shares = [f"{share[mask].mean():.0%}" if mask.any() else "" for share in (flaw == 0, flaw != FLAWS.index("wrong label"))]
+    shares = [
+        f"{share[mask].mean():.0%}" if mask.any() else ""
+        for share in (flaw == 0, flaw != FLAWS.index("wrong label"))
+    ]
     return f"{mask.sum():,} | {' | '.join(shares)}"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", default="pcam-planted", help="a bank with pictures and retrainings")
-    parser.add_argument("--random", type=int, default=48, help="random selections to judge proxies by")
-    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each optimised selection, 2 or more")
-    parser.add_argument(
-        "--views", nargs="+", default=VIEWS, choices=VIEWS, help="features that probes are tried on; the bank's must be among them"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--corrections", type=int, default=2, help="how often the datamodel is corrected by retraining what was found on it"
+        "--bank", default="pcam-planted", help="a bank with pictures and retrainings"
+    )
+    parser.add_argument(
+        "--random", type=int, default=48, help="random selections to judge proxies by"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="retrainings of each optimised selection, 2 or more"
+    )
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        default=VIEWS,
+        choices=VIEWS,
+        help="features that probes are tried on; the bank's must be among them",
+    )
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        default=2,
+        help="how often the datamodel is corrected by retraining what was found on it",
     )
     parser.add_argument("--figure", type=Path, help="where to write the scatter plot")
     add_worker_arguments(parser)
     args = parser.parse_args()
     if VIEWS[0] not in args.views:
-        parser.error(f"--views: {VIEWS[0]!r} must be among them, the probes of other views are compared with it")
+        parser.error(
+            f"--views: {VIEWS[0]!r} must be among them, the probes of other views are compared with it"
+        )
     bank = resolve_bank(args.bank)
     root = Path("runs") / f"probe_fidelity-{digest(bank)}"
     root.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}; {args.workers} processes\n{bank.describe()}", flush=True)
     config = QUICK.for_images(*bank.train.image_size)
-    datamodel, masks, seen = DatamodelEvaluator(bank), random_selections(bank, args.random), views(bank, config, root, args.views)
+    datamodel, masks, seen = (
+        DatamodelEvaluator(bank),
+        random_selections(bank, args.random),
+        views(bank, config, root, args.views),
+    )
     left_out = spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0]
-    print(f"datamodel: {len(datamodel.selections)} retrainings, Spearman with their validation when left out {left_out:.3f}", flush=True)
+    print(
+        f"datamodel: {len(datamodel.selections)} retrainings, Spearman with their validation when left out {left_out:.3f}",
+        flush=True,
+    )
     with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
         retrain = CachedEvaluator(parallel, "runs/retrained")
         valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)

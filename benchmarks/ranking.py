@@ -21,16 +21,24 @@ from synthselect_env.evaluators.candidate_scores import candidate_fit, label_fit
 from synthselect_env.training.classifier import QUICK
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bank", default="pcam-planted")
     parser.add_argument("--seeds", type=int, default=3)
     add_worker_arguments(parser)
     args = parser.parse_args()
     bank = resolve_bank(args.bank)
-    flaw, labels, nothing = bank.candidates.flaw, bank.candidates.labels, np.zeros(len(bank.candidates), bool)
+    flaw, labels, nothing = (
+        bank.candidates.flaw,
+        bank.candidates.labels,
+        np.zeros(len(bank.candidates), bool),
+    )
     likeness = looks(bank)
     if flaw is None or likeness is None:
-        parser.error(f"{args.bank} must know the truth and how its pictures look; pcam-planted and cervical do")
+        parser.error(
+            f"{args.bank} must know the truth and how its pictures look; pcam-planted and cervical do"
+        )
     fits = {"probe": label_fit(bank)}
     if bank.retrainings is not None and bank.retrainings.own_log_probability is not None:
         fits["out of bag"] = candidate_fit(bank)
@@ -39,14 +47,24 @@ if __name__ == "__main__":
         for name, fit in fits.items()
         for more, weight in (("", 0), (" + looks", 1), (" + looks / 2", 0.5))
     }
-    halves = {name: best_of_each_class(score, labels, np.bincount(labels) / 2) for name, score in scores.items()}
+    halves = {
+        name: best_of_each_class(score, labels, np.bincount(labels) / 2)
+        for name, score in scores.items()
+    }
     print(f"{describe_machine()}\n{bank.describe()}\n", flush=True)
 
     masks = np.stack([nothing, flaw == 0, *halves.values()])
-    with ParallelEvaluator(RetrainEvaluator(bank, config=QUICK.for_images(*bank.train.image_size)), args.workers) as parallel:
+    with ParallelEvaluator(
+        RetrainEvaluator(bank, config=QUICK.for_images(*bank.train.image_size)), args.workers
+    ) as parallel:
         cached = CachedEvaluator(parallel, "runs/retrained")
-        tests = [cached.evaluate_on(masks, seed, bank.valid, bank.test)[1] for seed in range(args.seeds)]
-    gains = [np.stack([getattr(t, m) - getattr(t, m)[0] for t in tests]) for m in ("accuracy", "log_likelihood")]  # (seeds, rows)
+        tests = [
+            cached.evaluate_on(masks, seed, bank.valid, bank.test)[1] for seed in range(args.seeds)
+        ]
+    gains = [
+        np.stack([getattr(t, m) - getattr(t, m)[0] for t in tests])
+        for m in ("accuracy", "log_likelihood")
+    ]  # (seeds, rows)
     kinds = [i for i in range(1, len(FLAWS)) if (flaw == i).any()]
     print(
         f"gains over none, mean ± standard deviation over {args.seeds} seeds\n| ranked by | AUC | "
@@ -60,8 +78,14 @@ if __name__ == "__main__":
         if name in scores:
             score = scores[name]
             some = [(flaw == 0) | (flaw == i) for i in kinds]
-            areas = [roc_auc_score(flaw[part] == 0, score[part]) for part in (np.ones_like(nothing), *some)]
+            areas = [
+                roc_auc_score(flaw[part] == 0, score[part])
+                for part in (np.ones_like(nothing), *some)
+            ]
             cells = [*(f"{area:.3f}" for area in areas), f"{(flaw[halves[name]] == 0).mean():.0%}"]
         points, nats = (gain[:, row] * scale for gain, scale in zip(gains, (100, 1)))
-        cells += [f"{points.mean():+.1f} ± {points.std(ddof=1):.1f}", f"{nats.mean():+.3f} ± {nats.std(ddof=1):.3f}"]
+        cells += [
+            f"{points.mean():+.1f} ± {points.std(ddof=1):.1f}",
+            f"{nats.mean():+.3f} ± {nats.std(ddof=1):.3f}",
+        ]
         print(f"| {name} | " + " | ".join(cells) + " |")

@@ -20,11 +20,15 @@ from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, Retra
 from synthselect_env.training.classifier import TrainingConfig
 
 
-def read(args: argparse.Namespace) -> tuple[list[tuple[EncodedImages | np.ndarray, np.ndarray]], tuple[str, ...]]:
+def read(
+    args: argparse.Namespace,
+) -> tuple[list[tuple[EncodedImages | np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Images and labels of train, valid and test, and the classes."""
     if args.data is None:
         bank = resolve_bank(args.bank)
-        return [(split.images, split.labels) for split in (bank.train, bank.valid, bank.test)], bank.classes
+        return [
+            (split.images, split.labels) for split in (bank.train, bank.valid, bank.test)
+        ], bank.classes
     parts = [read_class_folders(args.data, name) for name in ("train", "valid", "test")]
     return [(part.images, part.labels) for part in parts], parts[0].classes
 
@@ -33,16 +37,27 @@ def nested(labels: np.ndarray, sizes: list[int], seed: int) -> list[np.ndarray]:
     """Positions of nested sets with the same shares of the classes."""
     rng, share = np.random.default_rng(seed), np.bincount(labels) / len(labels)
     orders = [rng.permutation(np.flatnonzero(labels == i)) for i in range(len(share))]
-    return [np.sort(np.concatenate([order[: round(n * s)] for order, s in zip(orders, share)])) for n in sizes]
+    return [
+        np.sort(np.concatenate([order[: round(n * s)] for order, s in zip(orders, share)]))
+        for n in sizes
+    ]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="directory or zip with train/, valid/ and test/")
     parser.add_argument("--bank", default="pcam")
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 3344, 6688])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="parameters of TrainingConfig, e.g. learning_rate=1e-3")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="parameters of TrainingConfig, e.g. learning_rate=1e-3",
+    )
     add_worker_arguments(parser)
     args = parser.parse_args()
     config = asdict(TrainingConfig())
@@ -57,7 +72,9 @@ if __name__ == "__main__":
     figures: dict[str, list[np.ndarray]] = {}
     for seed in range(args.seeds):
         sets = nested(train[1], sizes, seed)
-        rest = np.setdiff1d(sets[-1], sets[0])  # the smallest set is "real", what the others add are "candidates"
+        rest = np.setdiff1d(
+            sets[-1], sets[0]
+        )  # the smallest set is "real", what the others add are "candidates"
         splits = {
             name: Dataset(np.zeros((len(labels), 1), np.float32), labels, images=images)
             for name, images, labels in (
@@ -71,7 +88,9 @@ if __name__ == "__main__":
         masks = np.stack([np.isin(rest, chosen) for chosen in sets])
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
             cached = CachedEvaluator(parallel, "runs/retrained")
-            for split, evaluations in zip(("valid", "test"), cached.evaluate_on(masks, seed, bank.valid, bank.test)):
+            for split, evaluations in zip(
+                ("valid", "test"), cached.evaluate_on(masks, seed, bank.valid, bank.test)
+            ):
                 for metric in ("accuracy", "auc", "log_likelihood"):
                     figures.setdefault(f"{split} {metric}", []).append(getattr(evaluations, metric))
             print(f"seed {seed}: {cached}", flush=True)
@@ -84,4 +103,10 @@ if __name__ == "__main__":
     )
     for i, n in enumerate(sizes):
         columns = [np.array(values)[:, i] for values in figures.values()]
-        print(f"| {n:,} | " + " | ".join(f"{v.mean():.4f} ± {v.std(ddof=1) if len(v) > 1 else np.nan:.4f}" for v in columns) + " |")
+        print(
+            f"| {n:,} | "
+            + " | ".join(
+                f"{v.mean():.4f} ± {v.std(ddof=1) if len(v) > 1 else np.nan:.4f}" for v in columns
+            )
+            + " |"
+        )

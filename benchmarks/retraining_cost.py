@@ -25,10 +25,15 @@ from synthselect_env.evaluators.retrain import LAST_EPOCHS
 from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
 from synthselect_env.training.device import autocast, has_bfloat16, pick_device
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--bank", default="pcam")
 parser.add_argument(
-    "--classifier", choices=("quick", "resnet34"), default="resnet34", help="ResNet18 at 32 px in batches of 32, or the default"
+    "--classifier",
+    choices=("quick", "resnet34"),
+    default="resnet34",
+    help="ResNet18 at 32 px in batches of 32, or the default",
 )
 parser.add_argument("--epochs", type=int, default=TrainingConfig.epochs)
 parser.add_argument("--steps", type=int, default=25, help="steps an epoch")
@@ -38,7 +43,11 @@ parser.add_argument("--compile", action="store_true", help="through torch.compil
 args = parser.parse_args()
 torch.set_num_threads(2)
 device, bank = pick_device(args.device), resolve_bank(args.bank)
-config = replace(QUICK if args.classifier == "quick" else TrainingConfig(), epochs=args.epochs, steps_per_epoch=args.steps)
+config = replace(
+    QUICK if args.classifier == "quick" else TrainingConfig(),
+    epochs=args.epochs,
+    steps_per_epoch=args.steps,
+)
 print(
     f"{describe_machine()}; {config.architecture}, {config.size[0]} px, {args.epochs} epochs of {args.steps} steps of {config.batch_size}"
 )
@@ -46,7 +55,9 @@ print(
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """Normalised images in memory."""
-    return ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).to(device, memory_format=torch.channels_last)
+    return ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).to(
+        device, memory_format=torch.channels_last
+    )
 
 
 train, valid = (to_tensor(decode(split.images, config.size)) for split in (bank.train, bank.valid))
@@ -55,7 +66,9 @@ labels = torch.from_numpy(bank.train.labels).to(device)
 
 def bare() -> None:
     """The loop that anyone would write."""
-    network = build_network(config, len(bank.classes), 0).to(device).to(memory_format=torch.channels_last)
+    network = (
+        build_network(config, len(bank.classes), 0).to(device).to(memory_format=torch.channels_last)
+    )
     step = torch.compile(network, dynamic=False) if args.compile else network
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
     for epoch in range(args.epochs):
@@ -74,10 +87,15 @@ def bare() -> None:
                 torch.cat([network(part).float() for part in valid.split(256)]).argmax(1).cpu()
 
 
-evaluator, none = RetrainEvaluator(bank, config=config, device=args.device, compile=args.compile), np.zeros((1, len(bank.candidates)), bool)
+evaluator, none = (
+    RetrainEvaluator(bank, config=config, device=args.device, compile=args.compile),
+    np.zeros((1, len(bank.candidates)), bool),
+)
 with FlopCounterMode(display=False) as counter:
     network = build_network(config, len(bank.classes), 0)
-    network(torch.zeros(2, 3, *config.size)).sum().backward()  # two, as a batch has no spread where one pixel of one image is left
+    network(
+        torch.zeros(2, 3, *config.size)
+    ).sum().backward()  # two, as a batch has no spread where one pixel of one image is left
 flops = counter.get_total_flops() / 2 * args.epochs * args.steps * config.batch_size
 with FlopCounterMode(display=False) as counter, torch.no_grad():
     network.eval()(torch.zeros(1, 3, *config.size))
@@ -85,11 +103,17 @@ flops += counter.get_total_flops() * LAST_EPOCHS * len(bank.valid)
 
 start = time.perf_counter()
 evaluator.evaluate_on(none, 0, bank.valid)  # decoding and compiling are paid for once
-print(f"the first retraining, with what is paid for once: {time.perf_counter() - start:.2f} s", flush=True)
+print(
+    f"the first retraining, with what is paid for once: {time.perf_counter() - start:.2f} s",
+    flush=True,
+)
 bare()
 ours, theirs = [], []
 for repetition in range(args.repetitions):
-    for times, call in ((theirs, bare), (ours, lambda seed=repetition: evaluator.evaluate(none, seed))):
+    for times, call in (
+        (theirs, bare),
+        (ours, lambda seed=repetition: evaluator.evaluate(none, seed)),
+    ):
         start = time.perf_counter()
         call()
         if device.type == "cuda":

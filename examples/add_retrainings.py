@@ -16,7 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from synthselect_env.bank.embedded import EMBEDDED, resolve_bank
-from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, ParallelEvaluator, RetrainEvaluator, with_retrainings
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    DatamodelEvaluator,
+    ParallelEvaluator,
+    RetrainEvaluator,
+    with_retrainings,
+)
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import QUICK
 
@@ -24,23 +30,42 @@ LEAST = 9
 """Retrainings that a datamodel of candidates with images is fitted to, at least."""
 
 if __name__ == "__main__":  # the processes that retrain import this file, too
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bank", required=True, help="a file, or an embedded bank")
     parser.add_argument("--out", type=Path, help="default: the bank's own file")
     parser.add_argument("--n", type=int, default=48, help="retrainings to add")
-    parser.add_argument("--fresh", action="store_true", help="drop the retrainings that the bank has, e.g. for another recipe")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="drop the retrainings that the bank has, e.g. for another recipe",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the selections and all retrainings")
     parser.add_argument("--architecture", default=QUICK.architecture)
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=f"pixels (default: {min(QUICK.size)} on the shorter side)"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help=f"pixels (default: {min(QUICK.size)} on the shorter side)",
     )
     parser.add_argument("--epochs", type=int, default=QUICK.epochs)
     parser.add_argument("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch)
     parser.add_argument("--batch-size", type=int, default=QUICK.batch_size)
     parser.add_argument("--learning-rate", type=float, default=QUICK.learning_rate)
-    parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=QUICK.augmentation, help="of training pictures")
+    parser.add_argument(
+        "--augmentation",
+        choices=AUGMENTATIONS,
+        default=QUICK.augmentation,
+        help="of training pictures",
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, help="processes that retrain side by side (default: one a core, on a GPU one)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that retrain side by side (default: one a core, on a GPU one)",
+    )
     args = parser.parse_args()
     if args.bank in EMBEDDED and args.out is None:
         parser.error("an embedded bank is not written to: give --out")
@@ -50,8 +75,17 @@ if __name__ == "__main__":  # the processes that retrain import this file, too
         bank = replace(bank, retrainings=None)
     held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
     if held + args.n < LEAST:
-        parser.error(f"--n: a datamodel needs {LEAST} retrainings, and {held + args.n} would be there")
-    recipe = ("architecture", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "augmentation")
+        parser.error(
+            f"--n: a datamodel needs {LEAST} retrainings, and {held + args.n} would be there"
+        )
+    recipe = (
+        "architecture",
+        "epochs",
+        "steps_per_epoch",
+        "batch_size",
+        "learning_rate",
+        "augmentation",
+    )
     config = replace(QUICK, **{name: getattr(args, name) for name in recipe})
     if args.size:
         config = replace(config, size=tuple(args.size))

@@ -16,7 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from synthselect_env import FeatureBank
-from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, train_extractor, training_digest
+from synthselect_env.bank.extraction import (
+    EXTRACTOR,
+    extract_bank,
+    train_extractor,
+    training_digest,
+)
 from synthselect_env.data import EncodedImages, Dataset, draw_per_class, read_class_folders
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.augmentation import AUGMENTATIONS
@@ -25,24 +30,67 @@ from synthselect_env.training.classifier import Classifier
 QUALITY = 80
 """Of all images as WebP, so that it tells no candidate from a real one; saves a third of the space and is invisible at the extractor's size."""
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, required=True, help="train/, valid/ and test/ with class folders, a directory or a zip")
-parser.add_argument(
-    "--group", help="patient or slide of a real patch: a regular expression that finds it in the file's name, e.g. '^[^_]+'"
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-parser.add_argument("--classes", nargs="+", help="class folders in label order; of two, the second is the positive one (default: by name)")
-parser.add_argument("--counts", type=int, nargs="+", help="how many train patches of each class (default: all)")
+parser.add_argument(
+    "--data",
+    type=Path,
+    required=True,
+    help="train/, valid/ and test/ with class folders, a directory or a zip",
+)
+parser.add_argument(
+    "--group",
+    help="patient or slide of a real patch: a regular expression that finds it in the file's name, e.g. '^[^_]+'",
+)
+parser.add_argument(
+    "--classes",
+    nargs="+",
+    help="class folders in label order; of two, the second is the positive one (default: by name)",
+)
+parser.add_argument(
+    "--counts", type=int, nargs="+", help="how many train patches of each class (default: all)"
+)
 parser.add_argument("--gan", type=Path, help="HistoGAN checkpoint to sample the candidates from")
 parser.add_argument("--candidates", type=Path, help="class folders of candidates, instead of --gan")
 parser.add_argument("--per-class", type=int, default=2048, help="candidates a class from the GAN")
-parser.add_argument("--truncation", type=float, help="of the GAN's latents: less diverse and more typical candidates, e.g. 1.0")
-parser.add_argument("--size", type=int, nargs=2, help="pixels the extractor sees, height and width (default: 48 on the shorter side)")
-parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="passes of the extractor over the train split")
-parser.add_argument("--steps-per-epoch", type=int, help="of the extractor (default: a pass, and 30 at least)")
-parser.add_argument("--augmentation", choices=AUGMENTATIONS, default=EXTRACTOR.augmentation, help="of the extractor's training pictures")
-parser.add_argument("--extractor", type=Path, help="where the extractor is kept, and read from when it exists (default: beside OUT)")
-parser.add_argument("--origin", default="", help="a line on where the real patches come from, for the provenance")
-parser.add_argument("--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one")
+parser.add_argument(
+    "--truncation",
+    type=float,
+    help="of the GAN's latents: less diverse and more typical candidates, e.g. 1.0",
+)
+parser.add_argument(
+    "--size",
+    type=int,
+    nargs=2,
+    help="pixels the extractor sees, height and width (default: 48 on the shorter side)",
+)
+parser.add_argument(
+    "--epochs",
+    type=int,
+    default=EXTRACTOR.epochs,
+    help="passes of the extractor over the train split",
+)
+parser.add_argument(
+    "--steps-per-epoch", type=int, help="of the extractor (default: a pass, and 30 at least)"
+)
+parser.add_argument(
+    "--augmentation",
+    choices=AUGMENTATIONS,
+    default=EXTRACTOR.augmentation,
+    help="of the extractor's training pictures",
+)
+parser.add_argument(
+    "--extractor",
+    type=Path,
+    help="where the extractor is kept, and read from when it exists (default: beside OUT)",
+)
+parser.add_argument(
+    "--origin", default="", help="a line on where the real patches come from, for the provenance"
+)
+parser.add_argument(
+    "--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one"
+)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path, required=True)
 args = parser.parse_args()
@@ -52,25 +100,41 @@ if args.truncation is not None and not args.gan:
     parser.error("--truncation is of --gan; a folder of candidates is taken as it is")
 
 # Real patches, kept at their own resolution.
-real: dict[str, Dataset] = {"train": read_class_folders(args.data, "train", tuple(args.classes or ()) or None, args.group)}
+real: dict[str, Dataset] = {
+    "train": read_class_folders(args.data, "train", tuple(args.classes or ()) or None, args.group)
+}
 classes = real["train"].classes
-real |= {split: read_class_folders(args.data, split, classes, args.group) for split in ("valid", "test")}
+real |= {
+    split: read_class_folders(args.data, split, classes, args.group) for split in ("valid", "test")
+}
 if args.counts:
-    real["train"] = real["train"].subset(draw_per_class(real["train"].labels, args.counts, args.seed))
+    real["train"] = real["train"].subset(
+        draw_per_class(real["train"].labels, args.counts, args.seed)
+    )
 for name, split in real.items():
     if len(np.unique(split.labels)) < (len(classes) if name == "train" else 2):
-        parser.error(f"{name} lacks pictures of a class; the train split needs some of each, the others of two at least")
+        parser.error(
+            f"{name} lacks pictures of a class; the train split needs some of each, the others of two at least"
+        )
 
 # Candidates, by the class they were asked for.
 if args.gan:
     gan = HistoGAN.load(args.gan, args.device)
     if gan.classes != classes:
-        parser.error(f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}")
+        parser.error(
+            f"{args.gan} makes {', '.join(gan.classes)}, the patches are {', '.join(classes)}"
+        )
     labels = np.repeat(np.arange(len(classes)), args.per_class)
     images = gan.sample(labels, args.seed, truncation=args.truncation)
     ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
     candidates = Dataset.of_images(images, labels, ids, classes)
-    made_by = {"generator": "HistoGAN", "size": gan.size, **asdict(gan.config), "steps": gan.step, "sampling_seed": args.seed}
+    made_by = {
+        "generator": "HistoGAN",
+        "size": gan.size,
+        **asdict(gan.config),
+        "steps": gan.step,
+        "sampling_seed": args.seed,
+    }
     made_by |= {"truncation": args.truncation} if args.truncation is not None else {}
 else:
     candidates = read_class_folders(args.candidates, classes=classes)
@@ -95,13 +159,26 @@ if broken:
     parser.error("\n".join(["these pictures cannot be read:", *broken]))
 
 # The extractor sees the real train split only; the validation split chooses its epoch.
-config = replace(EXTRACTOR, epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, augmentation=args.augmentation)
-config = replace(config, size=tuple(args.size)) if args.size else config.for_images(*pictures["train"].image_size)
+config = replace(
+    EXTRACTOR,
+    epochs=args.epochs,
+    steps_per_epoch=args.steps_per_epoch,
+    augmentation=args.augmentation,
+)
+config = (
+    replace(config, size=tuple(args.size))
+    if args.size
+    else config.for_images(*pictures["train"].image_size)
+)
 kept = args.extractor or args.out.with_suffix(".extractor.pt")
 if kept.exists():
     extractor = Classifier.load(kept, args.device)
-    asked = replace(config, steps_per_epoch=args.steps_per_epoch or extractor.config.steps_per_epoch)
-    if extractor.config != asked or extractor.trained_on != training_digest(pictures["train"], args.seed):
+    asked = replace(
+        config, steps_per_epoch=args.steps_per_epoch or extractor.config.steps_per_epoch
+    )
+    if extractor.config != asked or extractor.trained_on != training_digest(
+        pictures["train"], args.seed
+    ):
         parser.error(
             f"{kept} was trained on other pictures, by another seed, or otherwise ({extractor.config}); delete it, or give another --extractor"
         )
@@ -110,9 +187,14 @@ else:
 
         def report(epoch: int, metrics: dict[str, float]) -> None:
             bar.update()
-            bar.set_postfix(valid_accuracy=f"{metrics['accuracy']:.3f}", valid_log_likelihood=f"{metrics['log_likelihood']:.3f}")
+            bar.set_postfix(
+                valid_accuracy=f"{metrics['accuracy']:.3f}",
+                valid_log_likelihood=f"{metrics['log_likelihood']:.3f}",
+            )
 
-        extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, args.device, on_epoch=report)
+        extractor = train_extractor(
+            pictures["train"], pictures["valid"], args.seed, config, args.device, on_epoch=report
+        )
     extractor.save(kept)
 figures = {metric: max(values) for metric, values in extractor.history.items()}
 if figures["balanced_accuracy"] < 1.2 / len(classes):

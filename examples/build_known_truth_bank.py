@@ -19,19 +19,36 @@ from synthselect_env.bank.embedded import planted_pcam
 from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, train_extractor
 from synthselect_env.data import cervical_phantom, phantom_candidates
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("name", choices=("cervical", "pcam-planted"))
 parser.add_argument("--epochs", type=int, default=EXTRACTOR.epochs, help="of the extractor")
-parser.add_argument("--steps-per-epoch", type=int, default=30, help="a few hundred training pictures are passed too quickly")
-parser.add_argument("--short-side", type=int, default=min(EXTRACTOR.size), help="pixels the extractor sees on the shorter side")
-parser.add_argument("--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one")
+parser.add_argument(
+    "--steps-per-epoch",
+    type=int,
+    default=30,
+    help="a few hundred training pictures are passed too quickly",
+)
+parser.add_argument(
+    "--short-side",
+    type=int,
+    default=min(EXTRACTOR.size),
+    help="pixels the extractor sees on the shorter side",
+)
+parser.add_argument(
+    "--device", default="auto", help="cpu, cuda, or cuda:1; default: a GPU where there is one"
+)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path, required=True)
 args = parser.parse_args()
 
 if args.name == "cervical":
     pictures = {**cervical_phantom(args.seed), "candidates": phantom_candidates(seed=args.seed + 1)}
-    provenance = {"pictures": "a phantom, drawn by synthselect_env.data.phantom: not tissue", "seed": args.seed}
+    provenance = {
+        "pictures": "a phantom, drawn by synthselect_env.data.phantom: not tissue",
+        "seed": args.seed,
+    }
 else:
     pictures = planted_pcam(seed=args.seed)
     provenance = {
@@ -46,8 +63,13 @@ with tqdm(total=args.epochs, desc="extractor", unit="epoch") as bar:
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
         bar.update()
-        bar.set_postfix(valid_accuracy=f"{metrics['accuracy']:.3f}", valid_log_likelihood=f"{metrics['log_likelihood']:.3f}")
+        bar.set_postfix(
+            valid_accuracy=f"{metrics['accuracy']:.3f}",
+            valid_log_likelihood=f"{metrics['log_likelihood']:.3f}",
+        )
 
-    extractor = train_extractor(pictures["train"], pictures["valid"], args.seed, config, args.device, on_epoch=report)
+    extractor = train_extractor(
+        pictures["train"], pictures["valid"], args.seed, config, args.device, on_epoch=report
+    )
 extract_bank(pictures, extractor, provenance).save(args.out, half=True)
 print(FeatureBank.load(args.out).describe())

@@ -28,15 +28,35 @@ OURS = {"policy": TransformerPolicy, "n_steps": 8}
 SMALL = {"features_extractor_class": CandidateProjection, "net_arch": [64]}
 THEIRS = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8, "policy_kwargs": SMALL}
 # A replay buffer holds whole batches of features, a megabyte each for 512 candidates: it is kept short.
-REPLAY = {"policy": "MlpPolicy", "buffer_size": 512, "learning_starts": 16, "batch_size": 16, "policy_kwargs": SMALL}
-SINGLE = {**REPLAY, "buffer_size": 32_768, "learning_starts": 256, "batch_size": 256, "target_update_interval": 1024}
+REPLAY = {
+    "policy": "MlpPolicy",
+    "buffer_size": 512,
+    "learning_starts": 16,
+    "batch_size": 16,
+    "policy_kwargs": SMALL,
+}
+SINGLE = {
+    **REPLAY,
+    "buffer_size": 32_768,
+    "learning_starts": 256,
+    "batch_size": 256,
+    "target_update_interval": 1024,
+}
 ALGORITHMS = {  # where it is, what adapts the environment to it, its arguments
     "PPO": ("stable_baselines3:PPO", None, {**OURS, "batch_size": 8}),
     "A2C": ("stable_baselines3:A2C", None, OURS),
     "REINFORCE": ("agents:REINFORCE", None, {**OURS, "baseline": "moving_average"}),
-    "TRPO": ("sb3_contrib:TRPO", None, {**OURS, "n_steps": 128, "cg_max_steps": 5, "n_critic_updates": 2}),  # an update takes long
+    "TRPO": (
+        "sb3_contrib:TRPO",
+        None,
+        {**OURS, "n_steps": 128, "cg_max_steps": 5, "n_critic_updates": 2},
+    ),  # an update takes long
     "MaskablePPO": ("sb3_contrib:MaskablePPO", None, THEIRS),
-    "RecurrentPPO": ("sb3_contrib:RecurrentPPO", None, {**THEIRS, "policy": "agents.recurrent:RecurrentBinaryPolicy"}),
+    "RecurrentPPO": (
+        "sb3_contrib:RecurrentPPO",
+        None,
+        {**THEIRS, "policy": "agents.recurrent:RecurrentBinaryPolicy"},
+    ),
     "SAC": ("stable_baselines3:SAC", BoxThresholdWrapper, REPLAY),
     "TD3": ("stable_baselines3:TD3", BoxThresholdWrapper, REPLAY),
     "TQC": ("sb3_contrib:TQC", BoxThresholdWrapper, REPLAY),
@@ -45,11 +65,17 @@ ALGORITHMS = {  # where it is, what adapts the environment to it, its arguments
     "QRDQN": ("sb3_contrib:QRDQN", PerCandidateWrapper, SINGLE),
 }
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--algo", choices=ALGORITHMS, default="PPO")
 parser.add_argument("--env", default="SynthSelect-PCam-v0", help="a registered id")
 parser.add_argument("--bank", help="a file or an embedded bank, in the place of the id's")
-parser.add_argument("--timesteps", type=int, help="default: 512; of DQN and QRDQN, which decide one candidate a step, 16,384")
+parser.add_argument(
+    "--timesteps",
+    type=int,
+    help="default: 512; of DQN and QRDQN, which decide one candidate a step, 16,384",
+)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--device", default="auto", help="of the algorithm")
 parser.add_argument("--run", type=Path, default=Path("runs/plug-in"))

@@ -29,27 +29,46 @@ from agents.selectors import PolicySelector
 from synthselect_env import SelectionVecEnv
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.envs.rewards import DEFAULT_REWARD, REWARDS
-from synthselect_env.evaluators import EVALUATORS, CachedEvaluator, RetrainEvaluator, default_evaluator, make_evaluator
+from synthselect_env.evaluators import (
+    EVALUATORS,
+    CachedEvaluator,
+    RetrainEvaluator,
+    default_evaluator,
+    make_evaluator,
+)
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import TrainingConfig
 from synthselect_env.training.device import has_bfloat16, pick_device
 
 ALGORITHMS = {
-    "PPO": (PPO, {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 4, "gamma": 0.0}),  # SB3's do not fit 512 decisions an action
-    "CreditPPO": (CreditPPO, {"learning_rate": 1e-3, "batch_size": 32, "n_epochs": 10, "gamma": 1.0}),  # its defaults
+    "PPO": (
+        PPO,
+        {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 4, "gamma": 0.0},
+    ),  # SB3's do not fit 512 decisions an action
+    "CreditPPO": (
+        CreditPPO,
+        {"learning_rate": 1e-3, "batch_size": 32, "n_epochs": 10, "gamma": 1.0},
+    ),  # its defaults
 }
 JUDGES = [name for name, evaluator in EVALUATORS.items() if evaluator.can_score_any_split]
-RETRAINED = [name for name, evaluator in EVALUATORS.items() if issubclass(evaluator, RetrainEvaluator)]
+RETRAINED = [
+    name for name, evaluator in EVALUATORS.items() if issubclass(evaluator, RetrainEvaluator)
+]
 
 
 @dataclass
 class Args:
-    bank: str = field(default="pcam", metadata={"help": "an embedded bank (pcam, cervical, pcam-planted, toy) or a file"})
+    bank: str = field(
+        default="pcam",
+        metadata={"help": "an embedded bank (pcam, cervical, pcam-planted, toy) or a file"},
+    )
     reward: str = field(default=DEFAULT_REWARD, metadata={"help": f"one of {', '.join(REWARDS)}"})
     evaluator: str = field(
         default="",
-        metadata={"help": f"what rewards, one of {', '.join(EVALUATORS)}; default: the datamodel where the bank has retrainings"},
+        metadata={
+            "help": f"what rewards, one of {', '.join(EVALUATORS)}; default: the datamodel where the bank has retrainings"
+        },
     )
     evaluate: list[str] = field(
         default_factory=lambda: ["linear_probe", "resnet18"],
@@ -63,26 +82,44 @@ class Args:
             "help": "height and width at which a classifier is retrained; default: its own, 32 or 48 on the shorter side",
         },
     )
-    rounds: int = field(default=1, metadata={"help": "trainings of a classifier on each selection, with a seed each; default: %(default)s"})
+    rounds: int = field(
+        default=1,
+        metadata={
+            "help": "trainings of a classifier on each selection, with a seed each; default: %(default)s"
+        },
+    )
     augmentation: str = field(
         default=TrainingConfig.augmentation,
-        metadata={"help": f"of training pictures where a classifier is retrained: {', '.join(AUGMENTATIONS)}; default: %(default)s"},
+        metadata={
+            "help": f"of training pictures where a classifier is retrained: {', '.join(AUGMENTATIONS)}; default: %(default)s"
+        },
     )
     algorithm: str = field(default="PPO", metadata={"help": f"one of {', '.join(ALGORITHMS)}"})
     timesteps: int = field(default=1024, metadata={"help": "environment steps, an evaluation each"})
     n_envs: int = field(default=16, metadata={"help": "selections evaluated at once"})
     seed: int = 0
     device: str = "auto"
-    run: str = field(default="", metadata={"help": "run directory (default: runs/TIME-BANK-seedSEED)"})
-    learning_rate: float | None = field(default=None, metadata={"type": float, "help": "default: the algorithm's, as the next three"})
-    batch_size: int | None = field(default=None, metadata={"type": int, "help": "actions an update"})
-    n_epochs: int | None = field(default=None, metadata={"type": int, "help": "passes over a rollout"})
+    run: str = field(
+        default="", metadata={"help": "run directory (default: runs/TIME-BANK-seedSEED)"}
+    )
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"type": float, "help": "default: the algorithm's, as the next three"},
+    )
+    batch_size: int | None = field(
+        default=None, metadata={"type": int, "help": "actions an update"}
+    )
+    n_epochs: int | None = field(
+        default=None, metadata={"type": int, "help": "passes over a rollout"}
+    )
     gamma: float | None = field(default=None, metadata={"type": float, "help": "discount"})
     clip_range: float = 0.2
     width: int = 64
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 for f in fields(Args):
     many = f.metadata.get("nargs")
     default = f.default_factory() if f.default is MISSING else f.default
@@ -98,7 +135,9 @@ unknown = sorted(set(args.evaluate) - set(JUDGES))
 if unknown:
     parser.error(f"--evaluate: unknown classifier {', '.join(unknown)}; one of {', '.join(JUDGES)}")
 if args.augmentation not in AUGMENTATIONS:
-    parser.error(f"--augmentation: unknown augmentation {args.augmentation}; one of {', '.join(AUGMENTATIONS)}")
+    parser.error(
+        f"--augmentation: unknown augmentation {args.augmentation}; one of {', '.join(AUGMENTATIONS)}"
+    )
 if args.rounds < 1:
     parser.error(f"--rounds must be at least 1, got {args.rounds}")
 if args.algorithm not in ALGORITHMS:
@@ -109,7 +148,9 @@ for name, value in settings.items():
         setattr(args, name, value)
 
 start = time.perf_counter()
-run = Path(args.run or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.bank).stem}-seed{args.seed}")
+run = Path(
+    args.run or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.bank).stem}-seed{args.seed}"
+)
 run.mkdir(parents=True, exist_ok=True)
 versions = {
     "python": platform.python_version(),
@@ -128,14 +169,20 @@ if args.evaluate and "test" not in bank.splits:
         f"--evaluate: {args.bank} has no test split to compare on; give it one, or nothing after --evaluate for the selection alone"
     )
 recipe = {"augmentation": args.augmentation, **({"size": args.size} if args.size else {})}
-recipes = {name: {"config": recipe, "device": args.device} for name in RETRAINED} | {"linear_probe": {"device": args.device}}
+recipes = {name: {"config": recipe, "device": args.device} for name in RETRAINED} | {
+    "linear_probe": {"device": args.device}
+}
 for classifier in args.evaluate:
-    make_evaluator(classifier, bank, **recipes.get(classifier, {}))  # a bank that it cannot score is refused now, not after the training
+    make_evaluator(
+        classifier, bank, **recipes.get(classifier, {})
+    )  # a bank that it cannot score is refused now, not after the training
 rewarded_by = args.evaluator or default_evaluator(bank)
 evaluator = make_evaluator(rewarded_by, bank.sealed, **recipes.get(rewarded_by, {}))
 if rewarded_by in RETRAINED:
     evaluator = CachedEvaluator(evaluator, "runs/retrained")
-    print(f"{args.timesteps:,} retrainings at most; interrupted, the same command goes on with those that it has done, in runs/retrained")
+    print(
+        f"{args.timesteps:,} retrainings at most; interrupted, the same command goes on with those that it has done, in runs/retrained"
+    )
 env = SelectionVecEnv(bank, args.n_envs, evaluator, args.reward)
 env.seed(args.seed)
 
@@ -154,7 +201,9 @@ model = algorithm(
     device=args.device,
 )
 model.set_logger(run_logger(run))
-print(f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {rewarded_by}; run directory {run}")
+print(
+    f"{args.algorithm} on {model.device}, {args.timesteps:,} steps, reward {args.reward} by {rewarded_by}; run directory {run}"
+)
 has_bar = all(importlib.util.find_spec(name) for name in ("tqdm", "rich"))
 if has_bar:
     from tqdm import tqdm
@@ -180,16 +229,33 @@ for classifier in args.evaluate:
             slowly = ""
             if not has_bfloat16(pick_device(args.device)):
                 slowly = f"; without bf16 instructions, {'several minutes' if classifier == 'resnet34' else 'a minute'} each. --evaluate linear_probe is done at once"
-            print(f"\nretraining {classifier} on each of {len(contenders)} selections{slowly}", flush=True)
+            print(
+                f"\nretraining {classifier} on each of {len(contenders)} selections{slowly}",
+                flush=True,
+            )
             if has_bar:
-                bar = stack.enter_context(tqdm(total=args.rounds * len(contenders) * TrainingConfig.epochs, unit="epoch"))
+                bar = stack.enter_context(
+                    tqdm(total=args.rounds * len(contenders) * TrainingConfig.epochs, unit="epoch")
+                )
                 options["on_epoch"] = lambda done, epoch, metrics, bar=bar: bar.update()
-        comparison = compare(bank, contenders, args.rounds, classifier, seed=args.seed, directory=run / classifier, **options)
+        comparison = compare(
+            bank,
+            contenders,
+            args.rounds,
+            classifier,
+            seed=args.seed,
+            directory=run / classifier,
+            **options,
+        )
     comparisons.append(comparison)
-    print(f"\n{comparison_table(comparison)}\n\n{recommendation(comparison, policy.name, selection)[1]}")
+    print(
+        f"\n{comparison_table(comparison)}\n\n{recommendation(comparison, policy.name, selection)[1]}"
+    )
 
 if args.evaluate == ["linear_probe"]:
-    print("\nThat is a linear probe's word, which full retraining does not always share; --evaluate resnet18 retrains.")
+    print(
+        "\nThat is a linear probe's word, which full retraining does not always share; --evaluate resnet18 retrains."
+    )
 
 # Report: what is retrained counts more than a probe, and the last classifier is what the recommendation is about.
 if comparisons and importlib.util.find_spec("matplotlib"):

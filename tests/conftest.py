@@ -29,7 +29,9 @@ def small() -> FeatureBank:
 
 
 @pytest.fixture
-def run_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[dict[str, Any], str]]:
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[dict[str, Any], str]]:
     """Runs an example as ``python examples/SCRIPT`` does, in this process, which has imported torch already.
 
     Returns the script's names, none after an error, and what it printed. ``code`` is its expected exit status.

@@ -31,7 +31,11 @@ POLICIES = [TransformerPolicy, GRUPolicy, GRUAttentionPolicy]
 
 
 def tiny_model(bank: FeatureBank, algorithm=PPO, policy=TransformerPolicy, **kwargs):
-    kwargs = {"n_steps": 8, "policy_kwargs": TINY, "seed": 0, "device": "cpu"} | ({"batch_size": 16} if algorithm is PPO else {}) | kwargs
+    kwargs = (
+        {"n_steps": 8, "policy_kwargs": TINY, "seed": 0, "device": "cpu"}
+        | ({"batch_size": 16} if algorithm is PPO else {})
+        | kwargs
+    )
     return algorithm(policy, SelectionVecEnv(bank, n_envs=4), **kwargs)
 
 
@@ -41,8 +45,13 @@ def test_attention_by_hand() -> None:
     x = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
     layer = controller.encoder.layers[0]
     h = controller.project(x) + sinusoidal_positions(6, 8, x.device).double()
-    q, k, v = torch.nn.functional.linear(layer.norm1(h), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias).chunk(3, dim=2)
-    heads = [torch.softmax(q[..., s] @ k[..., s].transpose(1, 2) / 2.0, dim=2) @ v[..., s] for s in (slice(0, 4), slice(4, 8))]  # √4 = 2
+    q, k, v = torch.nn.functional.linear(
+        layer.norm1(h), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
+    ).chunk(3, dim=2)
+    heads = [
+        torch.softmax(q[..., s] @ k[..., s].transpose(1, 2) / 2.0, dim=2) @ v[..., s]
+        for s in (slice(0, 4), slice(4, 8))
+    ]  # √4 = 2
     h = h + layer.self_attn.out_proj(torch.cat(heads, dim=2))
     h = h + layer.linear2(torch.nn.functional.gelu(layer.linear1(layer.norm2(h))))
     states, pooled = controller(x)
@@ -52,7 +61,9 @@ def test_attention_by_hand() -> None:
 
 def test_positions() -> None:
     table = sinusoidal_positions(3, 4, torch.device("cpu"))
-    assert table[2].tolist() == pytest.approx([np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], abs=1e-6)
+    assert table[2].tolist() == pytest.approx(
+        [np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], abs=1e-6
+    )
     with pytest.raises(ValueError, match="not a multiple"):
         TransformerController(5, width=6, n_heads=2)
 
@@ -65,25 +76,34 @@ def test_rank_is_all_that_breaks_equivariance() -> None:
     project = controller.project
     positions = sinusoidal_positions(7, 8, x.device)
     controller.project = torch.nn.Identity()
-    a, b = (controller(project(x)[:, o] - positions)[0] for o in (slice(None), order))  # the positions taken off again
+    a, b = (
+        controller(project(x)[:, o] - positions)[0] for o in (slice(None), order)
+    )  # the positions taken off again
     assert torch.allclose(a[:, order], b, atol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_gated_recurrence_by_hand(bidirectional: bool) -> None:
     """The controllers against the equations of Cho et al. (2014) and Luong et al. (2015) written out."""
-    plain, attentive = (c(5, width=6, bidirectional=bidirectional).double() for c in (GRUController, GRUAttentionController))
+    plain, attentive = (
+        c(5, width=6, bidirectional=bidirectional).double()
+        for c in (GRUController, GRUAttentionController)
+    )
     attentive.load_state_dict(plain.state_dict(), strict=False)
     x = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)).double()
     inputs = plain.project(x)
 
     def unroll(inputs: torch.Tensor, suffix: str) -> torch.Tensor:
         w_in, w_h, b_in, b_h = (
-            getattr(plain.recurrence, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            getattr(plain.recurrence, f"{name}_l0{suffix}")
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         h, states = torch.zeros(2, w_h.shape[1], dtype=torch.float64), []
         for t in range(7):
-            (r_i, z_i, n_i), (r_h, z_h, n_h) = (inputs[:, t] @ w_in.T + b_in).chunk(3, 1), (h @ w_h.T + b_h).chunk(3, 1)
+            (r_i, z_i, n_i), (r_h, z_h, n_h) = (
+                (inputs[:, t] @ w_in.T + b_in).chunk(3, 1),
+                (h @ w_h.T + b_h).chunk(3, 1),
+            )
             r, z = (r_i + r_h).sigmoid(), (z_i + z_h).sigmoid()
             h = (1 - z) * (n_i + r * n_h).tanh() + z * h
             states.append(h)
@@ -94,7 +114,9 @@ def test_gated_recurrence_by_hand(bidirectional: bool) -> None:
         expected = torch.cat([expected, unroll(inputs.flip(1), "_reverse").flip(1)], dim=2)
     states, pooled = plain(x)
     assert torch.allclose(states, expected) and torch.allclose(pooled, expected.mean(1))
-    weights = torch.softmax(torch.einsum("bih,gh,bjg->bij", expected, attentive.score.weight, expected) / 6**0.5, dim=2)
+    weights = torch.softmax(
+        torch.einsum("bih,gh,bjg->bij", expected, attentive.score.weight, expected) / 6**0.5, dim=2
+    )
     attended = torch.tanh(attentive.combine(torch.cat([expected, weights @ expected], dim=2)))
     assert torch.allclose(attentive(x)[0], attended)
 
@@ -105,7 +127,9 @@ def test_distributions_can_be_differentiated_twice(toy: FeatureBank, policy: typ
     policy = tiny_model(toy, policy=policy).policy
     distribution = policy.get_distribution(torch.from_numpy(toy_env_observation(toy))[None])
     parameters = [p for name, p in policy.named_parameters() if "value_net" not in name]
-    first = torch.autograd.grad(distribution.entropy().sum(), parameters, create_graph=True, allow_unused=True)
+    first = torch.autograd.grad(
+        distribution.entropy().sum(), parameters, create_graph=True, allow_unused=True
+    )
     sum(g.pow(2).sum() for g in first if g is not None).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
 
@@ -140,12 +164,16 @@ def toy_env_observation(bank: FeatureBank) -> np.ndarray:
 @pytest.mark.parametrize("rate", [0.1, 0.9])
 def test_initial_selection_rate(toy: FeatureBank, rate: float) -> None:
     model = tiny_model(toy, policy_kwargs={**TINY, "initial_rate": rate})
-    assert model.policy.keep_probabilities(torch.zeros(1, 8, model.policy.features_dim)).mean().item() == pytest.approx(rate, abs=0.05)
+    assert model.policy.keep_probabilities(
+        torch.zeros(1, 8, model.policy.features_dim)
+    ).mean().item() == pytest.approx(rate, abs=0.05)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("algorithm", [PPO, A2C, REINFORCE])
-def test_learn_save_load_predict(toy: FeatureBank, tmp_path: Path, algorithm: type, policy: type) -> None:
+def test_learn_save_load_predict(
+    toy: FeatureBank, tmp_path: Path, algorithm: type, policy: type
+) -> None:
     model = tiny_model(toy, algorithm, policy).learn(64)
     model.save(tmp_path / "model.zip")
     read = algorithm.load(tmp_path / "model.zip", env=SelectionVecEnv(toy, n_envs=4), device="cpu")
@@ -156,12 +184,16 @@ def test_learn_save_load_predict(toy: FeatureBank, tmp_path: Path, algorithm: ty
         torch.random.default_generator.manual_seed(0)
         assert (first == read.predict(observation, deterministic=deterministic)[0]).all()
     assert first.shape == (8,) and set(np.unique(first)) <= {0, 1}
-    assert (PolicySelector(model).select(toy, 0).scores == PolicySelector(read).select(toy, 0).scores).all()
+    assert (
+        PolicySelector(model).select(toy, 0).scores == PolicySelector(read).select(toy, 0).scores
+    ).all()
     read.learn(32)
 
 
 def test_same_seed_same_policy(toy: FeatureBank) -> None:
-    first, again = (PolicySelector(tiny_model(toy).learn(64)).select(toy, 0).scores for _ in range(2))
+    first, again = (
+        PolicySelector(tiny_model(toy).learn(64)).select(toy, 0).scores for _ in range(2)
+    )
     assert (first == again).all()
 
 
@@ -181,7 +213,9 @@ def test_first_ratio_is_one(toy: FeatureBank, policy: type) -> None:
 def test_ppo_finds_the_sound_candidates() -> None:
     """Known truth: half of the pool has the wrong label, and the policy must learn which from rewards alone."""
     bank = toy_bank(candidates_per_class=64, noise=0.6)
-    env = SelectionVecEnv(bank, n_envs=16, evaluator="linear_probe", evaluator_kwargs={"ridge": 1.0})
+    env = SelectionVecEnv(
+        bank, n_envs=16, evaluator="linear_probe", evaluator_kwargs={"ridge": 1.0}
+    )
     env.seed(0)
     model = PPO(
         TransformerPolicy,
@@ -208,9 +242,22 @@ def test_reads_batches_of_another_size(toy: FeatureBank, small: FeatureBank, pol
 
 
 def test_shows_the_pool_as_in_training(toy: FeatureBank) -> None:
-    model = PPO(TransformerPolicy, SelectionVecEnv(toy, n_envs=2, n_batches=4), n_steps=4, batch_size=8, policy_kwargs=TINY, device="cpu")
-    assert (PolicySelector(model).select(toy, 0).scores == PolicySelector(model, n_batches=4).select(toy, 0).scores).all()
-    assert (PolicySelector(model).select(toy, 0).scores != PolicySelector(model, n_batches=8).select(toy, 0).scores).any()
+    model = PPO(
+        TransformerPolicy,
+        SelectionVecEnv(toy, n_envs=2, n_batches=4),
+        n_steps=4,
+        batch_size=8,
+        policy_kwargs=TINY,
+        device="cpu",
+    )
+    assert (
+        PolicySelector(model).select(toy, 0).scores
+        == PolicySelector(model, n_batches=4).select(toy, 0).scores
+    ).all()
+    assert (
+        PolicySelector(model).select(toy, 0).scores
+        != PolicySelector(model, n_batches=8).select(toy, 0).scores
+    ).any()
 
 
 @pytest.mark.parametrize("n_batches", [*range(2, 21), 33, 64])
@@ -261,8 +308,18 @@ def test_metrics_have_a_row_a_policy_update(toy: FeatureBank, tmp_path: Path) ->
     rows = np.genfromtxt(tmp_path / "metrics.csv", delimiter=",", names=True)
     assert len(rows) == len(updates) == 3
     assert rows["timetotal_timesteps"].tolist() == [32, 64, 96]
-    assert rows["trainn_updates"].tolist() == [10, 20, 30]  # the row holds its own update, not the one before
-    for column in ("validationaccuracy", "validationlog_likelihood", "rolloutselected", "rolloutep_rew_mean", "trainapprox_kl"):
+    assert rows["trainn_updates"].tolist() == [
+        10,
+        20,
+        30,
+    ]  # the row holds its own update, not the one before
+    for column in (
+        "validationaccuracy",
+        "validationlog_likelihood",
+        "rolloutselected",
+        "rolloutep_rew_mean",
+        "trainapprox_kl",
+    ):
         assert np.isfinite(rows[column]).all()
 
 
@@ -271,11 +328,16 @@ def test_metrics_have_a_row_a_policy_update(toy: FeatureBank, tmp_path: Path) ->
 def test_selectors(toy: FeatureBank, name: str, seed: int) -> None:
     selection, again = (SELECTORS[name]().select(toy, seed) for _ in range(2))
     assert (selection.mask == again.mask).all() and selection.source == name
-    labels, expected = toy.candidates.labels, {"none": 0, "all": 32, "random": 16, "centroid": 16}[name]
+    labels, expected = (
+        toy.candidates.labels,
+        {"none": 0, "all": 32, "random": 16, "centroid": 16}[name],
+    )
     assert np.bincount(labels[selection.mask], minlength=2).tolist() == [expected, expected]
     if name in ("random", "centroid"):
         for label in (0, 1):
-            kept, left = (selection.scores[(labels == label) & (selection.mask == k)] for k in (True, False))
+            kept, left = (
+                selection.scores[(labels == label) & (selection.mask == k)] for k in (True, False)
+            )
             assert kept.min() >= left.max()
 
 
@@ -289,15 +351,24 @@ def test_training_selector(toy: FeatureBank) -> None:
     settings = {"n_steps": 8, "batch_size": 16, "policy_kwargs": TINY, "device": "cpu"}
     selector = TrainingSelector(PPO, evaluations=64, n_envs=4, name="ours", **settings)
     first, again, other = (selector.select(toy, seed) for seed in (3, 3, 4))
-    assert (first.scores == again.scores).all() and (first.scores != other.scores).any() and first.source == "ours"
+    assert (
+        (first.scores == again.scores).all()
+        and (first.scores != other.scores).any()
+        and first.source == "ours"
+    )
     assert selector.train(toy, 0).num_timesteps == 64
-    assert TrainingSelector(PPO, evaluations=70, n_envs=32, **settings).train(toy, 0).num_timesteps == 64  # not more than was allowed
+    assert (
+        TrainingSelector(PPO, evaluations=70, n_envs=32, **settings).train(toy, 0).num_timesteps
+        == 64
+    )  # not more than was allowed
     with pytest.raises(ValueError, match="less than a rollout"):
         TrainingSelector(PPO, evaluations=4)
 
 
 def test_an_agent_may_see_features_alone(toy: FeatureBank) -> None:
-    selector = TrainingSelector(PPO, evaluations=16, n_envs=2, context=False, batch_size=8, device="cpu")
+    selector = TrainingSelector(
+        PPO, evaluations=16, n_envs=2, context=False, batch_size=8, device="cpu"
+    )
     agent, selection = selector.train(toy, 0), selector.select(toy, 0)
     assert agent.observation_space.shape[1] == toy.n_features
     assert (selection.mask == PolicySelector(agent).select(toy, 0).mask).all()
@@ -330,18 +401,27 @@ def test_selectors_do_not_read_the_test_split(toy: FeatureBank) -> None:
 
 
 def test_policy_selector_keeps_the_expected_number_of_each_class(small: FeatureBank) -> None:
-    selection = PolicySelector(tiny_model(small, policy_kwargs={**TINY, "initial_rate": 0.3})).select(small, 0)
+    selection = PolicySelector(
+        tiny_model(small, policy_kwargs={**TINY, "initial_rate": 0.3})
+    ).select(small, 0)
     for label in (0, 1):
         members = small.candidates.labels == label
         assert selection.mask[members].sum() == round(selection.scores[members].sum())
-        assert selection.scores[members & selection.mask].min() >= selection.scores[members & ~selection.mask].max()
+        assert (
+            selection.scores[members & selection.mask].min()
+            >= selection.scores[members & ~selection.mask].max()
+        )
 
 
 def test_same_seed_same_policy_where_threads_share_the_work() -> None:
     """Large enough for torch to split over threads; sums must not depend on which thread is first."""
     bank = toy_bank(candidates_per_class=256, n_features=64)
     scores = [
-        PolicySelector(tiny_model(bank, policy_kwargs={"width": 32}, batch_size=32, n_epochs=2).learn(64)).select(bank, 0).scores
+        PolicySelector(
+            tiny_model(bank, policy_kwargs={"width": 32}, batch_size=32, n_epochs=2).learn(64)
+        )
+        .select(bank, 0)
+        .scores
         for _ in range(3)
     ]
     assert (scores[0] == scores[1]).all() and (scores[0] == scores[2]).all()
@@ -370,7 +450,9 @@ def test_what_is_not_for_a_table_is_not_in_it(tmp_path: Path) -> None:
 
 
 def test_metrics_are_of_on_policy_algorithms(toy: FeatureBank) -> None:
-    model = DQN("MlpPolicy", PerCandidateWrapper(SyntheticSelectionEnv(toy)), buffer_size=100, device="cpu")
+    model = DQN(
+        "MlpPolicy", PerCandidateWrapper(SyntheticSelectionEnv(toy)), buffer_size=100, device="cpu"
+    )
     with pytest.raises(ValueError, match="DQN makes none"):
         model.learn(8, callback=SelectionMetrics())
 
@@ -402,7 +484,9 @@ def test_normalised_observations_are_refused(toy: FeatureBank) -> None:
     """The selector would show the policy other rows than it was trained on."""
     for norm_obs in (True, False):
         env = VecNormalize(SelectionVecEnv(toy, 2), norm_obs=norm_obs)
-        model = PPO(TransformerPolicy, env, n_steps=8, batch_size=16, policy_kwargs=TINY, device="cpu")
+        model = PPO(
+            TransformerPolicy, env, n_steps=8, batch_size=16, policy_kwargs=TINY, device="cpu"
+        )
         if norm_obs:
             with pytest.raises(ValueError, match="norm_obs=False"):
                 PolicySelector(model)
@@ -433,7 +517,10 @@ def test_a_policy_of_ones_own_is_saved(toy: FeatureBank, tmp_path: Path) -> None
     model = tiny_model(toy, policy=Mine, policy_kwargs={"controller_kwargs": {"width": 8}})
     model.policy.save(tmp_path / "policy.zip")
     rows = torch.zeros(1, 8, model.policy.observation_space.shape[1])
-    assert torch.equal(Mine.load(tmp_path / "policy.zip", device="cpu").keep_probabilities(rows), model.policy.keep_probabilities(rows))
+    assert torch.equal(
+        Mine.load(tmp_path / "policy.zip", device="cpu").keep_probabilities(rows),
+        model.policy.keep_probabilities(rows),
+    )
 
 
 def test_options_that_would_change_nothing_are_refused(toy: FeatureBank, tmp_path: Path) -> None:
@@ -445,14 +532,20 @@ def test_options_that_would_change_nothing_are_refused(toy: FeatureBank, tmp_pat
     policy.save(tmp_path / "policy.zip")
     rows = torch.zeros(1, 8, policy.observation_space.shape[1])
     assert torch.equal(
-        TransformerPolicy.load(tmp_path / "policy.zip", device="cpu").keep_probabilities(rows), policy.keep_probabilities(rows)
+        TransformerPolicy.load(tmp_path / "policy.zip", device="cpu").keep_probabilities(rows),
+        policy.keep_probabilities(rows),
     )
 
 
-def test_a_selection_is_remembered_for_the_device_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selection_is_remembered_for_the_device_that_it_was_trained_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Random numbers are a device's own, so that another one's selection is another."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     auto, cpu = (TrainingSelector(PPO, device=device).settings() for device in ("auto", "cpu"))
-    assert auto["device"] == TrainingSelector(PPO).settings()["device"] == "cuda" and cpu["device"] == "cpu"
+    assert (
+        auto["device"] == TrainingSelector(PPO).settings()["device"] == "cuda"
+        and cpu["device"] == "cpu"
+    )
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert TrainingSelector(PPO).settings()["device"] == "cpu"

@@ -49,7 +49,9 @@ class SlowEvaluator(Evaluator):
         self.asked.append(len(selections))
         time.sleep(self.seconds)
         values = selections.sum(1)[:, None] + np.array([seed, 0.5])
-        return [Evaluations.from_epochs(dict.fromkeys(METRICS, values + len(split))) for split in splits]
+        return [
+            Evaluations.from_epochs(dict.fromkeys(METRICS, values + len(split))) for split in splits
+        ]
 
 
 def masks(bank: FeatureBank, k: int) -> np.ndarray:
@@ -63,7 +65,9 @@ def test_answers_are_the_evaluators_and_asked_for_once(toy: FeatureBank, tmp_pat
     m[4] = m[0]  # the same selection twice in a call
     first = cached.evaluate_on(m, 3, toy.valid, toy.test)
     assert slow.asked == [2, 2] and (cached.hits, cached.misses) == (1, 4)
-    again = CachedEvaluator(slow, tmp_path).evaluate_on(m[::-1], 3, toy.test, toy.valid)  # another order, another object
+    again = CachedEvaluator(slow, tmp_path).evaluate_on(
+        m[::-1], 3, toy.test, toy.valid
+    )  # another order, another object
     assert slow.asked == [2, 2]
     expected = slow.evaluate_on(m, 3, toy.valid, toy.test)
     for split in (0, 1):
@@ -77,10 +81,14 @@ def test_answers_are_the_evaluators_and_asked_for_once(toy: FeatureBank, tmp_pat
     assert cached.misses == 5, "another seed is another question"
 
 
-def test_looks_for_each_answer_once(toy: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looks_for_each_answer_once(
+    toy: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked: list[object] = []
     look = cached_module._all
-    monkeypatch.setattr(cached_module, "_all", lambda row, read: looked.append(row) or look(row, read))
+    monkeypatch.setattr(
+        cached_module, "_all", lambda row, read: looked.append(row) or look(row, read)
+    )
     slow, m = SlowEvaluator(toy), masks(toy, 9)
     CachedEvaluator(slow, tmp_path).evaluate(m[3:5], 0)
     figures = CachedEvaluator(slow, tmp_path, batch_size=4).evaluate(m, 0)
@@ -88,12 +96,17 @@ def test_looks_for_each_answer_once(toy: FeatureBank, tmp_path: Path, monkeypatc
     assert (figures.accuracy == slow.evaluate(m, 0).accuracy).all()
 
 
-def test_a_copy_of_the_validation_split_is_the_validation_split(toy: FeatureBank, tmp_path: Path) -> None:
+def test_a_copy_of_the_validation_split_is_the_validation_split(
+    toy: FeatureBank, tmp_path: Path
+) -> None:
     """Keys name content: what is remembered must not depend on which of two equal objects was asked about."""
     cached = CachedEvaluator(RetrainEvaluator(toy, config=CONFIG, device="cpu"), tmp_path)
     copy = replace(toy.valid)
     first = cached.evaluate_on(masks(toy, 1), 0, copy)[0]
-    assert cached.evaluate(masks(toy, 1), 0).epochs["auc"].tolist() == first.epochs["auc"].tolist() and cached.hits == 1
+    assert (
+        cached.evaluate(masks(toy, 1), 0).epochs["auc"].tolist() == first.epochs["auc"].tolist()
+        and cached.hits == 1
+    )
     assert first.epochs["auc"].shape == (1, 2)
 
 
@@ -114,31 +127,51 @@ def test_everything_that_changes_the_answer_changes_the_key(toy: FeatureBank) ->
     keys = [evaluator.fingerprint for evaluator in evaluators]
     assert len(set(keys)) == len(keys)
     same = RetrainEvaluator(toy, config=CONFIG, on_epoch=print)
-    assert same.fingerprint == evaluators[4].fingerprint == ParallelEvaluator(same).fingerprint == CachedEvaluator(same, "x").fingerprint
+    assert (
+        same.fingerprint
+        == evaluators[4].fingerprint
+        == ParallelEvaluator(same).fingerprint
+        == CachedEvaluator(same, "x").fingerprint
+    )
 
 
-def test_actors_fit_into_processors_and_graphics_cards(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = SimpleNamespace(is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 8.0, "GPU": 1.0})
+def test_actors_fit_into_processors_and_graphics_cards(
+    toy: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = SimpleNamespace(
+        is_initialized=lambda: True, cluster_resources=lambda: {"CPU": 8.0, "GPU": 1.0}
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)
     probe = LinearProbeEvaluator(toy, device="cpu")
     assert RayEvaluator(probe).workers == 8 and RayEvaluator(probe, num_cpus=2).workers == 4
-    assert RayEvaluator(probe, num_cpus=2, num_gpus=0.1).workers == 4 and RayEvaluator(probe, num_gpus=0.5).workers == 2
+    assert (
+        RayEvaluator(probe, num_cpus=2, num_gpus=0.1).workers == 4
+        and RayEvaluator(probe, num_gpus=0.5).workers == 2
+    )
     probe.device = torch.device("cuda")
     with pytest.raises(ValueError, match="num_gpus"):
         RayEvaluator(CachedEvaluator(probe, "nowhere"))
 
 
-def test_a_split_that_is_asked_for_again_is_decoded_once(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_that_is_asked_for_again_is_decoded_once(
+    toy: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the test split is, once a selection, in a comparison."""
     evaluator, decoded = RetrainEvaluator(toy, config=CONFIG, device="cpu"), []
     pixels = evaluator._pixels
-    monkeypatch.setattr(evaluator, "_pixels", lambda *splits: decoded.append(len(splits)) or pixels(*splits))
+    monkeypatch.setattr(
+        evaluator, "_pixels", lambda *splits: decoded.append(len(splits)) or pixels(*splits)
+    )
     none = np.zeros((1, len(toy.candidates)), bool)
     first, again = (evaluator.predict_on(none, 0, replace(toy.test)) for _ in range(2))
-    assert decoded == [1, 2, 1] and (first[0] == again[0]).all()  # the test split, what is trained on, the validation split
+    assert (
+        decoded == [1, 2, 1] and (first[0] == again[0]).all()
+    )  # the test split, what is trained on, the validation split
 
 
-def test_packages_that_were_not_installed_have_a_key(toy: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_were_not_installed_have_a_key(
+    toy: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A clone on PYTHONPATH has no release number."""
 
     def unknown(name: str) -> str:
@@ -150,7 +183,9 @@ def test_packages_that_were_not_installed_have_a_key(toy: FeatureBank, monkeypat
     assert probe.fingerprint not in ("", installed)
 
 
-def test_an_evaluator_that_does_not_say_what_matters_is_not_remembered(toy: FeatureBank, tmp_path: Path) -> None:
+def test_an_evaluator_that_does_not_say_what_matters_is_not_remembered(
+    toy: FeatureBank, tmp_path: Path
+) -> None:
     class Silent(SlowEvaluator):
         settings = Evaluator.settings
 
@@ -177,7 +212,9 @@ def test_survives_company_and_sudden_death(toy: FeatureBank, tmp_path: Path) -> 
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0]
-    assert all(set(json.loads(file.read_text())) == set(METRICS) for file in tmp_path.rglob("[!.]*.json"))
+    assert all(
+        set(json.loads(file.read_text())) == set(METRICS) for file in tmp_path.rglob("[!.]*.json")
+    )
     cached = CachedEvaluator(SlowEvaluator(toy), tmp_path)
     cached.evaluate(masks(toy, 40), 0)
     assert (cached.hits, cached.misses) == (40, 0)
@@ -186,8 +223,15 @@ def test_survives_company_and_sudden_death(toy: FeatureBank, tmp_path: Path) -> 
 def test_parallel_is_the_evaluator(toy: FeatureBank) -> None:
     alone = RetrainEvaluator(toy, config=CONFIG, device="cpu")
     m = masks(toy, 3)
-    with ParallelEvaluator(RetrainEvaluator(toy, config=CONFIG, device="cpu"), workers=2, threads=torch.get_num_threads()) as parallel:
-        for ours, theirs in zip(parallel.evaluate_on(m, 1, toy.valid, toy.test), alone.evaluate_on(m, 1, toy.valid, toy.test)):
+    with ParallelEvaluator(
+        RetrainEvaluator(toy, config=CONFIG, device="cpu"),
+        workers=2,
+        threads=torch.get_num_threads(),
+    ) as parallel:
+        for ours, theirs in zip(
+            parallel.evaluate_on(m, 1, toy.valid, toy.test),
+            alone.evaluate_on(m, 1, toy.valid, toy.test),
+        ):
             assert ours.epochs["brier"] == pytest.approx(theirs.epochs["brier"], abs=1e-6)
         (ours,), (theirs,) = parallel.predict_on(m, 1, toy.test), alone.predict_on(m, 1, toy.test)
         assert ours == pytest.approx(theirs, abs=1e-5)
@@ -257,9 +301,9 @@ def test_predictions_are_remembered(toy: FeatureBank, tmp_path: Path) -> None:
     cached = CachedEvaluator(probe, tmp_path, batch_size=2)
     valid, test = cached.predict_on(m[:3], 0, toy.valid, toy.test)
     again = CachedEvaluator(probe, tmp_path)
-    assert np.array_equal(again.predict_on(m[[3, 1, 0]], 0, toy.test)[0][1:], test[[1, 0]]) and np.array_equal(
-        valid, cached.predict_on(m[:3], 0, toy.valid)[0]
-    )
+    assert np.array_equal(
+        again.predict_on(m[[3, 1, 0]], 0, toy.test)[0][1:], test[[1, 0]]
+    ) and np.array_equal(valid, cached.predict_on(m[:3], 0, toy.valid)[0])
     assert (again.hits, again.misses) == (2, 1)
     for file in tmp_path.rglob("*.npy"):
         file.write_bytes(b"")  # after a power cut

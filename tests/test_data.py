@@ -14,20 +14,33 @@ import pytest
 import torch
 from PIL import Image
 
-from synthselect_env.data import EncodedImages, Dataset, compute_image_stats, decode, draw_per_class, read_class_folders, read_pcam
+from synthselect_env.data import (
+    EncodedImages,
+    Dataset,
+    compute_image_stats,
+    decode,
+    draw_per_class,
+    read_class_folders,
+    read_pcam,
+)
 from synthselect_env.data.images import UndecodableError, image_size
 from synthselect_env.training.augmentation import AUGMENTATIONS
 
 
 def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -> None:
-    folder, archive = read_class_folders(picture_folder, "train"), read_class_folders(picture_zip, "train")
+    folder, archive = (
+        read_class_folders(picture_folder, "train"),
+        read_class_folders(picture_zip, "train"),
+    )
     assert folder.classes == archive.classes == ("normal", "tumor")
     assert folder.ids == archive.ids and len(folder) == 16
     assert (folder.labels == archive.labels).all()
     assert (folder.pixels() == archive.pixels()).all()
     assert folder.pixels().shape == (16, 24, 20, 3)
     brightness = folder.pixels().mean((1, 2, 3))
-    assert brightness[folder.labels == 0].max() < brightness[folder.labels == 1].min()  # labels belong to their images
+    assert (
+        brightness[folder.labels == 0].max() < brightness[folder.labels == 1].min()
+    )  # labels belong to their images
 
 
 def test_class_folders_at_the_top(picture_folder: Path) -> None:
@@ -61,9 +74,15 @@ def test_resizes_and_selects(picture_folder: Path) -> None:
     ("arguments", "message"),
     [
         ({"split": "test"}, "no pictures"),
-        ({"split": "train", "classes": ("normal", "benign")}, r"class folders \['tumor'\] are none of the classes \['normal', 'benign'\]"),
+        (
+            {"split": "train", "classes": ("normal", "benign")},
+            r"class folders \['tumor'\] are none of the classes \['normal', 'benign'\]",
+        ),
         ({"split": "train", "group": "(patient"}, "is not a regular expression"),
-        ({"split": "train", "group": "train-normal|$^"}, "finds no patient or slide in the name 'train-tumor-0.png'"),
+        (
+            {"split": "train", "group": "train-normal|$^"},
+            "finds no patient or slide in the name 'train-tumor-0.png'",
+        ),
     ],
 )
 def test_reader_errors(picture_folder: Path, arguments: dict, message: str) -> None:
@@ -81,7 +100,9 @@ def test_missing_and_broken_paths(tmp_path: Path) -> None:
 
 def test_broken_picture_is_named() -> None:
     with pytest.raises(ValueError, match="picture 1 of 2 cannot be decoded"):
-        EncodedImages([*EncodedImages.encode(np.zeros((1, 8, 8, 3), np.uint8)).blobs, b"nonsense"]).decode()
+        EncodedImages(
+            [*EncodedImages.encode(np.zeros((1, 8, 8, 3), np.uint8)).blobs, b"nonsense"]
+        ).decode()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
@@ -141,20 +162,26 @@ def test_encoding_is_close_and_indexable() -> None:
     images = np.random.default_rng(0).integers(100, 156, (5, 16, 16, 3)).astype(np.uint8)
     encoded = EncodedImages.encode(images, quality=100)
     assert np.abs(encoded.decode().astype(int) - images).mean() < 12
-    assert (encoded[np.array([True, False, False, False, True])].decode() == encoded.decode()[[0, 4]]).all()
+    assert (
+        encoded[np.array([True, False, False, False, True])].decode() == encoded.decode()[[0, 4]]
+    ).all()
     assert decode(images, (8, 8)).shape == (5, 8, 8, 3)
 
 
 @pytest.fixture
 def pcam_files(tmp_path: Path) -> Path:
     with h5py.File(tmp_path / "camelyonpatch_level_2_split_valid_x.h5", "w") as file:
-        file["x"] = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 96, 96, 3), np.uint8)
+        file["x"] = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones(
+            (1, 96, 96, 3), np.uint8
+        )
     with h5py.File(tmp_path / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
         file["y"] = (np.arange(6) % 2).astype(np.uint8).reshape(6, 1, 1, 1)
     return tmp_path
 
 
-@pytest.mark.parametrize("indices", [None, np.array([5, 0, 3]), np.array([2, 2])], ids=["all", "unordered", "repeated"])
+@pytest.mark.parametrize(
+    "indices", [None, np.array([5, 0, 3]), np.array([2, 2])], ids=["all", "unordered", "repeated"]
+)
 def test_pcam_reader(pcam_files: Path, indices: np.ndarray | None) -> None:
     data = read_pcam(pcam_files, "valid", indices)
     expected = np.arange(6) if indices is None else indices
@@ -178,7 +205,9 @@ def test_draw_per_class() -> None:
     labels = np.array([0] * 10 + [1] * 20)
     drawn = draw_per_class(labels, (4, 7), seed=3)
     assert np.bincount(labels[drawn]).tolist() == [4, 7] and len(set(drawn)) == 11
-    assert (drawn == draw_per_class(labels, (4, 7), seed=3)).all() and not np.array_equal(drawn, draw_per_class(labels, (4, 7), seed=4))
+    assert (drawn == draw_per_class(labels, (4, 7), seed=3)).all() and not np.array_equal(
+        drawn, draw_per_class(labels, (4, 7), seed=4)
+    )
     with pytest.raises(ValueError, match="class 0 has 10"):
         draw_per_class(labels, (11, 1), seed=0)
     with pytest.raises(ValueError, match="1 counts were given, and the labels are of 2 classes"):
@@ -189,7 +218,11 @@ def test_draw_per_class() -> None:
 def test_augmentations_are_seeded_and_stay_in_range(name: str) -> None:
     images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     first, again = (AUGMENTATIONS[name](images, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(first, again) and first.shape == images.shape and 0 <= first.min() <= first.max() <= 1
+    assert (
+        torch.equal(first, again)
+        and first.shape == images.shape
+        and 0 <= first.min() <= first.max() <= 1
+    )
     assert torch.equal(first, images) == (name == "none")
 
 
@@ -201,10 +234,22 @@ def test_appearance_is_what_it_says() -> None:
     for i in (0, 299):
         intensity = np.maximum(images[i], 1) / 255
         density = -np.log(intensity)
-        expected = [density[:, :, c].mean() for c in range(3)] + [density[:, :, c].std() for c in range(3)]
-        expected += [np.corrcoef(density[:, :, a].ravel(), density[:, :, b].ravel())[0, 1] for a, b in ((0, 1), (0, 2), (1, 2))]
+        expected = [density[:, :, c].mean() for c in range(3)] + [
+            density[:, :, c].std() for c in range(3)
+        ]
+        expected += [
+            np.corrcoef(density[:, :, a].ravel(), density[:, :, b].ravel())[0, 1]
+            for a, b in ((0, 1), (0, 2), (1, 2))
+        ]
         grey = intensity.mean(2)
-        expected += [np.log(np.abs(grey[:, s:] - grey[:, :-s]).mean() + np.abs(grey[s:] - grey[:-s]).mean() + 1e-3) for s in (1, 2, 4)]
+        expected += [
+            np.log(
+                np.abs(grey[:, s:] - grey[:, :-s]).mean()
+                + np.abs(grey[s:] - grey[:-s]).mean()
+                + 1e-3
+            )
+            for s in (1, 2, 4)
+        ]
         assert found[i] == pytest.approx(expected, abs=2e-3)
     flat = compute_image_stats(np.full((2, 8, 8, 3), 200, np.uint8))
     assert np.isfinite(flat).all() and compute_image_stats(images[:0]).shape == (0, 12)
@@ -213,7 +258,9 @@ def test_appearance_is_what_it_says() -> None:
 def test_broken_file_is_named(picture_folder: Path) -> None:
     file = picture_folder / "train" / "tumor" / "train-tumor-0.png"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"tumor/train-tumor-0\.png cannot be decoded .* remove it"):
+    with pytest.raises(
+        ValueError, match=r"tumor/train-tumor-0\.png cannot be decoded .* remove it"
+    ):
         read_class_folders(picture_folder, "train").pixels((8, 8))
 
 
@@ -237,7 +284,9 @@ def test_links_are_followed(picture_folder: Path, tmp_path: Path) -> None:
     linked.mkdir(parents=True)
     for name in ("normal", "tumor"):
         (linked / name).symlink_to(picture_folder / "train" / name)
-    ours, theirs = (read_class_folders(path, "train") for path in (tmp_path / "linked", picture_folder))
+    ours, theirs = (
+        read_class_folders(path, "train") for path in (tmp_path / "linked", picture_folder)
+    )
     assert ours.ids == theirs.ids and ours.images == theirs.images
 
 
@@ -246,14 +295,24 @@ def test_what_is_transparent_is_glass(mode: str) -> None:
     """Slide readers fill what they have no tissue for with black that cannot be seen."""
     picture, buffer = Image.new("RGBA", (4, 4), (0, 0, 0, 0)), io.BytesIO()
     picture.putpixel((1, 0), (200, 200, 200, 255))
-    picture.convert(mode).save(buffer, "PNG", **({"transparency": picture.convert("P").getpixel((0, 0))} if mode == "P" else {}))
+    picture.convert(mode).save(
+        buffer,
+        "PNG",
+        **({"transparency": picture.convert("P").getpixel((0, 0))} if mode == "P" else {}),
+    )
     pixels = EncodedImages([buffer.getvalue()]).decode()[0]
-    assert pixels[0, 0].tolist() == [255, 255, 255] and np.abs(pixels[0, 1].astype(int) - 200).max() < 8
+    assert (
+        pixels[0, 0].tolist() == [255, 255, 255]
+        and np.abs(pixels[0, 1].astype(int) - 200).max() < 8
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
 def test_names_that_cannot_be_kept(picture_folder: Path) -> None:
-    os.rename(picture_folder / "train" / "tumor" / "train-tumor-0.png", os.fsencode(picture_folder / "train" / "tumor") + b"/M\xfcller.png")
+    os.rename(
+        picture_folder / "train" / "tumor" / "train-tumor-0.png",
+        os.fsencode(picture_folder / "train" / "tumor") + b"/M\xfcller.png",
+    )
     with pytest.raises(ValueError, match=r"name 'train/tumor/M\\udcfcller\.png' is not UTF-8"):
         read_class_folders(picture_folder, "train")
 
@@ -281,6 +340,9 @@ def test_one_odd_picture_does_not_say_how_large_all_are() -> None:
 def test_size_of_pictures() -> None:
     images = np.zeros((2, 5, 7, 3), np.uint8)
     for pictures in (images, EncodedImages.encode(images)):
-        assert Dataset.of_images(pictures, np.zeros(2, int), ("a", "b"), ("x", "y")).image_size == (5, 7)
+        assert Dataset.of_images(pictures, np.zeros(2, int), ("a", "b"), ("x", "y")).image_size == (
+            5,
+            7,
+        )
     with pytest.raises(ValueError, match="no pictures that could have a size"):
         image_size(images[:0])

@@ -15,7 +15,13 @@ from agents.evaluation.comparison import compare
 from synthselect_env import FeatureBank, Dataset, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.data.dataset import Retrainings
-from synthselect_env.evaluators import CachedEvaluator, DatamodelEvaluator, Evaluations, Evaluator, with_retrainings
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    DatamodelEvaluator,
+    Evaluations,
+    Evaluator,
+    with_retrainings,
+)
 from synthselect_env.evaluators import candidate_scores as ranking
 from synthselect_env.evaluators import datamodel as room
 from synthselect_env.metrics import METRICS
@@ -39,14 +45,24 @@ class Pretended(Evaluator):
             shown = split.labels if split.flaw is None else split.labels ^ (split.flaw > 0)
             doubt = 0 if split.flaw is None else rng.normal(0, 0.3, len(split))
             log_odds = (np.log(p / (1 - p)) + doubt) * (2 * shown - 1)  # (k, m)
-            predicted.append(np.stack([-np.logaddexp(0, log_odds), -np.logaddexp(0, -log_odds)], 2).astype(np.float32))
+            predicted.append(
+                np.stack([-np.logaddexp(0, log_odds), -np.logaddexp(0, -log_odds)], 2).astype(
+                    np.float32
+                )
+            )
         return predicted
 
     def own(self, selections: np.ndarray) -> np.ndarray:
         sound, real = self.bank.candidates.flaw == 0, len(self.bank.train)
         size = real + selections.sum(1)
-        values = -0.5 - 0.6 * (selections & ~sound).sum(1) / size + 0.05 * np.log((real + (selections & sound).sum(1)) / real)
-        return values + np.random.default_rng(int(selections.sum())).normal(0, 0.005, len(selections))
+        values = (
+            -0.5
+            - 0.6 * (selections & ~sound).sum(1) / size
+            + 0.05 * np.log((real + (selections & sound).sum(1)) / real)
+        )
+        return values + np.random.default_rng(int(selections.sum())).normal(
+            0, 0.005, len(selections)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +80,16 @@ def with_looks(bank: FeatureBank) -> FeatureBank:
     rng = np.random.default_rng(0)
     real, pool = rng.normal(size=(24, 2)), rng.normal(size=(400, 2))
     pool[::2] *= 50
-    return replace(bank, train=replace(bank.train, image_stats=real), candidates=replace(bank.candidates, image_stats=pool))
+    return replace(
+        bank,
+        train=replace(bank.train, image_stats=real),
+        candidates=replace(bank.candidates, image_stats=pool),
+    )
 
 
-def test_predicts_retrainings_that_it_has_not_seen(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
+def test_predicts_retrainings_that_it_has_not_seen(
+    bank: FeatureBank, datamodel: DatamodelEvaluator
+) -> None:
     others = ranking.draw_design(bank, 60, seed=1)
     truth = Pretended(bank).evaluate(others, 0).log_likelihood
     assert spearmanr(datamodel.evaluate(others, 0).log_likelihood, truth)[0] > 0.8
@@ -81,8 +103,13 @@ def test_what_it_promises_is_kept(bank: FeatureBank, datamodel: DatamodelEvaluat
         found = model.credit(none, 0) > 0
         for _ in range(20):
             found = model.credit(found, 0) > 0
-        promised = (model.evaluate(found, 0).log_likelihood - model.evaluate(none, 0).log_likelihood)[0]
-        real = (Pretended(bank).evaluate(found, 0).log_likelihood - Pretended(bank).evaluate(none, 0).log_likelihood)[0]
+        promised = (
+            model.evaluate(found, 0).log_likelihood - model.evaluate(none, 0).log_likelihood
+        )[0]
+        real = (
+            Pretended(bank).evaluate(found, 0).log_likelihood
+            - Pretended(bank).evaluate(none, 0).log_likelihood
+        )[0]
         model = DatamodelEvaluator(with_retrainings(model.bank, Pretended(bank), found))
     assert real > 0 and promised > 0 and real > promised / 2
     assert len(model.selections) == 43
@@ -98,11 +125,15 @@ def test_leave_one_out_is_refitting_without(monkeypatch: pytest.MonkeyPatch) -> 
     assert whole.predict(z) == pytest.approx(intercept + x @ weights)
     for i in range(20):
         rest = np.arange(20) != i
-        assert left_out[i] == pytest.approx(Ridge(alpha=0.1 * 20).fit(z[rest], y[rest]).predict(z[i : i + 1])[0])
+        assert left_out[i] == pytest.approx(
+            Ridge(alpha=0.1 * 20).fit(z[rest], y[rest]).predict(z[i : i + 1])[0]
+        )
 
 
 @pytest.mark.parametrize("power", room.POWERS)
-def test_credit_is_the_derivative(bank: FeatureBank, datamodel: DatamodelEvaluator, power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credit_is_the_derivative(
+    bank: FeatureBank, datamodel: DatamodelEvaluator, power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "POWERS", (power,))
     model = DatamodelEvaluator(with_looks(datamodel.bank))
     selection = ranking.draw_design(model.bank, 4, seed=2)[2:3]
@@ -110,7 +141,9 @@ def test_credit_is_the_derivative(bank: FeatureBank, datamodel: DatamodelEvaluat
     assert fit.power == power
     for i in (0, 3, 250, 399):
         step = 1e-4 * (np.arange(400) == i)
-        up, down = (-np.exp(fit.linear(model._describe(model._parts(selection + s)))) for s in (step, -step))
+        up, down = (
+            -np.exp(fit.linear(model._describe(model._parts(selection + s)))) for s in (step, -step)
+        )
         assert credit[i] == pytest.approx((up - down)[0] / 2e-4, rel=1e-4)
 
 
@@ -127,10 +160,21 @@ def test_the_power_is_the_one_that_the_retrainings_follow(datamodel: DatamodelEv
 def test_design_covers_sizes_and_ranks(bank: FeatureBank, looks: bool) -> None:
     bank = with_looks(bank) if looks else bank
     design, ranks = ranking.draw_design(bank, 48, seed=0), ranking.candidate_ranks(bank)
-    assert (design == ranking.draw_design(bank, 48, seed=0)).all() and not design[0].any() and design[1].all()
+    assert (
+        (design == ranking.draw_design(bank, 48, seed=0)).all()
+        and not design[0].any()
+        and design[1].all()
+    )
     rates, means = design.mean(1)[2:], np.array([ranks[mask].mean(0) for mask in design[2:]])
-    assert rates.min() < 0.2 and rates.max() > 0.6 and (means.min(0) < 0.45).all() and (means.max(0) > 0.7).all()
-    if looks:  # either rank is tilted whatever the other is, so that a regression can tell them apart
+    assert (
+        rates.min() < 0.2
+        and rates.max() > 0.6
+        and (means.min(0) < 0.45).all()
+        and (means.max(0) > 0.7).all()
+    )
+    if (
+        looks
+    ):  # either rank is tilted whatever the other is, so that a regression can tell them apart
         assert abs(np.corrcoef(means.T)[0, 1]) < 0.5
 
 
@@ -141,10 +185,17 @@ def test_tells_labels_and_looks_apart(bank: FeatureBank) -> None:
     class MindsLooks(Pretended):
         def own(self, selections: np.ndarray) -> np.ndarray:
             odd = np.arange(selections.shape[1]) % 2 == 0
-            return -0.5 - 0.6 * (selections & odd).sum(1) / (len(self.bank.train) + selections.sum(1))
+            return -0.5 - 0.6 * (selections & odd).sum(1) / (
+                len(self.bank.train) + selections.sum(1)
+            )
 
-    fit, typical = (np.isin(np.arange(400), np.argsort(rank)[200:]) for rank in ranking.candidate_ranks(seen).T)
-    for retrain, more_is_better, indifferent in ((Pretended, fit, typical), (MindsLooks, typical, fit)):
+    fit, typical = (
+        np.isin(np.arange(400), np.argsort(rank)[200:]) for rank in ranking.candidate_ranks(seen).T
+    )
+    for retrain, more_is_better, indifferent in (
+        (Pretended, fit, typical),
+        (MindsLooks, typical, fit),
+    ):
         model = DatamodelEvaluator(with_retrainings(seen, retrain(seen), 40))
         halves = np.stack([more_is_better, ~more_is_better, indifferent, ~indifferent])
         good, bad, one, other = model.evaluate(halves, 0).log_likelihood
@@ -154,11 +205,16 @@ def test_tells_labels_and_looks_apart(bank: FeatureBank) -> None:
 def test_contract(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
     masks = ranking.draw_design(bank, 5, seed=3)
     together = datamodel.evaluate(masks, 0)
-    assert pickle.loads(pickle.dumps(datamodel)).evaluate(masks, 9).accuracy == pytest.approx(together.accuracy)
+    assert pickle.loads(pickle.dumps(datamodel)).evaluate(masks, 9).accuracy == pytest.approx(
+        together.accuracy
+    )
     assert datamodel.evaluate(masks[2:3], 0).brier == pytest.approx(together.brier[2:3])
     more = with_retrainings(datamodel.bank, Pretended(bank), masks)
     assert DatamodelEvaluator(more).fingerprint != datamodel.fingerprint
-    assert DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 40)).fingerprint == datamodel.fingerprint
+    assert (
+        DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 40)).fingerprint
+        == datamodel.fingerprint
+    )
 
 
 def test_retrainings_are_kept_with_the_bank(datamodel: DatamodelEvaluator, tmp_path: Path) -> None:
@@ -166,9 +222,14 @@ def test_retrainings_are_kept_with_the_bank(datamodel: DatamodelEvaluator, tmp_p
     loaded = FeatureBank.load(tmp_path / "bank.h5")
     assert "retrainings    40" in loaded.describe()
     masks = ranking.draw_design(datamodel.bank, 5, seed=3)
-    assert (DatamodelEvaluator(loaded).evaluate(masks, 0).accuracy == datamodel.evaluate(masks, 0).accuracy).all()
+    assert (
+        DatamodelEvaluator(loaded).evaluate(masks, 0).accuracy
+        == datamodel.evaluate(masks, 0).accuracy
+    ).all()
     assert len(with_retrainings(loaded, Pretended(loaded), masks).retrainings.selections) == 45
-    more = with_retrainings(loaded, Pretended(loaded), 5).retrainings.selections  # the draw goes on, nothing comes twice
+    more = with_retrainings(
+        loaded, Pretended(loaded), 5
+    ).retrainings.selections  # the draw goes on, nothing comes twice
     assert len(np.unique(more, axis=0)) == 45 and (more[:40] == datamodel.selections).all()
     for spoil in ("recipe", "selections"):
         with h5py.File(tmp_path / "bank.h5", "a") as file:
@@ -194,11 +255,16 @@ def test_plays_in_the_environment(datamodel: DatamodelEvaluator) -> None:
 def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
     with pytest.raises(ValueError, match="predicts figures on the validation split as a whole"):
         datamodel.evaluate_on(datamodel.selections[:1], 0, bank.test)
-    with pytest.raises(ValueError, match="DatamodelEvaluator trains no classifier that the test split could judge"):
+    with pytest.raises(
+        ValueError, match="DatamodelEvaluator trains no classifier that the test split could judge"
+    ):
         compare(bank, ["none"], classifier=datamodel)
     with pytest.raises(ValueError, match="no retrainings to fit a datamodel to; make some with"):
         DatamodelEvaluator(bank)
-    with pytest.raises(ValueError, match="4 retrainings, a datamodel of 3 shares and two more figures needs at least 6"):
+    with pytest.raises(
+        ValueError,
+        match="4 retrainings, a datamodel of 3 shares and two more figures needs at least 6",
+    ):
         DatamodelEvaluator(with_retrainings(bank, Pretended(bank), 4))
     with pytest.raises(ValueError, match="are of other pictures or labels than the bank's"):
         DatamodelEvaluator(replace(datamodel.bank, valid=bank.test))
@@ -210,7 +276,9 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
     with pytest.raises(ValueError, match="by another recipe or seed"):
         with_retrainings(datamodel.bank, Pretended(bank), 4, seed=1)
     held = datamodel.bank.retrainings
-    with pytest.raises(ValueError, match=r"retrainings/selections is bool \(40, 9\), expected bool \(m, 400\)"):
+    with pytest.raises(
+        ValueError, match=r"retrainings/selections is bool \(40, 9\), expected bool \(m, 400\)"
+    ):
         replace(bank, retrainings=replace(held, selections=held.selections[:, :9]))
     with pytest.raises(ValueError, match="retrainings/figures must be arrays"):
         replace(bank, retrainings=replace(held, figures=dict.fromkeys(METRICS, np.zeros((3, 1)))))
@@ -220,7 +288,9 @@ def test_errors(bank: FeatureBank, datamodel: DatamodelEvaluator) -> None:
 
 def test_ranks_go_by_label_and_by_looks(bank: FeatureBank) -> None:
     fit = np.argsort(ranking.label_fit(bank), kind="stable")
-    assert ranking.candidate_ranks(bank).shape == (400, 1) and np.array_equal(np.argsort(ranking.candidate_ranks(bank)[:, 0]), fit)
+    assert ranking.candidate_ranks(bank).shape == (400, 1) and np.array_equal(
+        np.argsort(ranking.candidate_ranks(bank)[:, 0]), fit
+    )
     seen = with_looks(bank)
     by_fit, by_looks = ranking.candidate_ranks(seen).T
     assert np.array_equal(np.argsort(by_fit), fit)
@@ -230,7 +300,10 @@ def test_ranks_go_by_label_and_by_looks(bank: FeatureBank) -> None:
 def test_out_of_bag_fit(bank: FeatureBank) -> None:
     """By hand: the mean over the networks that a candidate was kept from, the better ones weighing more."""
     n, rng = len(bank.candidates), np.random.default_rng(0)
-    selections, own = rng.random((6, n)) < 0.6, np.log(rng.uniform(0.01, 1, (6, n))).astype(np.float16)
+    selections, own = (
+        rng.random((6, n)) < 0.6,
+        np.log(rng.uniform(0.01, 1, (6, n))).astype(np.float16),
+    )
     selections[:, 7], own[2] = True, np.nan
     figures = {m: np.linspace(-0.6, -0.5, 6)[:, None] for m in METRICS}
     seen = replace(bank, retrainings=Retrainings(selections, figures, {}, bank.images_digest, own))
@@ -238,30 +311,53 @@ def test_out_of_bag_fit(bank: FeatureBank) -> None:
     for i in range(n):
         rows = [j for j in range(6) if not selections[j, i] and j != 2]
         weights = [np.exp(ranking.SHARPNESS * figures["log_likelihood"][j, 0]) for j in rows]
-        expected = np.log(np.average(np.exp(own[rows, i].astype(float)), weights=weights)) if rows else np.nan
+        expected = (
+            np.log(np.average(np.exp(own[rows, i].astype(float)), weights=weights))
+            if rows
+            else np.nan
+        )
         assert fit[i] == pytest.approx(expected, nan_ok=True)
     assert np.isnan(fit[7]) and ranking.candidate_fit(seen)[7] == ranking.label_fit(seen)[7]
-    assert ranking.out_of_bag_fit(bank) is None and np.array_equal(ranking.candidate_fit(bank), ranking.label_fit(bank))
+    assert ranking.out_of_bag_fit(bank) is None and np.array_equal(
+        ranking.candidate_fit(bank), ranking.label_fit(bank)
+    )
 
 
-def test_retrainings_tell_of_candidates(bank: FeatureBank, datamodel: DatamodelEvaluator, tmp_path: Path) -> None:
+def test_retrainings_tell_of_candidates(
+    bank: FeatureBank, datamodel: DatamodelEvaluator, tmp_path: Path
+) -> None:
     """The networks know which labels are wrong, so candidates rank better than by the probe; the design does not move."""
     sound = bank.candidates.flaw == 0
     before, after = (roc_auc_score(sound, ranking.fit_and_looks(b)) for b in (bank, datamodel.bank))
     assert after > before + 0.02
-    assert np.array_equal(ranking.draw_design(bank, 9, 0), ranking.draw_design(datamodel.bank, 9, 0))
+    assert np.array_equal(
+        ranking.draw_design(bank, 9, 0), ranking.draw_design(datamodel.bank, 9, 0)
+    )
     datamodel.bank.save(tmp_path / "bank.h5")
     assert np.array_equal(
-        FeatureBank.load(tmp_path / "bank.h5").retrainings.own_log_probability, datamodel.bank.retrainings.own_log_probability
+        FeatureBank.load(tmp_path / "bank.h5").retrainings.own_log_probability,
+        datamodel.bank.retrainings.own_log_probability,
     )
 
-    silent = replace(datamodel.bank, retrainings=replace(datamodel.bank.retrainings, own_log_probability=None))
+    silent = replace(
+        datamodel.bank, retrainings=replace(datamodel.bank.retrainings, own_log_probability=None)
+    )
     assert silent.digest != datamodel.bank.digest
     more = with_retrainings(silent, Pretended(bank), 5)  # of the former 40 it stays unknown
-    assert np.isnan(more.retrainings.own_log_probability[:40]).all() and np.isfinite(more.retrainings.own_log_probability[40:]).all()
+    assert (
+        np.isnan(more.retrainings.own_log_probability[:40]).all()
+        and np.isfinite(more.retrainings.own_log_probability[40:]).all()
+    )
     assert np.isfinite(ranking.candidate_fit(more)).all()
-    with pytest.raises(ValueError, match=r"own_log_probability is int64 \(40, 400\), expected floats"):
-        replace(bank, retrainings=replace(datamodel.bank.retrainings, own_log_probability=np.zeros((40, 400), int)))
+    with pytest.raises(
+        ValueError, match=r"own_log_probability is int64 \(40, 400\), expected floats"
+    ):
+        replace(
+            bank,
+            retrainings=replace(
+                datamodel.bank.retrainings, own_log_probability=np.zeros((40, 400), int)
+            ),
+        )
 
 
 def test_copies_have_one_rank(bank: FeatureBank) -> None:
@@ -270,20 +366,32 @@ def test_copies_have_one_rank(bank: FeatureBank) -> None:
     first, *copies = np.flatnonzero(labels == 1)[:40]
     features = bank.candidates.features.copy()
     features[copies] = features[first]
-    ranks = ranking.candidate_ranks(replace(bank, retrainings=None, candidates=replace(bank.candidates, features=features)))[:, 0]
-    assert (ranks[copies] == ranks[first]).all() and len(np.unique(ranks)) == len(labels) - len(copies)
+    ranks = ranking.candidate_ranks(
+        replace(bank, retrainings=None, candidates=replace(bank.candidates, features=features))
+    )[:, 0]
+    assert (ranks[copies] == ranks[first]).all() and len(np.unique(ranks)) == len(labels) - len(
+        copies
+    )
     assert 0 <= ranks.min() and ranks.max() <= 1
 
 
-def test_fingerprint_knows_what_ranks_are_made_from(bank: FeatureBank, datamodel: DatamodelEvaluator, tmp_path: Path) -> None:
+def test_fingerprint_knows_what_ranks_are_made_from(
+    bank: FeatureBank, datamodel: DatamodelEvaluator, tmp_path: Path
+) -> None:
     """Looks, and what retrained networks say of candidates, change the answers, and so the name under which they are remembered."""
-    rng, masks = np.random.default_rng(0), np.random.default_rng(1).random((3, len(bank.candidates))) < 0.5
+    rng, masks = (
+        np.random.default_rng(0),
+        np.random.default_rng(1).random((3, len(bank.candidates))) < 0.5,
+    )
     held = datamodel.bank.retrainings
     assert held is not None
     untold = replace(bank, retrainings=replace(held, own_log_probability=None))
     real, pool = (rng.normal(size=(len(split), 2)) for split in (bank.train, bank.candidates))
     looked = replace(
-        bank, retrainings=held, train=replace(bank.train, image_stats=real), candidates=replace(bank.candidates, image_stats=pool)
+        bank,
+        retrainings=held,
+        train=replace(bank.train, image_stats=real),
+        candidates=replace(bank.candidates, image_stats=pool),
     )
     others = [DatamodelEvaluator(b) for b in (untold, looked)]
     assert len({e.fingerprint for e in (datamodel, *others)}) == 3
@@ -294,7 +402,10 @@ def test_fingerprint_knows_what_ranks_are_made_from(bank: FeatureBank, datamodel
 
 
 def test_numpys_integers_are_integers(bank: FeatureBank) -> None:
-    made = [with_retrainings(bank, Pretended(bank), n, seed) for n, seed in ((20, 1), (np.int64(20), np.int64(1)))]
+    made = [
+        with_retrainings(bank, Pretended(bank), n, seed)
+        for n, seed in ((20, 1), (np.int64(20), np.int64(1)))
+    ]
     assert made[0].digest == made[1].digest
     with pytest.raises(ValueError, match="selections must be at least 1, got 0"):
         with_retrainings(bank, Pretended(bank), 0)

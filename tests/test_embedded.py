@@ -37,7 +37,9 @@ def test_retrainings_can_be_gone_on_with(name: str) -> None:
     bank = load_bank(name)
 
     class Stopped(QuickRetrainEvaluator):
-        def predict_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[np.ndarray]:
+        def predict_on(
+            self, selections: np.ndarray, seed: int, *splits: Dataset
+        ) -> list[np.ndarray]:
             raise RuntimeError("would be retrained")
 
     with pytest.raises(RuntimeError, match="would be retrained"):
@@ -67,7 +69,9 @@ def test_planted_candidates_are_other_patches_of_the_pcam_bank() -> None:
             assert found is None
     for name in ("valid", "test"):
         theirs = getattr(pcam, name)
-        assert (parts[name].images[[0, 7]].decode() == theirs.images[[0, 7]].decode()).all() and (parts[name].labels == theirs.labels).all()
+        assert (parts[name].images[[0, 7]].decode() == theirs.images[[0, 7]].decode()).all() and (
+            parts[name].labels == theirs.labels
+        ).all()
     with pytest.raises(ValueError, match="were asked for"):
         planted_pcam(n_real=3000, n_candidates=2048)
 
@@ -92,7 +96,11 @@ def test_looks_tell_what_features_do_not(name: str) -> None:
         for kind in np.unique(bank.candidates.flaw[~sound])
         for part in [sound | (bank.candidates.flaw == kind)]
     }
-    assert told["blur and noise"] > 0.95 and told["wrong stain"] > (0.65 if name == "pcam-planted" else 0.55) and told.get("torn", 1) > 0.85
+    assert (
+        told["blur and noise"] > 0.95
+        and told["wrong stain"] > (0.65 if name == "pcam-planted" else 0.55)
+        and told.get("torn", 1) > 0.85
+    )
     assert 0.4 < told["wrong label"] < 0.6
     some = np.arange(0, len(sound), 97)
     pixels = decode(bank.candidates.images[some], (48, 48) if name == "pcam-planted" else (64, 32))

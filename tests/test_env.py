@@ -46,7 +46,9 @@ def rollout(env: gym.Env, seed: int, action_seed: int = 0) -> list[tuple]:
     observation, info = env.reset(seed=seed)
     trace, done = [(observation.sum(), tuple(info.items()))], False
     while not done:
-        observation, reward, done, truncated, info = env.step(rng.integers(2, size=env.action_space.shape))
+        observation, reward, done, truncated, info = env.step(
+            rng.integers(2, size=env.action_space.shape)
+        )
         assert not truncated
         trace.append((observation.sum(), reward, tuple(info.items())))
     return trace
@@ -58,10 +60,14 @@ class TestRegistered:
         check_env(gym.make(env_id, render_mode="rgb_array").unwrapped)
 
     def test_stable_baselines_check(self, env_id: str) -> None:
-        check_env_sb3(gym.make(env_id).unwrapped, warn=False)  # its one warning: observations are not flat
+        check_env_sb3(
+            gym.make(env_id).unwrapped, warn=False
+        )  # its one warning: observations are not flat
 
     def test_bank_none_is_the_ids_own(self, env_id: str) -> None:
-        assert len(gym.make(env_id, bank=None).unwrapped.bank.candidates) == len(load_bank(ENV_IDS[env_id]).candidates)
+        assert len(gym.make(env_id, bank=None).unwrapped.bank.candidates) == len(
+            load_bank(ENV_IDS[env_id]).candidates
+        )
 
     def test_same_seed_same_rollout(self, env_id: str) -> None:
         first, again = (rollout(gym.make(env_id), seed=3) for _ in range(2))
@@ -79,22 +85,32 @@ class TestRegistered:
 def test_pcam_is_eight_batches_of_512() -> None:
     env = gym.make("synthselect_env:SynthSelect-PCam-v0", context=False)
     assert env.observation_space.shape == (512, 512) and env.observation_space.dtype == np.float32
-    assert np.isfinite(env.observation_space.low).all() and np.isfinite(env.observation_space.high).all()
+    assert (
+        np.isfinite(env.observation_space.low).all()
+        and np.isfinite(env.observation_space.high).all()
+    )
     assert env.action_space == gym.spaces.MultiBinary(512)
 
 
 def test_rewards_come_from_retrainings_where_the_bank_has_some(toy: FeatureBank) -> None:
     env = gym.make("SynthSelect-PCam-v0").unwrapped
-    assert isinstance(env.evaluator, DatamodelEvaluator) and len(env.bank.retrainings.selections) >= 48
+    assert (
+        isinstance(env.evaluator, DatamodelEvaluator) and len(env.bank.retrainings.selections) >= 48
+    )
     truth, predicted = env.evaluator.figures.log_likelihood, env.evaluator.leave_one_out()
     assert np.corrcoef(truth, predicted)[0, 1] > 0.7
     assert isinstance(SyntheticSelectionEnv(toy).evaluator, LinearProbeEvaluator)
-    assert isinstance(gym.make("SynthSelect-PCam-v0", evaluator="linear_probe").unwrapped.evaluator, LinearProbeEvaluator)
+    assert isinstance(
+        gym.make("SynthSelect-PCam-v0", evaluator="linear_probe").unwrapped.evaluator,
+        LinearProbeEvaluator,
+    )
 
 
 def test_selection_accumulates_where_the_action_says() -> None:
     bank = load_bank("toy")
-    env = SyntheticSelectionEnv(bank, evaluator=CountEvaluator(bank), reward={"metric": "accuracy", "baseline": "zero"})
+    env = SyntheticSelectionEnv(
+        bank, evaluator=CountEvaluator(bank), reward={"metric": "accuracy", "baseline": "zero"}
+    )
     env.reset(seed=0)
     expected = np.zeros(64, bool)
     rng = np.random.default_rng(0)
@@ -115,7 +131,9 @@ def test_rewards_are_the_evaluators_figures(toy: FeatureBank) -> None:
         _, reward, _, _, info = env.step(env.action_space.sample())
         masks = np.stack([env.selection, np.zeros(64, bool)])
         kept, none = env.evaluator.evaluate(masks, 0).log_likelihood
-        assert reward == pytest.approx(kept - none) and info["log_likelihood"] == pytest.approx(kept)
+        assert reward == pytest.approx(kept - none) and info["log_likelihood"] == pytest.approx(
+            kept
+        )
 
 
 def test_pool_that_does_not_divide_is_padded(small: FeatureBank) -> None:
@@ -132,13 +150,18 @@ def test_observations_are_standardised_features(toy: FeatureBank) -> None:
     table = observations(toy, toy.batches, context=False)
     expected = (toy.candidates.features - toy.train.features.mean(0)) / toy.train.features.std(0)
     for rows, batch in zip(table, toy.batches):
-        assert rows == pytest.approx(np.clip(expected[batch], -OBSERVATION_LIMIT, OBSERVATION_LIMIT), abs=1e-5)
+        assert rows == pytest.approx(
+            np.clip(expected[batch], -OBSERVATION_LIMIT, OBSERVATION_LIMIT), abs=1e-5
+        )
     wide = observations(toy, toy.batches, context=True)
     assert (wide[:, :, :8] == table).all()
     labels = toy.candidates.labels[toy.batches[0]]
     assert (wide[0, :, 8:10] == np.eye(2)[labels]).all()
     assert 1 - wide[0, :, 10] == pytest.approx(toy.centroid_distances[toy.batches[0]], abs=1e-5)
-    assert wide[0, :, 12] == pytest.approx(label_fit(toy)[toy.batches[0]], abs=1e-5) and (wide[0, :, 13] == 0).all()  # looks unknown
+    assert (
+        wide[0, :, 12] == pytest.approx(label_fit(toy)[toy.batches[0]], abs=1e-5)
+        and (wide[0, :, 13] == 0).all()
+    )  # looks unknown
     planted = load_bank("pcam-planted")
     unlike = observations(planted, planted.batches, context=True)[0, :, -2]
     assert unlike == pytest.approx(np.log(planted.atypicality[planted.batches[0]]), abs=1e-5)
@@ -158,7 +181,9 @@ def reachable(*roots: object) -> Iterator[object]:
     seen, waiting = set(), list(roots)
     while waiting:
         item = waiting.pop()
-        if id(item) in seen or isinstance(item, type | ModuleType | FunctionType | BuiltinFunctionType):
+        if id(item) in seen or isinstance(
+            item, type | ModuleType | FunctionType | BuiltinFunctionType
+        ):
             continue
         seen.add(id(item))
         yield item
@@ -168,16 +193,29 @@ def reachable(*roots: object) -> Iterator[object]:
 
 @pytest.mark.parametrize("make", [SyntheticSelectionEnv, SelectionVecEnv])
 @pytest.mark.parametrize("evaluator", ["linear_probe", "instance", "cached", "parallel"])
-def test_no_way_from_an_environment_to_the_test_split(make: type, evaluator: str, tmp_path: Path) -> None:
+def test_no_way_from_an_environment_to_the_test_split(
+    make: type, evaluator: str, tmp_path: Path
+) -> None:
     """Not through its attributes, nor theirs, and so on to the end."""
     bank = toy_bank(candidates_per_class=8)
     probe = LinearProbeEvaluator(bank)
-    given = {"instance": probe, "cached": CachedEvaluator(probe, tmp_path), "parallel": ParallelEvaluator(probe, 1)}.get(
-        evaluator, evaluator
-    )
+    given = {
+        "instance": probe,
+        "cached": CachedEvaluator(probe, tmp_path),
+        "parallel": ParallelEvaluator(probe, 1),
+    }.get(evaluator, evaluator)
     env = make(bank, evaluator=given, n_batches=2)
     env.reset()
-    secrets = {id(value) for value in (bank.test, bank.test.features, bank.test.labels, bank.test.images, bank.test.ids)}
+    secrets = {
+        id(value)
+        for value in (
+            bank.test,
+            bank.test.features,
+            bank.test.labels,
+            bank.test.images,
+            bank.test.ids,
+        )
+    }
     assert not secrets & {id(item) for item in reachable(env)}
     assert secrets <= {id(item) for item in reachable(bank)}  # the search would have found it
 
@@ -231,7 +269,10 @@ def test_there_is_an_environment(toy: FeatureBank, n_envs: int) -> None:
         SelectionVecEnv(toy, n_envs=n_envs)
 
 
-@pytest.mark.parametrize("wrong", [{"evaluator": "svm"}, {"reward": "papr"}, {"render_mode": "human"}, {"bank": "pcan.h5"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"evaluator": "svm"}, {"reward": "papr"}, {"render_mode": "human"}, {"bank": "pcan.h5"}],
+)
 def test_unknown_arguments(wrong: dict) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=next(iter(wrong.values()))):
         SyntheticSelectionEnv(**{"bank": "toy", **wrong})
@@ -254,7 +295,11 @@ def test_retraining_plays(toy: FeatureBank) -> None:
         "resnet34",
         "paper",
         n_batches=2,
-        evaluator_kwargs={"architecture": "resnet18", "config": replace(config, epochs=1, steps_per_epoch=1), "device": "cpu"},
+        evaluator_kwargs={
+            "architecture": "resnet18",
+            "config": replace(config, epochs=1, steps_per_epoch=1),
+            "device": "cpu",
+        },
     )
     assert len(rollout(env, 0)) == 3
 
@@ -303,7 +348,10 @@ def test_vec_env_is_many_environments(toy: FeatureBank, reward: str) -> None:
     n = 3
     ours = SelectionVecEnv(toy, n_envs=n, reward=reward)
     theirs = DummyVecEnv([lambda: SyntheticSelectionEnv(toy, reward=reward)] * n)
-    assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
+    assert (
+        ours.observation_space == theirs.observation_space
+        and ours.action_space == theirs.action_space
+    )
     for env in (ours, theirs):
         env.seed(5)
     assert (ours.reset() == theirs.reset()).all()
@@ -315,7 +363,9 @@ def test_vec_env_is_many_environments(toy: FeatureBank, reward: str) -> None:
         assert d1.all() == (t % 8 == 7)
         for a, b in zip(i1, i2):
             shared = {k: v for k, v in a.items() if k not in ("terminal_observation", "episode")}
-            assert shared == pytest.approx({k: v for k, v in b.items() if k != "terminal_observation"}, abs=1e-9)
+            assert shared == pytest.approx(
+                {k: v for k, v in b.items() if k != "terminal_observation"}, abs=1e-9
+            )
             assert ("episode" in a) == d1.all()
             if d1.all():
                 assert (a["terminal_observation"] == b["terminal_observation"]).all()
@@ -335,7 +385,10 @@ def test_vec_env_reports_returns(toy: FeatureBank) -> None:
     none = env.reset_infos[0]["accuracy"]
     for _ in range(8):
         *_, infos = env.step(np.ones((2, 8)))
-    assert infos[0]["episode"]["r"] == pytest.approx(infos[0]["accuracy"] - none) and infos[0]["episode"]["l"] == 8
+    assert (
+        infos[0]["episode"]["r"] == pytest.approx(infos[0]["accuracy"] - none)
+        and infos[0]["episode"]["l"] == 8
+    )
     assert infos[0]["selected"] == 64 and not env.selections.any()  # a new episode has begun
     with pytest.raises(ValueError, match="share their attributes"):
         env.set_attr("bank", None, indices=[0])

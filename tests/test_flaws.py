@@ -20,7 +20,9 @@ def pictures(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
     return images, np.arange(n) % 2
 
 
-def plant(images: np.ndarray, labels: np.ndarray, n_classes: int, shares: dict[str, float], seed: int) -> tuple[FlawPlan, np.ndarray]:
+def plant(
+    images: np.ndarray, labels: np.ndarray, n_classes: int, shares: dict[str, float], seed: int
+) -> tuple[FlawPlan, np.ndarray]:
     plan = plan_flaws(labels, n_classes, shares, seed)
     return plan, plan.spoil(np.arange(len(labels)), images[plan.source])
 
@@ -39,11 +41,19 @@ def test_shares_and_truth() -> None:
 
 def test_same_seed_same_flaws() -> None:
     images, labels = pictures()
-    (first, spoilt), (second, again), (other, _) = (plant(images, labels, 2, SHARES, seed=s) for s in (0, 0, 1))
-    assert (spoilt == again).all() and (first.labels == second.labels).all() and (first.flaw == second.flaw).all()
+    (first, spoilt), (second, again), (other, _) = (
+        plant(images, labels, 2, SHARES, seed=s) for s in (0, 0, 1)
+    )
+    assert (
+        (spoilt == again).all()
+        and (first.labels == second.labels).all()
+        and (first.flaw == second.flaw).all()
+    )
     assert (first.flaw != other.flaw).any()
     some = np.array([31, 2, 17])
-    assert (first.spoil(some, images[first.source[some]]) == spoilt[some]).all()  # whichever others are asked for
+    assert (
+        first.spoil(some, images[first.source[some]]) == spoilt[some]
+    ).all()  # whichever others are asked for
 
 
 def test_blur_takes_edges_and_stain_takes_colours() -> None:
@@ -80,14 +90,21 @@ def test_wrong_labels_are_another_class() -> None:
 def test_tears_show_the_slide_and_keep_the_rest() -> None:
     images, labels = pictures()
     planted, spoilt = plant(images, labels, 2, {"torn": 0.5}, seed=0)
-    for before, after in zip(images[planted.flaw == FLAWS.index("torn")], spoilt[planted.flaw == FLAWS.index("torn")]):
+    for before, after in zip(
+        images[planted.flaw == FLAWS.index("torn")], spoilt[planted.flaw == FLAWS.index("torn")]
+    ):
         glass = (after == int(np.percentile(before, 99))).all(-1)
         assert 0.1 < glass.mean() < 0.6
-        for row, torn, gap in zip(before, after, glass):  # what is left of a row is a part of it, in its order
+        for row, torn, gap in zip(
+            before, after, glass
+        ):  # what is left of a row is a part of it, in its order
             assert {tuple(p) for p in torn[~gap]} <= {tuple(p) for p in row}
 
 
-@pytest.mark.parametrize(("shares", "message"), [({"burnt": 0.1}, "unknown flaw burnt"), ({"wrong label": 1.2}, "add up to at most 1")])
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [({"burnt": 0.1}, "unknown flaw burnt"), ({"wrong label": 1.2}, "add up to at most 1")],
+)
 def test_errors(shares: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_flaws(pictures()[1], 2, shares, seed=0)

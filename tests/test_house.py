@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = ["metrics", "storage", "data", "training", "synthesis", "bank", "evaluators", "envs", "registration"]
+LAYERS = [
+    "metrics",
+    "storage",
+    "data",
+    "training",
+    "synthesis",
+    "bank",
+    "evaluators",
+    "envs",
+    "registration",
+]
 """Rooms of the environment package; each imports only what stands before it."""
 
 
@@ -24,14 +34,21 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "synthselect_env").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "synthselect_env").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_rooms_import_downwards_only(path: Path) -> None:
     room = path.relative_to(ROOT / "synthselect_env").parts[0].removesuffix(".py")
     for name in imports(path):
         package, _, rest = name.partition(".")
         assert package != "agents", "the environment must not know its agents"
         other = rest.split(".")[0]
-        if package == "synthselect_env" and room != "__init__" and other in LAYERS and other != room:
+        if (
+            package == "synthselect_env"
+            and room != "__init__"
+            and other in LAYERS
+            and other != room
+        ):
             assert LAYERS.index(other) < LAYERS.index(room), f"{room} imports {other}"
 
 
@@ -41,14 +58,19 @@ def test_only_the_protocol_reads_the_test_split() -> None:
         for package in ("synthselect_env", "agents")
         for p in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == "test" and isinstance(node.value, ast.Name) and node.value.id == "bank"
+        if isinstance(node, ast.Attribute)
+        and node.attr == "test"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "bank"
     ]
     assert set(readers) == {"agents/evaluation/comparison.py"}
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = [line for line in readme.splitlines() if line.startswith("pip install") and "pytest" in line]
+    commands = [
+        line for line in readme.splitlines() if line.startswith("pip install") and "pytest" in line
+    ]
     assert len(commands) == 1 and "README.md" in (ROOT / ".ci" / "run").read_text()
 
 

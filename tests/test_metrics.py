@@ -32,10 +32,19 @@ def test_agrees_with_scikit_learn(n_classes: int, decimals: int | None) -> None:
         confusion = oracle.multilabel_confusion_matrix(y, predicted)
         specificities = confusion[:, 0, 0] / confusion[:, 0].sum(1)
         if n_classes == 2:
-            auc, sensitivity, specificity = oracle.roc_auc_score(y, log_p[i, :, 1]), oracle.recall_score(y, predicted), specificities[1]
+            auc, sensitivity, specificity = (
+                oracle.roc_auc_score(y, log_p[i, :, 1]),
+                oracle.recall_score(y, predicted),
+                specificities[1],
+            )
         else:
-            auc = np.mean([oracle.roc_auc_score(onehot[:, c], log_p[i, :, c]) for c in range(n_classes)])
-            sensitivity, specificity = oracle.recall_score(y, predicted, average="macro"), specificities.mean()
+            auc = np.mean(
+                [oracle.roc_auc_score(onehot[:, c], log_p[i, :, c]) for c in range(n_classes)]
+            )
+            sensitivity, specificity = (
+                oracle.recall_score(y, predicted, average="macro"),
+                specificities.mean(),
+            )
         expected = {
             "accuracy": oracle.accuracy_score(y, predicted),
             "balanced_accuracy": oracle.balanced_accuracy_score(y, predicted),
@@ -66,7 +75,11 @@ def test_absent_class_is_left_out_of_the_means() -> None:
 
 
 def test_one_class_only_has_no_auc() -> None:
-    assert classification_metrics(scores(1, 5, 2), torch.zeros(5, dtype=torch.int64))["auc"].isnan().all()
+    assert (
+        classification_metrics(scores(1, 5, 2), torch.zeros(5, dtype=torch.int64))["auc"]
+        .isnan()
+        .all()
+    )
 
 
 def test_broken_classifier_scores_nothing() -> None:

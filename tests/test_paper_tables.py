@@ -23,18 +23,30 @@ def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, picture
     half = found.subset(np.arange(0, len(found), 2))
     features = np.random.default_rng(0).normal(size=(len(half), 4)).astype(np.float32)
     train, other = Dataset(features, half.labels, ids=half.ids), Dataset(features, half.labels)
-    bank = FeatureBank(train=train, valid=other, test=other, candidates=other, classes=found.classes)
+    bank = FeatureBank(
+        train=train, valid=other, test=other, candidates=other, classes=found.classes
+    )
     test = unseen(bank, picture_zip)
     rest = found.subset(np.arange(1, len(found), 2))
-    assert test.ids == rest.ids and (test.labels == rest.labels).all() and test.features.shape == (len(rest), 4)
-    kept, original = (pictures.astype(float)[:, None] for pictures in (test.images.decode(), rest.pixels()))
-    assert (np.square(kept - original.swapaxes(0, 1)).mean((2, 3, 4)).argmin(1) == np.arange(len(rest))).all()  # but for WebP's losses
+    assert (
+        test.ids == rest.ids
+        and (test.labels == rest.labels).all()
+        and test.features.shape == (len(rest), 4)
+    )
+    kept, original = (
+        pictures.astype(float)[:, None] for pictures in (test.images.decode(), rest.pixels())
+    )
+    assert (
+        np.square(kept - original.swapaxes(0, 1)).mean((2, 3, 4)).argmin(1) == np.arange(len(rest))
+    ).all()  # but for WebP's losses
 
 
 def test_nothing_is_left_of_a_set_that_the_bank_holds(unseen: Callable, picture_zip: Path) -> None:
     found = read_class_folders(picture_zip, "train")
     features = np.random.default_rng(0).normal(size=(len(found), 4)).astype(np.float32)
     split = Dataset(features, found.labels, ids=found.ids)
-    bank = FeatureBank(train=split, valid=split, test=split, candidates=split, classes=found.classes)
+    bank = FeatureBank(
+        train=split, valid=split, test=split, candidates=split, classes=found.classes
+    )
     with pytest.raises(ValueError, match="holds all"):
         unseen(bank, picture_zip)

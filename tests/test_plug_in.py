@@ -16,34 +16,74 @@ from agents.selectors import PolicySelector, mask_of_episode
 from synthselect_env import FeatureBank, Selection, SyntheticSelectionEnv, load_bank
 from synthselect_env.envs.wrappers import BoxThresholdWrapper, PerCandidateWrapper
 
-ALGORITHMS = ["PPO", "A2C", "REINFORCE", "TRPO", "MaskablePPO", "RecurrentPPO", "SAC", "TD3", "TQC", "CrossQ", "DQN", "QRDQN"]
+ALGORITHMS = [
+    "PPO",
+    "A2C",
+    "REINFORCE",
+    "TRPO",
+    "MaskablePPO",
+    "RecurrentPPO",
+    "SAC",
+    "TD3",
+    "TQC",
+    "CrossQ",
+    "DQN",
+    "QRDQN",
+]
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_learn_save_load_predict(algo: str, tmp_path: Path, run_example: Callable) -> None:
     steps = 300 if algo in ("DQN", "QRDQN") else 32
-    arguments = ("--algo", algo, "--env", "SynthSelect-Toy-v0", "--timesteps", steps, "--device", "cpu", "--run", tmp_path)
+    arguments = (
+        "--algo",
+        algo,
+        "--env",
+        "SynthSelect-Toy-v0",
+        "--timesteps",
+        steps,
+        "--device",
+        "cpu",
+        "--run",
+        tmp_path,
+    )
     names, told = run_example("plug_in_any_algorithm.py", *arguments)
     assert list(names["ALGORITHMS"]) == ALGORITHMS
     assert names["model"].num_timesteps >= steps and "validation log-likelihood" in told
     selection = Selection.load(tmp_path / f"{algo}.csv")
     bank, model = load_bank("toy"), names["model"]
-    ours = isinstance(model.policy, SelectionPolicy)  # whose probabilities say more than its most probable actions
-    again = PolicySelector(model).select(bank, 0).mask if ours else mask_of_episode(model, names["env"], 0)
-    assert selection.ids == bank.candidates.ids and (selection.mask == again).all()  # what was saved predicts as what was trained
+    ours = isinstance(
+        model.policy, SelectionPolicy
+    )  # whose probabilities say more than its most probable actions
+    again = (
+        PolicySelector(model).select(bank, 0).mask
+        if ours
+        else mask_of_episode(model, names["env"], 0)
+    )
+    assert (
+        selection.ids == bank.candidates.ids and (selection.mask == again).all()
+    )  # what was saved predicts as what was trained
     assert ours == (len(set(selection.scores)) > 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
 @pytest.mark.parametrize("wrapper", [BoxThresholdWrapper, PerCandidateWrapper])
-def test_wrapped_environments_pass_gymnasiums_checks(wrapper: type[gym.Wrapper], small: FeatureBank) -> None:
+def test_wrapped_environments_pass_gymnasiums_checks(
+    wrapper: type[gym.Wrapper], small: FeatureBank
+) -> None:
     check_env(wrapper(SyntheticSelectionEnv(small)), skip_render_check=True)
 
 
 @pytest.mark.parametrize("wrapper", [BoxThresholdWrapper, PerCandidateWrapper])
-def test_wrappers_change_the_question_and_not_the_answer(wrapper: type[gym.Wrapper], small: FeatureBank) -> None:
+def test_wrappers_change_the_question_and_not_the_answer(
+    wrapper: type[gym.Wrapper], small: FeatureBank
+) -> None:
     """The same decisions give the same selection and the same rewards; 26 candidates do not fill 8 batches evenly."""
-    plain, wrapped, rng = SyntheticSelectionEnv(small), wrapper(SyntheticSelectionEnv(small)), np.random.default_rng(0)
+    plain, wrapped, rng = (
+        SyntheticSelectionEnv(small),
+        wrapper(SyntheticSelectionEnv(small)),
+        np.random.default_rng(0),
+    )
     observation, _ = plain.reset(seed=3)
     first, _ = wrapped.reset(seed=3)
     finished = False
@@ -59,7 +99,9 @@ def test_wrappers_change_the_question_and_not_the_answer(wrapper: type[gym.Wrapp
                 paid.append(reward)
             assert not any(paid[:-1])
         else:
-            first, reward, over, _, info = wrapped.step(np.where(bits, 0.3, -0.7).astype(np.float32))
+            first, reward, over, _, info = wrapped.step(
+                np.where(bits, 0.3, -0.7).astype(np.float32)
+            )
         observation, expected, finished, _, told = plain.step(bits)
         assert reward == pytest.approx(expected) and over == finished and info == told
     assert (plain.selection == wrapped.unwrapped.selection).all()
@@ -96,7 +138,11 @@ def test_a_candidate_of_zeros_is_no_padding(small: FeatureBank) -> None:
     """Without context, a candidate at the mean of the real images has a row of zeros."""
     features = small.candidates.features.copy()
     features[:] = small.train.features.mean(0)
-    env = PerCandidateWrapper(SyntheticSelectionEnv(replace(small, candidates=replace(small.candidates, features=features)), context=False))
+    env = PerCandidateWrapper(
+        SyntheticSelectionEnv(
+            replace(small, candidates=replace(small.candidates, features=features)), context=False
+        )
+    )
     env.reset(seed=0)
     steps, over = 0, False
     while not over:

@@ -15,7 +15,9 @@ def evaluations(values: np.ndarray) -> Evaluations:
 
 def test_the_papers_reward_by_hand() -> None:
     tracker = RewardTracker(REWARDS["paper"], evaluations([[0.5]]), 1)
-    first = tracker(evaluations([[0.9, 0.6, 0.7, 0.65, 0.7, 0.68]]))  # the .9 is not among the last five epochs
+    first = tracker(
+        evaluations([[0.9, 0.6, 0.7, 0.65, 0.7, 0.68]])
+    )  # the .9 is not among the last five epochs
     second = tracker(evaluations([[0.8, 0.75]]))
     tracker.restart(evaluations([[0.5]]))  # a new episode: the average goes on
     third = tracker(evaluations([[0.6]]))
@@ -39,7 +41,9 @@ def test_delta_is_against_none() -> None:
 
 
 def test_brier_counts_negative() -> None:
-    assert Reward(metric="brier", window=2).figure(evaluations([[0.1, 0.4, 0.3]])) == pytest.approx([-0.3])
+    assert Reward(metric="brier", window=2).figure(evaluations([[0.1, 0.4, 0.3]])) == pytest.approx(
+        [-0.3]
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from agents.selectors import SELECTORS, BanzhafSelector, CreditSelector, RandomSearchSelector, SearchSelector
+from agents.selectors import (
+    SELECTORS,
+    BanzhafSelector,
+    CreditSelector,
+    RandomSearchSelector,
+    SearchSelector,
+)
 from synthselect_env import FeatureBank, Dataset
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import Evaluations, Evaluator
@@ -23,12 +29,17 @@ class Additive(Evaluator):
 
     def __init__(self, bank: FeatureBank) -> None:
         super().__init__(bank)
-        self.worth = bank.candidates.features @ np.random.default_rng(5).normal(size=bank.n_features)
+        self.worth = bank.candidates.features @ np.random.default_rng(5).normal(
+            size=bank.n_features
+        )
         self.asked = 0
 
     def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
         self.asked += len(selections)
-        return [Evaluations.from_epochs({m: (selections @ self.worth)[:, None] for m in METRICS}) for _ in splits]
+        return [
+            Evaluations.from_epochs({m: (selections @ self.worth)[:, None] for m in METRICS})
+            for _ in splits
+        ]
 
     def credit(self, selections: np.ndarray, seed: int, split: Dataset | None = None) -> np.ndarray:
         self.asked += len(selections)
@@ -51,7 +62,9 @@ def test_finds_what_is_worth_something_within_its_evaluations(name: str, toy: Fe
     assert evaluator.worth[selection.mask].sum() > 0.25 * evaluator.worth[evaluator.worth > 0].sum()
     assert (selection.mask == (selection.scores > 0)).all()
     state = torch.random.get_rng_state()
-    assert (SELECTORS[name](Additive(toy), evaluations=1024).select(toy, 0).scores == selection.scores).all()
+    assert (
+        SELECTORS[name](Additive(toy), evaluations=1024).select(toy, 0).scores == selection.scores
+    ).all()
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -60,8 +73,14 @@ def test_banzhaf_values_by_enumeration() -> None:
     bank = toy_bank(candidates_per_class=3)
 
     class Game(Additive):
-        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
-            figure = selections @ self.worth + 2.0 * selections[:, 0] * selections[:, 1] - selections[:, 2] * selections[:, 5]
+        def evaluate_on(
+            self, selections: np.ndarray, seed: int, *splits: Dataset
+        ) -> list[Evaluations]:
+            figure = (
+                selections @ self.worth
+                + 2.0 * selections[:, 0] * selections[:, 1]
+                - selections[:, 2] * selections[:, 5]
+            )
             return [Evaluations.from_epochs({m: figure[:, None] for m in METRICS}) for _ in splits]
 
     game = Game(bank)
@@ -86,7 +105,11 @@ def test_never_drawn_is_average() -> None:
 @pytest.mark.parametrize("evaluations", [2, 33, 48, 98, 100, 996, 1024])
 def test_rounds_are_of_one_size(evaluations: int, toy: FeatureBank) -> None:
     sizes = RandomSearchSelector(evaluations=evaluations).rounds()
-    assert sum(sizes) == evaluations and max(sizes) - min(sizes) <= 1 and min(sizes) >= min(evaluations, 20)
+    assert (
+        sum(sizes) == evaluations
+        and max(sizes) - min(sizes) <= 1
+        and min(sizes) >= min(evaluations, 20)
+    )
     if evaluations == 1024:
         assert sizes == [32] * 32
 
@@ -95,7 +118,9 @@ def test_cross_entropy_does_not_end_in_a_single_draw(toy: FeatureBank) -> None:
     drawn: list[np.ndarray] = []
 
     class Watched(Additive):
-        def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
+        def evaluate_on(
+            self, selections: np.ndarray, seed: int, *splits: Dataset
+        ) -> list[Evaluations]:
             drawn.extend(selections)
             return super().evaluate_on(selections, seed, *splits)
 

@@ -23,12 +23,20 @@ class GRUController(Controller):
     :raises ValueError: when the width does not divide
     """
 
-    def __init__(self, n_features: int, width: int = 64, n_layers: int = 1, bidirectional: bool = False) -> None:
+    def __init__(
+        self, n_features: int, width: int = 64, n_layers: int = 1, bidirectional: bool = False
+    ) -> None:
         super().__init__(n_features, width)
         if bidirectional and width % 2:
             raise ValueError(f"width {width} is odd; two directions need an even one")
         self.project = nn.Linear(n_features, width)
-        self.recurrence = nn.GRU(width, width // (1 + bidirectional), n_layers, batch_first=True, bidirectional=bidirectional)
+        self.recurrence = nn.GRU(
+            width,
+            width // (1 + bidirectional),
+            n_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+        )
 
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States of the candidates, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
@@ -47,7 +55,9 @@ class GRUAttentionController(GRUController):
     :param bidirectional: read in both directions, at half the width each
     """
 
-    def __init__(self, n_features: int, width: int = 64, n_layers: int = 1, bidirectional: bool = False) -> None:
+    def __init__(
+        self, n_features: int, width: int = 64, n_layers: int = 1, bidirectional: bool = False
+    ) -> None:
         super().__init__(n_features, width, n_layers, bidirectional)
         self.score = nn.Linear(width, width, bias=False)
         self.combine = nn.Linear(2 * width, width)
@@ -55,6 +65,8 @@ class GRUAttentionController(GRUController):
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States of the candidates, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
         states, _ = super().forward(candidates)
-        weights = (self.score(states) @ states.transpose(1, 2) / math.sqrt(self.width)).softmax(2)  # (b, n, n)
+        weights = (self.score(states) @ states.transpose(1, 2) / math.sqrt(self.width)).softmax(
+            2
+        )  # (b, n, n)
         attended = torch.tanh(self.combine(torch.cat([states, weights @ states], dim=2)))
         return attended, attended.mean(1)

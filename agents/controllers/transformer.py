@@ -26,17 +26,32 @@ class TransformerController(Controller):
     :raises ValueError: when the width does not divide
     """
 
-    def __init__(self, n_features: int, width: int = 64, n_layers: int = 2, n_heads: int = 2) -> None:
+    def __init__(
+        self, n_features: int, width: int = 64, n_layers: int = 2, n_heads: int = 2
+    ) -> None:
         super().__init__(n_features, width)
         if width % (2 * n_heads):
             raise ValueError(f"width {width} is not a multiple of 2 × {n_heads} heads")
         self.project = nn.Linear(n_features, width)
-        layer = nn.TransformerEncoderLayer(width, n_heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, n_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            n_heads,
+            2 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, n_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
 
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States of the candidates, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
-        states = self.encoder(self.project(candidates) + sinusoidal_positions(candidates.shape[1], self.width, candidates.device))
+        states = self.encoder(
+            self.project(candidates)
+            + sinusoidal_positions(candidates.shape[1], self.width, candidates.device)
+        )
         return states, states.mean(1)
 
 

@@ -49,7 +49,9 @@ def paired_bootstrap(
     :raises ValueError: when shapes differ
     """
     if ours.shape != theirs.shape or ours.ndim != 3 or ours.shape[1] != len(labels):
-        raise ValueError(f"expected log-probabilities (rounds, {len(labels)}, classes) of both sides, got {ours.shape} and {theirs.shape}")
+        raise ValueError(
+            f"expected log-probabilities (rounds, {len(labels)}, classes) of both sides, got {ours.shape} and {theirs.shape}"
+        )
     rounds, rng = len(ours), np.random.default_rng(seed)
     both, truth = torch.from_numpy(np.concatenate([ours, theirs])), torch.from_numpy(labels)
     figures = classification_metrics(both, truth)[metric].double().numpy()
@@ -61,9 +63,13 @@ def paired_bootstrap(
     own, parts = _per_picture(both, truth, metric), []
     for start in range(0, resamples, TOGETHER):
         size = min(TOGETHER, resamples - start)
-        often = rng.multinomial(n_units if groups is None else n_units - 1, np.full(n_units, 1 / n_units), size=size)[:, unit]  # (size, m)
+        often = rng.multinomial(
+            n_units if groups is None else n_units - 1, np.full(n_units, 1 / n_units), size=size
+        )[:, unit]  # (size, m)
         if own is not None:  # a mean over images: these draws are one matrix product
-            parts.append(often @ (own[:rounds] - own[rounds:]).T / often.sum(1, keepdims=True))  # (size, r)
+            parts.append(
+                often @ (own[:rounds] - own[rounds:]).T / often.sum(1, keepdims=True)
+            )  # (size, r)
             continue
         for counts in often:
             index = torch.from_numpy(np.repeat(np.arange(len(labels)), counts))
@@ -71,7 +77,9 @@ def paired_bootstrap(
             parts.append((values[:rounds] - values[rounds:])[None])
     drawn = np.concatenate(parts)  # (resamples, r)
     shares = (
-        np.ones((resamples, 1)) if rounds == 1 else rng.multinomial(rounds - 1, np.full(rounds, 1 / rounds), size=resamples) / (rounds - 1)
+        np.ones((resamples, 1))
+        if rounds == 1
+        else rng.multinomial(rounds - 1, np.full(rounds, 1 / rounds), size=resamples) / (rounds - 1)
     )
     low, high = np.nanpercentile((drawn * shares).sum(1), [2.5, 97.5])
     return difference, float(low), float(high)

@@ -16,7 +16,13 @@ import numpy as np
 from agents.evaluation.bootstrap import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import Dataset, FeatureBank, Selection
-from synthselect_env.evaluators import CachedEvaluator, ClassifierEvaluator, Evaluations, Evaluator, make_evaluator
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    ClassifierEvaluator,
+    Evaluations,
+    Evaluator,
+    make_evaluator,
+)
 from synthselect_env.metrics import METRICS, more_is_better
 from synthselect_env.storage import Cache, atomic_write, class_digest, content_key, library_digest
 
@@ -90,7 +96,9 @@ class Comparison:
         """A selector's test figures, one a round."""
         return np.array([outcome.test[metric] for outcome in self.of(selector)])
 
-    def gain(self, selector: str, over: str = "none", metric: str = "accuracy") -> tuple[float, float, float]:
+    def gain(
+        self, selector: str, over: str = "none", metric: str = "accuracy"
+    ) -> tuple[float, float, float]:
         """A selector's mean test gain over another one, with its 95 % interval by the paired bootstrap over rounds and test images.
 
         See :func:`~agents.evaluation.bootstrap.paired_bootstrap`.
@@ -102,8 +110,12 @@ class Comparison:
         :raises ValueError: when one of the two was not compared
         """
         if (key := (selector, over, metric)) not in self._gains:
-            ours, theirs = (np.stack([o.predictions for o in self.of(name)]) for name in (selector, over))
-            mean, *ends = more_is_better(metric, np.array(paired_bootstrap(ours, theirs, self.labels, metric, self.groups))).tolist()
+            ours, theirs = (
+                np.stack([o.predictions for o in self.of(name)]) for name in (selector, over)
+            )
+            mean, *ends = more_is_better(
+                metric, np.array(paired_bootstrap(ours, theirs, self.labels, metric, self.groups))
+            ).tolist()
             self._gains[key] = (mean, min(ends), max(ends))
         return self._gains[key]
 
@@ -117,7 +129,9 @@ class Comparison:
 
         :raises ValueError: when one of the two was not compared
         """
-        above = more_is_better(metric, self.test_metrics(selector, metric)) > more_is_better(metric, self.test_metrics(over, metric))
+        above = more_is_better(metric, self.test_metrics(selector, metric)) > more_is_better(
+            metric, self.test_metrics(over, metric)
+        )
         return int(above.sum()), len(above)
 
     def best_control(self, metric: str = "accuracy") -> str | None:
@@ -125,19 +139,40 @@ class Comparison:
 
         Chosen on the test split, in its favour: whoever claims to be better has this one to beat.
         """
-        controls = [name for name in self.selectors if not (self.of(name)[0].is_rl or self.of(name)[0].knows_truth)]
-        return max(controls, key=lambda name: more_is_better(metric, self.test_metrics(name, metric)).mean(), default=None)
+        controls = [
+            name
+            for name in self.selectors
+            if not (self.of(name)[0].is_rl or self.of(name)[0].knows_truth)
+        ]
+        return max(
+            controls,
+            key=lambda name: more_is_better(metric, self.test_metrics(name, metric)).mean(),
+            default=None,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with a row a selector and round."""
         columns = ["classifier", "selector", "round", "selected", "evaluations", "seconds"]
         columns += [f"{split}_{metric}" for split in ("test", "valid") for metric in METRICS]
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(columns)
             for o in self.outcomes:
                 figures = [split[metric] for split in (o.test, o.valid) for metric in METRICS]
-                writer.writerow([self.classifier, o.selector, o.round, o.selection.count, o.evaluations, f"{o.seconds:.2f}", *figures])
+                writer.writerow(
+                    [
+                        self.classifier,
+                        o.selector,
+                        o.round,
+                        o.selection.count,
+                        o.evaluations,
+                        f"{o.seconds:.2f}",
+                        *figures,
+                    ]
+                )
 
 
 def compare(
@@ -171,7 +206,9 @@ def compare(
     """
     unknown = [s for s in selectors if isinstance(s, str) and s not in SELECTORS]
     if unknown:
-        raise ValueError(f"unknown selector {', '.join(unknown)}; one of {', '.join(SELECTORS)}, or a Selector")
+        raise ValueError(
+            f"unknown selector {', '.join(unknown)}; one of {', '.join(SELECTORS)}, or a Selector"
+        )
     chosen = [SELECTORS[s]() if isinstance(s, str) else s for s in selectors]
     names = [s.name for s in chosen]
     if len(set(names)) < len(names):
@@ -179,15 +216,21 @@ def compare(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     if bank.test is None:
-        raise ValueError(f"{bank.source}: there is no test split to compare on; give the bank one that no selection has seen")
+        raise ValueError(
+            f"{bank.source}: there is no test split to compare on; give the bank one that no selection has seen"
+        )
     sealed = bank.sealed
     evaluator = make_evaluator(classifier, sealed, **classifier_kwargs)
     if not isinstance(evaluator.unwrapped, ClassifierEvaluator):
-        raise ValueError(f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one")
+        raise ValueError(
+            f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one"
+        )
     where = None if directory is None else Path(directory)
     judge: Any = evaluator if where is None else CachedEvaluator(evaluator, where / "predictions")
     seed = int(seed)
-    selected = [[_select(selector, sealed, seed + r, where) for selector in chosen] for r in range(rounds)]
+    selected = [
+        [_select(selector, sealed, seed + r, where) for selector in chosen] for r in range(rounds)
+    ]
 
     # The test split is opened here.
     groups = None if bank.test.groups is None else np.asarray(bank.test.groups)
@@ -200,9 +243,15 @@ def compare(
             masks = np.stack([selected[r][i][0].mask for i in rows])
             log_p = judge.predict(masks, seed + r, both).astype(np.float32)
             predicted = log_p[:, :n_valid], log_p[:, n_valid:]
-            figures = [Evaluations.from_predictions(p, s.labels) for p, s in zip(predicted, (bank.valid, bank.test))]
+            figures = [
+                Evaluations.from_predictions(p, s.labels)
+                for p, s in zip(predicted, (bank.valid, bank.test))
+            ]
             for k, i in enumerate(rows):
-                valid, test = ({metric: float(getattr(values, metric)[k]) for metric in METRICS} for values in figures)
+                valid, test = (
+                    {metric: float(getattr(values, metric)[k]) for metric in METRICS}
+                    for values in figures
+                )
                 selection, seconds = selected[r][i]
                 outcomes.append(
                     Outcome(
@@ -221,22 +270,34 @@ def compare(
                 if on_outcome:
                     on_outcome(outcomes[-1])
             if where is not None:
-                Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes).save(where / "comparison.csv")
-    return Comparison(evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes)
+                Comparison(
+                    evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes
+                ).save(where / "comparison.csv")
+    return Comparison(
+        evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes
+    )
 
 
-def _select(selector: Selector, bank: FeatureBank, seed: int, directory: Path | None) -> tuple[Selection, float]:
+def _select(
+    selector: Selector, bank: FeatureBank, seed: int, directory: Path | None
+) -> tuple[Selection, float]:
     """A selection and the seconds that it took, from disk where it was made before."""
     cache = key = None
     if directory is not None:
         try:
-            code = [class_digest(type(selector)), library_digest(), *map(version, ("torch", "stable-baselines3"))]
+            code = [
+                class_digest(type(selector)),
+                library_digest(),
+                *map(version, ("torch", "stable-baselines3")),
+            ]
             key = content_key(code, selector.settings(), bank.digest, seed)
             cache = Cache(directory / "selections")
         except NotImplementedError:
             pass  # a selector that does not say what its selection depends on selects again
     if cache is not None and key is not None and (entry := cache.get(key)) is not None:
-        return Selection.of(bank, entry["mask"], entry["scores"], selector.name), float(entry["seconds"])
+        return Selection.of(bank, entry["mask"], entry["scores"], selector.name), float(
+            entry["seconds"]
+        )
     start = time.perf_counter()
     selection = selector.select(bank, seed)
     seconds = time.perf_counter() - start

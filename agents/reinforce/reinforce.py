@@ -67,7 +67,11 @@ class REINFORCE(OnPolicyAlgorithm):
             max_grad_norm=max_grad_norm, use_sde=False, sde_sample_freq=-1, _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), **kwargs,
         )  # fmt: skip
-        self.baseline, self.baseline_decay, self.normalize_advantage = baseline, baseline_decay, normalize_advantage
+        self.baseline, self.baseline_decay, self.normalize_advantage = (
+            baseline,
+            baseline_decay,
+            normalize_advantage,
+        )
         self._average: dict[int, float] = {}  # step of the episode to return
         if _init_setup_model:
             self._setup_model()
@@ -77,7 +81,9 @@ class REINFORCE(OnPolicyAlgorithm):
         with torch.no_grad():
             for parameter in self.policy.value_net.parameters():
                 parameter.zero_()
-        self._average = {int(step): value for step, value in self._average.items()}  # a saved model's are strings
+        self._average = {
+            int(step): value for step, value in self._average.items()
+        }  # a saved model's are strings
         self._clock = np.zeros(self.n_envs, int)  # steps since each environment's episode began
 
     def train(self) -> None:
@@ -90,8 +96,12 @@ class REINFORCE(OnPolicyAlgorithm):
         if self.baseline == "leave_one_out":
             complete &= complete.sum(1, keepdims=True) > 1
         if not complete.any():
-            two = " in two environments at the same step" if self.baseline == "leave_one_out" else ""
-            raise ValueError(f"no episode ended within n_steps={self.n_steps}{two}, so there is no return to learn from; raise n_steps")
+            two = (
+                " in two environments at the same step" if self.baseline == "leave_one_out" else ""
+            )
+            raise ValueError(
+                f"no episode ended within n_steps={self.n_steps}{two}, so there is no return to learn from; raise n_steps"
+            )
         advantage = returns - baselines
         if self.normalize_advantage:
             advantage = advantage / (np.sqrt((advantage[complete] ** 2).mean()) + 1e-8)
@@ -114,14 +124,22 @@ class REINFORCE(OnPolicyAlgorithm):
         self.logger.record("train/policy_gradient_loss", policy_loss.item())
         self.logger.record("train/entropy_loss", entropy_loss.item())
         self.logger.record("train/loss", loss.item())
-        self.logger.record("train/baseline_explained_variance", explained_variance(baselines[complete], returns[complete]))
+        self.logger.record(
+            "train/baseline_explained_variance",
+            explained_variance(baselines[complete], returns[complete]),
+        )
 
     def _returns(self) -> tuple[np.ndarray, np.ndarray]:
         """Discounted returns, and which steps' episodes ended within the rollout.  (steps, envs) each"""
         buffer = self.rollout_buffer
-        ended = np.concatenate([buffer.episode_starts[1:], self._last_episode_starts[None]]).astype(bool)  # type: ignore[index]
+        ended = np.concatenate([buffer.episode_starts[1:], self._last_episode_starts[None]]).astype(
+            bool
+        )  # type: ignore[index]
         returns, complete = np.zeros_like(buffer.rewards), np.zeros(buffer.rewards.shape, bool)
-        following, known = np.zeros(buffer.n_envs, buffer.rewards.dtype), np.zeros(buffer.n_envs, bool)
+        following, known = (
+            np.zeros(buffer.n_envs, buffer.rewards.dtype),
+            np.zeros(buffer.n_envs, bool),
+        )
         for t in reversed(range(len(returns))):
             known |= ended[t]
             following = buffer.rewards[t] + self.gamma * np.where(ended[t], 0, following)
@@ -167,5 +185,9 @@ class REINFORCE(OnPolicyAlgorithm):
         :raises ValueError: when the baseline needs more environments than there are
         """
         if self.baseline == "leave_one_out" and self.n_envs < 2:
-            raise ValueError("the leave-one-out baseline needs two environments or more; add some, or take baseline='moving_average'")
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            raise ValueError(
+                "the leave-one-out baseline needs two environments or more; add some, or take baseline='moving_average'"
+            )
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )

@@ -13,7 +13,12 @@ from agents.report.flaw_detection import discovery, flaw_detection_metrics
 from agents.report.html import write_report
 from agents.report.image_rows import kept_and_discarded, most_and_least_wanted, real_and_candidates
 from agents.report.plotting import save_figure
-from agents.report.tables import comparison_latex, comparison_markdown, comparison_table, recommendation
+from agents.report.tables import (
+    comparison_latex,
+    comparison_markdown,
+    comparison_table,
+    recommendation,
+)
 
 __all__ = [
     "centroid_histogram",

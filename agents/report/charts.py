@@ -62,15 +62,22 @@ def learning_curves(history: Mapping[str, np.ndarray], n_candidates: int) -> Fig
     """
     drawn = [name for name in CURVES if name in history and np.isfinite(history[name]).any()]
     if not drawn:
-        raise ValueError(f"history has no row of {', '.join(CURVES)}; is it a metrics.csv that SelectionMetrics wrote?")
+        raise ValueError(
+            f"history has no row of {', '.join(CURVES)}; is it a metrics.csv that SelectionMetrics wrote?"
+        )
     figure, axes = panels(len(drawn), 4.6, 2.5)
     for panel, name in zip(axes, drawn):
         values = history[name] / n_candidates if name == "rollout/selected" else history[name]
         values = -values if name == "train/entropy_loss" else values
         known = np.isfinite(values)
-        steps, values = history.get("time/total_timesteps", np.arange(1.0, len(values) + 1))[known], values[known]
+        steps, values = (
+            history.get("time/total_timesteps", np.arange(1.0, len(values) + 1))[known],
+            values[known],
+        )
         window = np.ones(max(1, len(values) // 20))
-        average = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+        average = np.convolve(values, window, "same") / np.convolve(
+            np.ones(len(values)), window, "same"
+        )
         panel.plot(steps, values, color=POOL, linewidth=0.8, alpha=0.7)
         panel.plot(steps, average, color=KEPT, linewidth=1.8)
         panel.set_title(CURVES[name], loc="left", fontsize=10)
@@ -78,7 +85,9 @@ def learning_curves(history: Mapping[str, np.ndarray], n_candidates: int) -> Fig
         panel.locator_params(axis="x", nbins=5)
         panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         if panel in axes[-2:]:
-            panel.set_xlabel("environment steps" if "time/total_timesteps" in history else "updates")
+            panel.set_xlabel(
+                "environment steps" if "time/total_timesteps" in history else "updates"
+            )
     return figure
 
 
@@ -97,8 +106,12 @@ def gap_chart(comparison: Comparison) -> Figure:
         )
         axes.plot([valid.mean(), test.mean()], [row, row], color=POOL, linewidth=1.5, zorder=1)
         for values, colour, label in ((valid, DISCARDED, "validation"), (test, KEPT, "test")):
-            axes.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.35, linewidths=0, zorder=2)
-            axes.scatter(values.mean(), row, s=48, color=colour, label=label if row == 0 else None, zorder=3)
+            axes.scatter(
+                values, [row] * len(values), s=14, color=colour, alpha=0.35, linewidths=0, zorder=2
+            )
+            axes.scatter(
+                values.mean(), row, s=48, color=colour, label=label if row == 0 else None, zorder=3
+            )
         edge = max(*valid, *test)
         gap = f"{valid.mean() - test.mean():+.1f}".replace("-", "−")
         axes.annotate(gap, (edge, row), (9, 0), textcoords="offset points", va="center", fontsize=9)
@@ -123,18 +136,39 @@ def selection_rates(bank: FeatureBank, comparison: Comparison) -> Figure:
     for label, (title, colour) in enumerate(zip(classes, _cycle(len(classes)))):
         members = bank.candidates.labels == label
         rates = [
-            100 * float(np.mean([o.selection.mask[members].mean() if members.any() else 0 for o in comparison.of(name)])) for name in names
+            100
+            * float(
+                np.mean(
+                    [
+                        o.selection.mask[members].mean() if members.any() else 0
+                        for o in comparison.of(name)
+                    ]
+                )
+            )
+            for name in names
         ]
         places = np.arange(len(names)) + (label - (len(classes) - 1) / 2) * thickness
         hatch = "" if label < len(COLOURS) - 1 else "//"  # colours begin again
         axes.barh(places, rates, 0.9 * thickness, color=colour, hatch=hatch, label=literal(title))
         for place, rate in zip(places, rates):
-            axes.annotate(f"{rate:.0f}", (rate, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(
+                f"{rate:.0f}",
+                (rate, place),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
     axes.set_yticks(range(len(names)), [literal(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 105)
     axes.set_xlabel("candidates kept, %")
-    figure.legend(frameon=False, fontsize=9, ncols=max(1, min(4, 60 // max(map(len, classes)))), loc="outside upper right")
+    figure.legend(
+        frameon=False,
+        fontsize=9,
+        ncols=max(1, min(4, 60 // max(map(len, classes)))),
+        loc="outside upper right",
+    )
     return figure
 
 
@@ -161,9 +195,18 @@ def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -
         panel.hist(shown[members], edges, color=POOL, alpha=0.35, label=f"pool ({members.sum():,})")
         for colour, (title, selection) in zip(_cycle(len(selections)), selections.items()):
             kept = members & selection.mask
-            panel.hist(shown[kept], edges, histtype="step", linewidth=1.6, color=colour, label=f"{literal(title)} ({kept.sum():,})")
+            panel.hist(
+                shown[kept],
+                edges,
+                histtype="step",
+                linewidth=1.6,
+                color=colour,
+                label=f"{literal(title)} ({kept.sum():,})",
+            )
         panel.set_xscale("log")
-        ticks = np.geomspace(edges[0], edges[-1], 4)  # the axis's own would overlap where it spans less than a decade or two
+        ticks = np.geomspace(
+            edges[0], edges[-1], 4
+        )  # the axis's own would overlap where it spans less than a decade or two
         panel.minorticks_off()
         panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         panel.set_ylim(top=1.25 * panel.get_ylim()[1])  # room for the legend
@@ -179,7 +222,9 @@ def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     variances, directions = np.linalg.eigh(np.cov(features, rowvar=False))  # ascending
     plane = directions[:, :-3:-1]
-    return plane * np.sign(plane[np.abs(plane).argmax(0), [0, 1]]), variances[:-3:-1] / max(variances.sum(), 1e-12)
+    return plane * np.sign(plane[np.abs(plane).argmax(0), [0, 1]]), variances[:-3:-1] / max(
+        variances.sum(), 1e-12
+    )
 
 
 def feature_map(bank: FeatureBank, selection: Selection, seed: int = 0) -> Figure:
@@ -190,13 +235,21 @@ def feature_map(bank: FeatureBank, selection: Selection, seed: int = 0) -> Figur
     :param seed: of the draw where there are more than :data:`MAP_POINTS`
     """
     rng = np.random.default_rng(seed)
-    real, drawn = (np.sort(rng.permutation(len(split))[:MAP_POINTS]) for split in (bank.train, bank.candidates))
-    real_rows, rows = bank.train.features[real].astype(np.float64), bank.candidates.features[drawn].astype(np.float64)
+    real, drawn = (
+        np.sort(rng.permutation(len(split))[:MAP_POINTS]) for split in (bank.train, bank.candidates)
+    )
+    real_rows, rows = (
+        bank.train.features[real].astype(np.float64),
+        bank.candidates.features[drawn].astype(np.float64),
+    )
     everything = np.concatenate([real_rows, rows])
     plane, shares = principal_plane(everything)
     real_rows, rows = (part - everything.mean(0) for part in (real_rows, rows))
     figure, axes = panels(2, 4.6, 4.0)
-    groups = [(selection.mask[drawn], KEPT, "kept"), (~selection.mask[drawn], DISCARDED, "discarded")]
+    groups = [
+        (selection.mask[drawn], KEPT, "kept"),
+        (~selection.mask[drawn], DISCARDED, "discarded"),
+    ]
     for panel, (members, colour, title) in zip(axes, groups):
         for label, name in enumerate(bank.classes):
             marker = MARKERS[label % len(MARKERS)]
@@ -204,9 +257,27 @@ def feature_map(bank: FeatureBank, selection: Selection, seed: int = 0) -> Figur
             places = rows[members & (bank.candidates.labels[drawn] == label)] @ plane
             # thousands of points: as pixels they take a tenth of the space that they take as shapes
             panel.scatter(
-                backdrop[:, 0], backdrop[:, 1], s=14, marker=marker, color=POOL, alpha=0.3, linewidths=0, rasterized=True, zorder=1
+                backdrop[:, 0],
+                backdrop[:, 1],
+                s=14,
+                marker=marker,
+                color=POOL,
+                alpha=0.3,
+                linewidths=0,
+                rasterized=True,
+                zorder=1,
             )
-            panel.scatter(places[:, 0], places[:, 1], s=11, marker=marker, color=colour, alpha=0.5, linewidths=0, rasterized=True, zorder=2)
+            panel.scatter(
+                places[:, 0],
+                places[:, 1],
+                s=11,
+                marker=marker,
+                color=colour,
+                alpha=0.5,
+                linewidths=0,
+                rasterized=True,
+                zorder=2,
+            )
             panel.scatter([], [], s=30, marker=marker, color=colour, label=literal(name))
         panel.scatter([], [], s=30, color=POOL, label="real")
         panel.set_title(f"{title} ({members.sum():,})", fontsize=10)
@@ -228,12 +299,30 @@ def discovery_curve(selections: Mapping[str, Selection], flaw: np.ndarray) -> Fi
     sound = flaw == 0
     figure, (axes,) = panels(1, 5.2, 4.0)
     inspected = np.arange(len(sound) + 1)
-    axes.plot(inspected, np.minimum(inspected / sound.sum(), 1), color=POOL, linewidth=1, linestyle=":", label="every sound one first")
-    axes.plot(inspected, inspected / len(sound), color=POOL, linewidth=1, linestyle="--", label="in any order")
+    axes.plot(
+        inspected,
+        np.minimum(inspected / sound.sum(), 1),
+        color=POOL,
+        linewidth=1,
+        linestyle=":",
+        label="every sound one first",
+    )
+    axes.plot(
+        inspected,
+        inspected / len(sound),
+        color=POOL,
+        linewidth=1,
+        linestyle="--",
+        label="in any order",
+    )
     for colour, (name, selection) in zip(_cycle(len(selections)), selections.items()):
         figures = flaw_detection_metrics(selection, flaw)
         axes.plot(
-            inspected, discovery(selection.scores, sound), color=colour, linewidth=1.8, label=f"{literal(name)} (AUC {figures['AUC']:.2f})"
+            inspected,
+            discovery(selection.scores, sound),
+            color=colour,
+            linewidth=1.8,
+            label=f"{literal(name)} (AUC {figures['AUC']:.2f})",
         )
         axes.scatter(selection.count, figures["recall"], s=40, color=colour, zorder=3)
     axes.set_xlabel("candidates inspected")

@@ -21,7 +21,10 @@ def discovery(scores: np.ndarray, sound: np.ndarray) -> np.ndarray:
     values, group = np.unique(-scores, return_inverse=True)
     sizes, found = np.bincount(group), np.bincount(group, weights=sound)
     inspected = np.concatenate([[0], np.cumsum(sizes)])
-    return np.interp(np.arange(len(scores) + 1), inspected, np.concatenate([[0], np.cumsum(found)])) / sound.sum()
+    return (
+        np.interp(np.arange(len(scores) + 1), inspected, np.concatenate([[0], np.cumsum(found)]))
+        / sound.sum()
+    )
 
 
 def flaw_detection_metrics(selection: Selection, flaw: np.ndarray) -> dict[str, float]:
@@ -38,5 +41,7 @@ def flaw_detection_metrics(selection: Selection, flaw: np.ndarray) -> dict[str, 
         "AUC": float(auc[0]),
         "precision": hits / selection.count if selection.count else float("nan"),
         "recall": hits / float(sound.sum()) if sound.any() else float("nan"),
-        "F1": 2 * hits / float(selection.count + sound.sum()) if selection.count + sound.sum() else float("nan"),
+        "F1": 2 * hits / float(selection.count + sound.sum())
+        if selection.count + sound.sum()
+        else float("nan"),
     }

@@ -50,8 +50,13 @@ PHONE = 400
 PACKAGES = ("synthselect", "torch", "numpy", "gymnasium", "stable-baselines3", "matplotlib")
 """Whose versions a report states when the configuration doesn't."""
 
-SERIES = [" ".join(f"--series-{i}: {colour};" for i, colour in enumerate(colours)) for colours in (COLOURS, ON_DARK)]
-STYLE = f":root {{ {SERIES[0]} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {SERIES[1]} }} }}"
+SERIES = [
+    " ".join(f"--series-{i}: {colour};" for i, colour in enumerate(colours))
+    for colours in (COLOURS, ON_DARK)
+]
+STYLE = (
+    f":root {{ {SERIES[0]} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {SERIES[1]} }} }}"
+)
 STYLE += """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --page: #f6f7f9; --card: #ffffff; --line: #d9dde3; --mark: #eef3fb;
   --add: #1f7a4d; --leave: #b3364a; --undecided: #9a6b00; }
@@ -126,13 +131,23 @@ def write_report(
     :raises ImportError: without matplotlib
     """
     path = Path(path)
-    selection = comparison.of(ours)[0].selection if selection is None and ours in comparison.selectors else selection
-    decision, sentence = recommendation(comparison, ours, selection)  # before anything costly: it refuses what cannot be judged
+    selection = (
+        comparison.of(ours)[0].selection
+        if selection is None and ours in comparison.selectors
+        else selection
+    )
+    decision, sentence = recommendation(
+        comparison, ours, selection
+    )  # before anything costly: it refuses what cannot be judged
     assert selection is not None
     if len(selection) != len(bank.candidates):
-        raise ValueError(f"the selection is of {len(selection):,} candidates, {bank.source} has {len(bank.candidates):,}")
+        raise ValueError(
+            f"the selection is of {len(selection):,} candidates, {bank.source} has {len(bank.candidates):,}"
+        )
     drawn = _charts(bank, comparison, ours, selection, history, seed)
-    page = _page(bank, comparison, ours, selection, (decision, sentence), drawn, configuration, others, seed)
+    page = _page(
+        bank, comparison, ours, selection, (decision, sentence), drawn, configuration, others, seed
+    )
     file = path if path.suffix.lower() in (".html", ".htm") else path / "report.html"
     if file != path:
         for name, figure in (drawn | _picture_figures(bank, selection, seed)).items():
@@ -144,7 +159,11 @@ def write_report(
             taken[name] += 1  # one architecture may have been trained in two ways
             stem = path / "tables" / (name if taken[name] == 1 else f"{name}-{taken[name]}")
             judged.save(stem.with_name(f"{stem.name}.csv"))
-            for suffix, form in (("tex", comparison_latex), ("md", comparison_markdown), ("txt", comparison_table)):
+            for suffix, form in (
+                ("tex", comparison_latex),
+                ("md", comparison_markdown),
+                ("txt", comparison_table),
+            ):
                 with atomic_write(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
                     temporary.write_text(f"{form(judged)}\n", encoding="utf-8")
     with atomic_write(file) as temporary:
@@ -158,22 +177,35 @@ def _ranks(selection: Selection) -> bool:
 
 
 def _charts(
-    bank: FeatureBank, comparison: Comparison, ours: str, selection: Selection, history: Mapping[str, np.ndarray] | None, seed: int
+    bank: FeatureBank,
+    comparison: Comparison,
+    ours: str,
+    selection: Selection,
+    history: Mapping[str, np.ndarray] | None,
+    seed: int,
 ) -> dict[str, Figure]:
     """The charts that there is something to draw in, by file name."""
-    rivals = [name for name in ("centroid", "random") if name in comparison.selectors and name != ours]
+    rivals = [
+        name for name in ("centroid", "random") if name in comparison.selectors and name != ours
+    ]
     beside = {ours: selection} | {name: comparison.of(name)[0].selection for name in rivals[:1]}
     drawn = {
         "gap": charts.gap_chart(comparison),
         "selection_rates": charts.selection_rates(bank, comparison),
         "centroid_distances": charts.centroid_histogram(bank, beside),
     }
-    if history and any(np.isfinite(history[name]).any() for name in charts.CURVES if name in history):
+    if history and any(
+        np.isfinite(history[name]).any() for name in charts.CURVES if name in history
+    ):
         drawn["learning_curves"] = charts.learning_curves(history, len(bank.candidates))
     if bank.n_features > 1 and len(bank.candidates):
         drawn["feature_map"] = charts.feature_map(bank, selection, seed)
     if bank.candidates.flaw is not None and (bank.candidates.flaw == 0).any():
-        ranked = {ours: selection} | {n: comparison.of(n)[0].selection for n in comparison.selectors if n not in (ours, "random", "oracle")}
+        ranked = {ours: selection} | {
+            n: comparison.of(n)[0].selection
+            for n in comparison.selectors
+            if n not in (ours, "random", "oracle")
+        }
         ranked = {name: one for name, one in ranked.items() if _ranks(one)}
         if ranked:
             drawn["discovery_curve"] = charts.discovery_curve(ranked, bank.candidates.flaw)
@@ -208,11 +240,14 @@ def _page(
 
     def chart(name: str, caption: str) -> str:
         return (
-            f"<figure><figcaption>{escape(caption)}</figcaption>{inline_svg(drawn[name], name, caption)}</figure>" if name in drawn else ""
+            f"<figure><figcaption>{escape(caption)}</figcaption>{inline_svg(drawn[name], name, caption)}</figure>"
+            if name in drawn
+            else ""
         )
 
     tables = [
-        f"<h3>{escape(comparison_title(judged))}</h3>{html_table(comparison_cells(judged), ours)}" for judged in (comparison, *others)
+        f"<h3>{escape(comparison_title(judged))}</h3>{html_table(comparison_cells(judged), ours)}"
+        for judged in (comparison, *others)
     ]
     rounds = len(comparison.of(ours))
     note = f"Mean ± standard deviation over {rounds} rounds." if rounds > 1 else "One round."
@@ -222,20 +257,37 @@ def _page(
         "Accuracy on the validation split, which rewards are measured on, and on the test split, which decided nothing; beside them the "
         "gap in points. Pale dots are rounds.",
     )
-    sections["comparison"] = "Comparison", f"{''.join(tables)}<p class='soft'>{escape(note)}</p>{gap}"
+    sections["comparison"] = (
+        "Comparison",
+        f"{''.join(tables)}<p class='soft'>{escape(note)}</p>{gap}",
+    )
     if "learning_curves" in drawn:
         caption = "What the training run recorded: each update (grey), and its moving average."
         sections["learning"] = "Learning curves", chart("learning_curves", caption)
     sections["selection"] = (
         "What was kept",
         (
-            chart("selection_rates", "Share of each class's candidates that each selector keeps, mean over rounds.")
-            + chart("centroid_distances", "How far candidates lie from the centroid of their class's real training features.")
-            + chart("feature_map", "Candidates and real training pictures in the plane of their features' first two principal components.")
+            chart(
+                "selection_rates",
+                "Share of each class's candidates that each selector keeps, mean over rounds.",
+            )
+            + chart(
+                "centroid_distances",
+                "How far candidates lie from the centroid of their class's real training features.",
+            )
+            + chart(
+                "feature_map",
+                "Candidates and real training pictures in the plane of their features' first two principal components.",
+            )
         ),
     )
-    real, kept = image_rows.real_strips(bank, seed, TILES), image_rows.kept_strips(bank, selection, seed, TILES)
-    by_class = [strip for i in range(0, len(real), 2) for strip in (*real[i : i + 2], *kept[i : i + 2])]
+    real, kept = (
+        image_rows.real_strips(bank, seed, TILES),
+        image_rows.kept_strips(bank, selection, seed, TILES),
+    )
+    by_class = [
+        strip for i in range(0, len(real), 2) for strip in (*real[i : i + 2], *kept[i : i + 2])
+    ]
     if strips := _strips(by_class):
         sections["pictures"] = "Pictures", f"<p class='soft'>Drawn at random.</p>{strips}"
     if _ranks(selection):
@@ -251,18 +303,41 @@ def _page(
             "discovery_curve",
             "Share of the sound candidates found by inspecting candidates in the order of their scores. A dot marks what was kept.",
         )
-        sections["truth"] = "Known truth", _truth(bank.candidates.flaw, comparison, ours, selection) + curve
-    sections["bank"] = "Bank", f"<pre>{escape(bank.describe().replace(bank.source, _source(bank)))}</pre>"
-    facts = [["selector", ours], ["classifier", comparison.classifier], ["rounds", str(rounds)], *_flat(configuration or {})]
+        sections["truth"] = (
+            "Known truth",
+            _truth(bank.candidates.flaw, comparison, ours, selection) + curve,
+        )
+    sections["bank"] = (
+        "Bank",
+        f"<pre>{escape(bank.describe().replace(bank.source, _source(bank)))}</pre>",
+    )
+    facts = [
+        ["selector", ours],
+        ["classifier", comparison.classifier],
+        ["rounds", str(rounds)],
+        *_flat(configuration or {}),
+    ]
     if "versions" not in (configuration or {}):
         facts += _versions()
-    sections["configuration"] = "Configuration and versions", html_table([["", ""], *facts], kind="facts")
+    sections["configuration"] = (
+        "Configuration and versions",
+        html_table([["", ""], *facts], kind="facts"),
+    )
 
     decision, sentence = judgement
-    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, (title, _) in sections.items())
-    body = "".join(f'<section id="{anchor}"><h2>{escape(title)}</h2>{content}</section>' for anchor, (title, content) in sections.items())
+    links = "".join(
+        f'<a href="#{anchor}">{escape(title)}</a>' for anchor, (title, _) in sections.items()
+    )
+    body = "".join(
+        f'<section id="{anchor}"><h2>{escape(title)}</h2>{content}</section>'
+        for anchor, (title, content) in sections.items()
+    )
     first = selection is comparison.of(ours)[0].selection
-    listed = " Gains are means over rounds; the candidates shown are those of the first one." if rounds > 1 and first else ""
+    listed = (
+        " Gains are means over rounds; the candidates shown are those of the first one."
+        if rounds > 1 and first
+        else ""
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(f'{ours} on {_source(bank)}')}</title><style>{STYLE}</style></head>\n<body><header>"
@@ -279,18 +354,26 @@ def _source(bank: FeatureBank) -> str:
     return Path(bank.source).stem
 
 
-def html_table(rows: Sequence[Sequence[str]], ours: str | None = None, kind: str = "figures") -> str:
+def html_table(
+    rows: Sequence[Sequence[str]], ours: str | None = None, kind: str = "figures"
+) -> str:
     """A table that scrolls where the screen is narrow.
 
     :param rows: heads of the columns, then the rows; empty heads are left out
     :param ours: name of the row to set off
     :param kind: class of the table
     """
-    head = f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in rows[0])}</tr></thead>" if any(rows[0]) else ""
+    head = (
+        f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in rows[0])}</tr></thead>"
+        if any(rows[0])
+        else ""
+    )
     lines = []
     for row in rows[1:]:
         mark = ' class="ours"' if row[0] == ours else ""
-        lines.append(f"<tr{mark}><th>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>")
+        lines.append(
+            f"<tr{mark}><th>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        )
     return f'<div class="wide"><table class="{kind}">{head}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -306,11 +389,20 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", dpi=150, transparent=True, metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue()[buffer.getvalue().index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
+    svg = re.sub(
+        r"<metadata>.*?</metadata>",
+        "",
+        buffer.getvalue()[buffer.getvalue().index("<svg") :],
+        flags=re.DOTALL,
+    )
+    svg = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL
+    )  # it would hold for the whole page
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # figure_1, axes_1: in every figure
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)  # no wider than the font that the layout was made with
+    svg = re.sub(
+        r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg
+    )  # no wider than the font that the layout was made with
     svg = svg.replace("stroke: #000000", "stroke: currentColor")
     for i, colour in enumerate(COLOURS):
         svg = svg.replace(f": {colour}", f": var(--series-{i})")
@@ -343,7 +435,12 @@ def _strips(strips: Sequence[image_rows.Strip], named: Selection | None = None) 
         if split.images is not None and len(positions):
             tall, wide = split.image_size
             scale = min(1.0, TILE / (tall * wide) ** 0.5)
-            tiles = list(decode(split.images[positions], (max(1, round(scale * tall)), max(1, round(scale * wide)))))  # type: ignore[index]
+            tiles = list(
+                decode(
+                    split.images[positions],
+                    (max(1, round(scale * tall)), max(1, round(scale * wide))),
+                )
+            )  # type: ignore[index]
         items = "".join(_tile(image_grid, int(i), named) for image_grid, i in zip(tiles, positions))
         kind = "tiles named" if named else "tiles"
         parts.append(f'<h3>{escape(title)}</h3><ul class="{kind}">{items}</ul>')
@@ -352,7 +449,11 @@ def _strips(strips: Sequence[image_rows.Strip], named: Selection | None = None) 
 
 def _tile(image_grid: np.ndarray | None, position: int, named: Selection | None) -> str:
     picture = "" if image_grid is None else f'<img alt="" src="{data_uri(image_grid)}">'
-    caption = "" if named is None else f"<b>{named.scores[position]:.3g}</b> {escape(named.ids[position])}"
+    caption = (
+        ""
+        if named is None
+        else f"<b>{named.scores[position]:.3g}</b> {escape(named.ids[position])}"
+    )
     return f"<li>{picture}{caption}</li>"
 
 
@@ -360,15 +461,24 @@ def _truth(flaw: np.ndarray, comparison: Comparison, ours: str, selection: Selec
     """How well each selector finds the sound candidates, and how many of each flaw ours keeps."""
     rows = [["selection", "AUC of the scores", "precision", "recall", "F1"]]
     for name in comparison.selectors:
-        figures = [flaw_detection_metrics(outcome.selection, flaw) for outcome in comparison.of(name)]
+        figures = [
+            flaw_detection_metrics(outcome.selection, flaw) for outcome in comparison.of(name)
+        ]
         columns = [np.array([one[key] for one in figures]) for key in figures[0]]
-        rows.append([name, *("–" if np.isnan(column).any() else spread(column, ".3f") for column in columns)])
+        rows.append(
+            [
+                name,
+                *("–" if np.isnan(column).any() else spread(column, ".3f") for column in columns),
+            ]
+        )
     kinds = [["candidates", "pool", "kept", "share"]]
     for kind in np.unique(flaw):
         members = flaw == kind
         kept = int((members & selection.mask).sum())
         title = FLAWS[kind] if 0 <= kind < len(FLAWS) else f"flaw {kind}"
-        kinds.append([title, f"{members.sum():,}", f"{kept:,}", f"{100 * kept / members.sum():.0f} %"])
+        kinds.append(
+            [title, f"{members.sum():,}", f"{kept:,}", f"{100 * kept / members.sum():.0f} %"]
+        )
     return (
         "<p class='soft'>The sound candidates are the ones to find; no selector but the oracle is told which they are.</p>"
         f"{html_table(rows, ours)}<h3>What {escape(ours)} keeps</h3>{html_table(kinds)}"
@@ -382,7 +492,10 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[list[str]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
         else:
-            yield [name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
+            yield [
+                name,
+                ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value),
+            ]
 
 
 def _versions() -> Iterator[list[str]]:

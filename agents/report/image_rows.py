@@ -23,7 +23,9 @@ def _drawn(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndar
     return np.sort(rng.choice(members, min(count, len(members)), replace=False))
 
 
-def kept_strips(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> list[Strip]:
+def kept_strips(
+    bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16
+) -> list[Strip]:
     """Random kept and discarded candidates of each class.
 
     :param bank: the bank
@@ -51,7 +53,9 @@ def real_strips(bank: FeatureBank, seed: int = 0, columns: int = 16) -> list[Str
     for label, name in enumerate(bank.classes):
         for split, kind in ((bank.train, "real"), (bank.candidates, "candidates")):
             members = np.flatnonzero(split.labels == label)
-            strips.append((f"{name}, {kind}: {len(members):,}", split, _drawn(members, columns, rng)))
+            strips.append(
+                (f"{name}, {kind}: {len(members):,}", split, _drawn(members, columns, rng))
+            )
     return strips
 
 
@@ -71,7 +75,9 @@ def wanted_strips(bank: FeatureBank, selection: Selection, columns: int = 8) -> 
     return strips
 
 
-def kept_and_discarded(bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16) -> Figure:
+def kept_and_discarded(
+    bank: FeatureBank, selection: Selection, seed: int = 0, columns: int = 16
+) -> Figure:
     """Kept and discarded candidates of each class, a random row each (the paper's Fig. 2 and 3).
 
     :param bank: must hold candidates' images
@@ -108,16 +114,24 @@ def most_and_least_wanted(bank: FeatureBank, selection: Selection, columns: int 
     return _strips(bank, wanted_strips(bank, selection, columns), columns, selection)
 
 
-def _strips(bank: FeatureBank, strips: Sequence[Strip], columns: int, named: Selection | None = None) -> Figure:
+def _strips(
+    bank: FeatureBank, strips: Sequence[Strip], columns: int, named: Selection | None = None
+) -> Figure:
     """A figure with a row of images a strip, each image with score and id where a selection names them."""
     for _, split, _ in strips:
         if split.images is None:
             name = "train" if split is bank.train else "candidates"
-            raise ValueError(f"{bank.source}: {name}/images is missing; there is nothing to picture")
+            raise ValueError(
+                f"{bank.source}: {name}/images is missing; there is nothing to picture"
+            )
     tall, wide = (bank.candidates if len(bank.candidates) else bank.train).image_size
     size, caption = (1.1, 0.28) if named else (0.72, 0.0)
-    figure = new_figure(size * columns, (size * tall / wide + 0.26 + caption) * len(strips))  # a strip of images, and its title
-    for axes, (title, split, positions) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips):
+    figure = new_figure(
+        size * columns, (size * tall / wide + 0.26 + caption) * len(strips)
+    )  # a strip of images, and its title
+    for axes, (title, split, positions) in zip(
+        figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips
+    ):
         axes.set_title(literal(title), loc="left", fontsize=9, pad=2)
         axes.set_axis_off()
         # white all around, and where there are too few, so that all strips have one scale
@@ -128,7 +142,14 @@ def _strips(bank: FeatureBank, strips: Sequence[Strip], columns: int, named: Sel
         if named:
             for place, i in enumerate(positions):
                 text = f"{named.scores[i]:.3g}\n{_end(named.ids[i])}"
-                axes.text((place + 0.5) * (wide + 2), tall + 3, literal(text), ha="center", va="top", fontsize=7)
+                axes.text(
+                    (place + 0.5) * (wide + 2),
+                    tall + 3,
+                    literal(text),
+                    ha="center",
+                    va="top",
+                    fontsize=7,
+                )
     return figure
 
 

@@ -11,9 +11,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#8a8a8a", "#3b6fb6", "#d1495b", "#2e8b57", "#b8860b", "#7b5ea7", "#1f8f9c", "#cc6b2c", "#b9559b")
+COLOURS = (
+    "#8a8a8a",
+    "#3b6fb6",
+    "#d1495b",
+    "#2e8b57",
+    "#b8860b",
+    "#7b5ea7",
+    "#1f8f9c",
+    "#cc6b2c",
+    "#b9559b",
+)
 """The pool or whatever else is background, then one a series; mid-tones, which show on white and on black."""
-ON_DARK = ("#8f96a0", "#6ea3ee", "#f0788a", "#55c28a", "#e0b04c", "#b294e6", "#4fbfce", "#ee9a62", "#e48cc8")
+ON_DARK = (
+    "#8f96a0",
+    "#6ea3ee",
+    "#f0788a",
+    "#55c28a",
+    "#e0b04c",
+    "#b294e6",
+    "#4fbfce",
+    "#ee9a62",
+    "#e48cc8",
+)
 """The same where the page is known to be dark."""
 POOL, KEPT, DISCARDED = COLOURS[:3]
 

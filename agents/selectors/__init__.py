@@ -1,7 +1,13 @@
 """Who selects: one ``select(bank, seed) -> Selection`` for all."""
 
 from agents.selectors.base import RatioSelector, Selector
-from agents.selectors.baselines import AllSelector, CentroidSelector, NoneSelector, OracleSelector, RandomSelector
+from agents.selectors.baselines import (
+    AllSelector,
+    CentroidSelector,
+    NoneSelector,
+    OracleSelector,
+    RandomSelector,
+)
 from agents.selectors.metric_learning import EntropyCentroidSelector, TripletSelector
 from agents.selectors.policy import PolicySelector, TrainingSelector, mask_of_episode
 from agents.selectors.search import (

@@ -38,7 +38,10 @@ class Selector(ABC):
 
         :raises NotImplementedError: where an attribute is not known to be said in full; its selections cannot be remembered
         """
-        return {name: _plain(value, f"{type(self).__name__}.{name}") for name, value in vars(self).items()}
+        return {
+            name: _plain(value, f"{type(self).__name__}.{name}")
+            for name, value in vars(self).items()
+        }
 
 
 def _plain(value: Any, where: str) -> object:
@@ -57,7 +60,9 @@ def _plain(value: Any, where: str) -> object:
         return [_plain(type(value), where), _plain(asdict(value), where)]
     if isinstance(value, nn.Module):
         return weights_digest(value)
-    raise NotImplementedError(f"{where} is a {type(value).__name__}; define settings() to remember what is selected")
+    raise NotImplementedError(
+        f"{where} is a {type(value).__name__}; define settings() to remember what is selected"
+    )
 
 
 class RatioSelector(Selector):

@@ -49,20 +49,33 @@ class TripletSelector(RatioSelector):
             raise ValueError(
                 f"width, steps, batch_size must be at least 1, margin and learning_rate above 0, got {width}, {steps}, {batch_size}, {margin}, {learning_rate}"
             )
-        self.width, self.margin, self.steps, self.batch_size, self.learning_rate = width, margin, steps, batch_size, learning_rate
+        self.width, self.margin, self.steps, self.batch_size, self.learning_rate = (
+            width,
+            margin,
+            steps,
+            batch_size,
+            learning_rate,
+        )
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Minus the distance of a candidate's embedding to the mean of its class's real embeddings."""
         mean, std = bank.train.features.mean(0), np.maximum(bank.train.features.std(0), 1e-6)
-        real, pool = (torch.from_numpy((split.features - mean) / std) for split in (bank.train, bank.candidates))
+        real, pool = (
+            torch.from_numpy((split.features - mean) / std)
+            for split in (bank.train, bank.candidates)
+        )
         labels, own = torch.from_numpy(bank.train.labels), torch.from_numpy(bank.candidates.labels)
         embed = self.learn(real, labels, len(bank.classes), seed)
         with torch.no_grad():
             embedded = embed(real)
-            centroids = torch.stack([embedded[labels == label].mean(0) for label in range(len(bank.classes))])
+            centroids = torch.stack(
+                [embedded[labels == label].mean(0) for label in range(len(bank.classes))]
+            )
             return -(embed(pool) - centroids[own]).norm(dim=1).double().numpy()
 
-    def learn(self, features: torch.Tensor, labels: torch.Tensor, n_classes: int, seed: int) -> Embedding:
+    def learn(
+        self, features: torch.Tensor, labels: torch.Tensor, n_classes: int, seed: int
+    ) -> Embedding:
         """The embedding.
 
         :param features: standardised, float32 (n, d)
@@ -80,7 +93,9 @@ class TripletSelector(RatioSelector):
         same = same[:, None] == same
         for _ in range(self.steps):
             # with replacement: a class may have fewer images than its part of the batch
-            batch = torch.cat([m[torch.randint(len(m), (each,), generator=generator)] for m in members])
+            batch = torch.cat(
+                [m[torch.randint(len(m), (each,), generator=generator)] for m in members]
+            )
             embedded = embed(features[batch])
             squared = 2 - 2 * embedded @ embedded.T  # distances of unit vectors
             farthest = squared.masked_fill(~same, -torch.inf).amax(1)
@@ -133,5 +148,7 @@ class EntropyCentroidSelector(RatioSelector):
         log_p = class_log_probabilities(label_probe(bank), bank.candidates)
         labels = bank.candidates.labels
         counts = self.certain * np.bincount(labels, minlength=len(bank.classes))
-        left = best_of_each_class((np.exp(log_p) * log_p).sum(1), labels, counts)  # minus the entropy
+        left = best_of_each_class(
+            (np.exp(log_p) * log_p).sum(1), labels, counts
+        )  # minus the entropy
         return -bank.centroid_distances - MAX_DISTANCE * ~left

@@ -37,9 +37,13 @@ class PolicySelector(Selector):
 
     is_rl = True
 
-    def __init__(self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None
+    ) -> None:
         if not isinstance(model.policy, SelectionPolicy):
-            raise ValueError(f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}")
+            raise ValueError(
+                f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}"
+            )
         refuse_normalised(model)
         self.policy: SelectionPolicy = model.policy
         self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
@@ -57,10 +61,14 @@ class PolicySelector(Selector):
         table = batch_observations(rows_of_width(bank, d), batches)
         probabilities = np.zeros(len(bank.candidates))
         for batch, rows in zip(batches, torch.from_numpy(table)):
-            probabilities[batch] = self.policy.keep_probabilities(rows[None])[0, : len(batch)].cpu().numpy()
+            probabilities[batch] = (
+                self.policy.keep_probabilities(rows[None])[0, : len(batch)].cpu().numpy()
+            )
         labels = bank.candidates.labels
         expected = np.bincount(labels, weights=probabilities, minlength=len(bank.classes))
-        return Selection.of(bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name)
+        return Selection.of(
+            bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name
+        )
 
     def _default_batches(self, bank: FeatureBank) -> int:
         n = len(bank.candidates)
@@ -103,15 +111,26 @@ class TrainingSelector(Selector):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.algorithm, self.policy, self.kwargs = algorithm, policy, {"n_steps": N_BATCHES, **kwargs}
+        self.algorithm, self.policy, self.kwargs = (
+            algorithm,
+            policy,
+            {"n_steps": N_BATCHES, **kwargs},
+        )
         n_steps = self.kwargs["n_steps"]
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         if evaluations < n_steps:
-            raise ValueError(f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}")
+            raise ValueError(
+                f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}"
+            )
         n_envs = min(n_envs, evaluations // n_steps)
         evaluations -= evaluations % (n_steps * n_envs)
-        self.evaluations, self.n_envs, self.evaluator, self.reward = evaluations, n_envs, evaluator, reward
+        self.evaluations, self.n_envs, self.evaluator, self.reward = (
+            evaluations,
+            n_envs,
+            evaluator,
+            reward,
+        )
         self.extended_features = extended_features
         self.name = name or algorithm.__name__
 
@@ -125,7 +144,9 @@ class TrainingSelector(Selector):
         :param bank: the bank
         :param seed: of the evaluations and of the agent
         """
-        env = SelectionVecEnv(bank, self.n_envs, self.evaluator, self.reward, extended_features=self.extended_features)
+        env = SelectionVecEnv(
+            bank, self.n_envs, self.evaluator, self.reward, extended_features=self.extended_features
+        )
         env.seed(seed)
         return self.algorithm(self.policy, env, seed=seed, **self.kwargs).learn(self.evaluations)  # type: ignore[call-arg]
 

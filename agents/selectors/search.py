@@ -76,7 +76,11 @@ class CrossEntropySelector(SearchSelector):
     name = "cross-entropy"
 
     def __init__(
-        self, evaluator: str | Evaluator | None = None, evaluations: int = 1024, elite: float = 0.25, smoothing: float = 0.5
+        self,
+        evaluator: str | Evaluator | None = None,
+        evaluations: int = 1024,
+        elite: float = 0.25,
+        smoothing: float = 0.5,
     ) -> None:
         super().__init__(evaluator, evaluations)
         self.elite, self.smoothing = elite, smoothing
@@ -87,7 +91,9 @@ class CrossEntropySelector(SearchSelector):
         p = np.full(n, 0.5)
         for k in self.rounds():
             masks = rng.random((k, n)) < p
-            best = np.argsort(-evaluator.evaluate(masks, seed).log_likelihood)[: max(1, round(self.elite * k))]
+            best = np.argsort(-evaluator.evaluate(masks, seed).log_likelihood)[
+                : max(1, round(self.elite * k))
+            ]
             p = self.smoothing * p + (1 - self.smoothing) * masks[best].mean(0)
         return p - 0.5
 
@@ -108,8 +114,12 @@ class BanzhafSelector(SearchSelector):
             groups.append(rng.random((k, n)) < 0.5)
             figures.append(evaluator.evaluate(groups[-1], seed).log_likelihood)
         masks, scores = np.concatenate(groups), np.concatenate(figures)
-        scores = scores - scores.mean()  # so that a candidate that was never drawn, or always, counts as average there
-        with_it, without = (m.T @ scores / np.maximum(m.sum(0), 1) for m in (masks.astype(float), 1.0 - masks))
+        scores = (
+            scores - scores.mean()
+        )  # so that a candidate that was never drawn, or always, counts as average there
+        with_it, without = (
+            m.T @ scores / np.maximum(m.sum(0), 1) for m in (masks.astype(float), 1.0 - masks)
+        )
         return with_it - without
 
 
@@ -126,7 +136,11 @@ class CreditSelector(SearchSelector):
     name = "credit ascent"
 
     def __init__(
-        self, evaluator: str | Evaluator | None = None, evaluations: int = 1024, learning_rate: float = 0.15, drawn: int = 4
+        self,
+        evaluator: str | Evaluator | None = None,
+        evaluations: int = 1024,
+        learning_rate: float = 0.15,
+        drawn: int = 4,
     ) -> None:
         super().__init__(evaluator, evaluations)
         self.learning_rate, self.drawn = learning_rate, drawn
@@ -161,7 +175,11 @@ class DVRLSelector(SearchSelector):
     name = "DVRL"
 
     def __init__(
-        self, evaluator: str | Evaluator | None = None, evaluations: int = 1024, width: int = 64, learning_rate: float = 3e-3
+        self,
+        evaluator: str | Evaluator | None = None,
+        evaluations: int = 1024,
+        width: int = 64,
+        learning_rate: float = 3e-3,
     ) -> None:
         super().__init__(evaluator, evaluations)
         self.width, self.learning_rate = width, learning_rate
@@ -169,18 +187,28 @@ class DVRLSelector(SearchSelector):
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
         """The final log-odds."""
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.from_numpy(batch_observations(candidate_rows(bank, True)[0], [np.arange(len(bank.candidates))])[0])
+        rows = torch.from_numpy(
+            batch_observations(candidate_rows(bank, True)[0], [np.arange(len(bank.candidates))])[0]
+        )
         with seeded(seed):
             network = nn.Sequential(
-                nn.Linear(rows.shape[1], self.width), nn.ReLU(), nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, 1)
+                nn.Linear(rows.shape[1], self.width),
+                nn.ReLU(),
+                nn.Linear(self.width, self.width),
+                nn.ReLU(),
+                nn.Linear(self.width, 1),
             )
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         for k in self.rounds():
             log_odds = network(rows)[:, 0]
             masks = torch.rand(k, len(rows), generator=generator) < log_odds.detach().sigmoid()
-            figures = torch.from_numpy(evaluator.evaluate(masks.numpy(), seed).log_likelihood).float()
+            figures = torch.from_numpy(
+                evaluator.evaluate(masks.numpy(), seed).log_likelihood
+            ).float()
             gain = (figures - (figures.sum() - figures) / (k - 1)) / (figures.std() + 1e-8)
-            log_p = -nn.functional.binary_cross_entropy_with_logits(log_odds.expand(k, -1), masks.float(), reduction="none").sum(1)
+            log_p = -nn.functional.binary_cross_entropy_with_logits(
+                log_odds.expand(k, -1), masks.float(), reduction="none"
+            ).sum(1)
             optimizer.zero_grad()
             (-(gain * log_p).mean()).backward()
             optimizer.step()

@@ -132,18 +132,24 @@ class DataOOBSelector(RatioSelector):
     def __init__(self, ratio: float = 0.5, n_classifiers: int = 512, share: float = 0.1) -> None:
         super().__init__(ratio)
         if n_classifiers < 1 or not 0 < share < 1:
-            raise ValueError(f"n_classifiers must be at least 1 and share between 0 and 1, got {n_classifiers} and {share}")
+            raise ValueError(
+                f"n_classifiers must be at least 1 and share between 0 and 1, got {n_classifiers} and {share}"
+            )
         self.n_classifiers, self.share = n_classifiers, share
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Out-of-bag accuracy of each candidate, and less than its smallest step more by the out-of-bag regression."""
         rng, classifier = np.random.default_rng(seed), label_probe(bank)
-        x = torch.cat([classifier.components(split.features) for split in (bank.train, bank.candidates)])
+        x = torch.cat(
+            [classifier.components(split.features) for split in (bank.train, bank.candidates)]
+        )
         step = rounding_step(x)
         x = (x / step).round() * step  # sums over a bag are exact, as in the probe
         labels = torch.from_numpy(np.concatenate([bank.train.labels, bank.candidates.labels]))
         y = torch.nn.functional.one_hot(labels, len(bank.classes)).to(torch.float64)
-        head = RidgeHead(Design(x[:0], y[:0]), Design(x, y), PROBE_RIDGE)  # no image is in every bag
+        head = RidgeHead(
+            Design(x[:0], y[:0]), Design(x, y), PROBE_RIDGE
+        )  # no image is in every bag
         n, size = len(x), max(1, round(self.share * len(x)))
         judged, right, own = torch.zeros(3, n, dtype=torch.float64)
         for start in range(0, self.n_classifiers, TOGETHER):
@@ -176,7 +182,12 @@ class InfluenceSelector(RatioSelector):
     name = "influence"
     evaluations = 1
 
-    def __init__(self, ratio: float = 0.5, evaluator: str | Evaluator | None = "linear_probe", start: str = "all") -> None:
+    def __init__(
+        self,
+        ratio: float = 0.5,
+        evaluator: str | Evaluator | None = "linear_probe",
+        start: str = "all",
+    ) -> None:
         super().__init__(ratio)
         if start not in ("all", "none"):
             raise ValueError(f"unknown start {start!r}; all or none")
@@ -222,7 +233,10 @@ def herd(candidates: np.ndarray, targets: np.ndarray, kernel: Kernel = _linear) 
     """
     n = len(candidates)
     wanted = np.concatenate(  # inner product of each candidate with the targets' mean, in chunks
-        [np.zeros(0), *(kernel(candidates[i : i + TOGETHER], targets).mean(1) for i in range(0, n, TOGETHER))]
+        [
+            np.zeros(0),
+            *(kernel(candidates[i : i + TOGETHER], targets).mean(1) for i in range(0, n, TOGETHER)),
+        ]
     )
     own = np.array([kernel(row[None], row[None])[0, 0] for row in candidates])
     taken = np.zeros(n)  # inner product of each candidate with the sum of those taken
@@ -253,9 +267,14 @@ class MatchingSelector(RatioSelector):
         candidates, targets, classes = self.vectors(bank)
         scores = np.zeros(len(candidates))
         for label in range(len(bank.classes)):
-            members, aims = np.flatnonzero(bank.candidates.labels == label), targets[classes == label]
+            members, aims = (
+                np.flatnonzero(bank.candidates.labels == label),
+                targets[classes == label],
+            )
             # a class without targets is matched with those of all
-            order = members[herd(candidates[members], aims if len(aims) else targets, KERNELS[self.kernel])]
+            order = members[
+                herd(candidates[members], aims if len(aims) else targets, KERNELS[self.kernel])
+            ]
             scores[order] = 1 - np.arange(len(order)) / max(len(order), 1)
         return scores
 
@@ -279,7 +298,10 @@ class GradientMatchingSelector(MatchingSelector):
         classifier = label_probe(bank)
         gradients = []
         for split in (bank.candidates, bank.valid):
-            surplus = np.exp(class_log_probabilities(classifier, split)) - np.eye(len(bank.classes))[split.labels]  # (n, c)
+            surplus = (
+                np.exp(class_log_probabilities(classifier, split))
+                - np.eye(len(bank.classes))[split.labels]
+            )  # (n, c)
             x = classifier.components(split.features).numpy()  # (n, p)
             gradients.append((surplus[:, :, None] * x[:, None, :]).reshape(len(split), -1))
         return gradients[0], gradients[1], bank.valid.labels
@@ -306,6 +328,8 @@ class HerdingSelector(MatchingSelector):
 
     def vectors(self, bank: FeatureBank) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features of candidates and of real training images."""
-        candidates, real = (split.features - bank.centroids[split.labels] for split in (bank.candidates, bank.train))
+        candidates, real = (
+            split.features - bank.centroids[split.labels] for split in (bank.candidates, bank.train)
+        )
         scale = max(float(np.sqrt((real**2).sum(1).mean())), 1e-6)
         return candidates / scale, real / scale, bank.train.labels

@@ -17,7 +17,12 @@ from synthselect_env.data.images import RENDERERS
 
 EMBEDDED = ("pcam", "cervical", "pcam-planted", "toy")
 
-PLANTED_FLAWS = {"wrong label": 0.3, "blur and noise": 0.07, "wrong stain": 0.07, "near duplicate": 0.06}
+PLANTED_FLAWS = {
+    "wrong label": 0.3,
+    "blur and noise": 0.07,
+    "wrong stain": 0.07,
+    "near duplicate": 0.06,
+}
 """Shares of a pool of which half is sound."""
 
 
@@ -32,7 +37,9 @@ def load_bank(name: str) -> FeatureBank:
     if name == "toy":
         return toy_bank()
     if name not in EMBEDDED:
-        raise ValueError(f"no embedded bank {name!r}; there are {', '.join(EMBEDDED)}; FeatureBank.load(path) reads your own")
+        raise ValueError(
+            f"no embedded bank {name!r}; there are {', '.join(EMBEDDED)}; FeatureBank.load(path) reads your own"
+        )
     with resources.as_file(resources.files("synthselect_env") / "assets" / f"{name}.h5") as path:
         return FeatureBank.load(path)
 
@@ -47,7 +54,9 @@ def resolve_bank(bank: FeatureBank | str | Path) -> FeatureBank:
     return load_bank(bank) if bank in EMBEDDED else FeatureBank.load(bank)
 
 
-def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float = 1.0, seed: int = 0) -> FeatureBank:
+def toy_bank(
+    candidates_per_class: int = 32, n_features: int = 8, noise: float = 1.0, seed: int = 0
+) -> FeatureBank:
     """A small known-truth bank: two Gaussian classes, and a pool of which half the candidates carry the wrong label.
 
     Images are 16×16, a fixed random linear image of the features, so that networks can be trained on them in seconds.
@@ -64,11 +73,21 @@ def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float =
 
     def draw(per_class: int, prefix: str, flawed: float = 0.0) -> Dataset:
         truth = np.repeat([0, 1], per_class)
-        features = np.outer(2.0 * truth - 1, direction) + noise * rng.normal(size=(2 * per_class, n_features))
+        features = np.outer(2.0 * truth - 1, direction) + noise * rng.normal(
+            size=(2 * per_class, n_features)
+        )
         flaw = (rng.random(2 * per_class) < flawed).astype(np.int8)
-        images = np.clip(128 + 60 * (features @ paint), 0, 255).astype(np.uint8).reshape(-1, 16, 16, 3)
+        images = (
+            np.clip(128 + 60 * (features @ paint), 0, 255).astype(np.uint8).reshape(-1, 16, 16, 3)
+        )
         ids = tuple(f"{prefix}-{i}" for i in range(2 * per_class))
-        return Dataset(features.astype(np.float32), np.where(flaw, 1 - truth, truth), ids, images, flaw=flaw if flawed else None)
+        return Dataset(
+            features.astype(np.float32),
+            np.where(flaw, 1 - truth, truth),
+            ids,
+            images,
+            flaw=flaw if flawed else None,
+        )
 
     return FeatureBank(
         train=draw(12, "train"), valid=draw(64, "valid"), test=draw(256, "test"), candidates=draw(candidates_per_class, "candidate", flawed=0.5),
@@ -77,7 +96,10 @@ def toy_bank(candidates_per_class: int = 32, n_features: int = 8, noise: float =
 
 
 def planted_pcam(
-    n_real: int = 128, n_candidates: int = 2048, flaws: Mapping[str, float] = PLANTED_FLAWS, seed: int = 0
+    n_real: int = 128,
+    n_candidates: int = 2048,
+    flaws: Mapping[str, float] = PLANTED_FLAWS,
+    seed: int = 0,
 ) -> dict[str, Dataset]:
     """Real patches of the embedded PCam bank as candidates of known truth: some are spoilt, the others are as good as real ones.
 
@@ -98,14 +120,26 @@ def planted_pcam(
         whole: Dataset = getattr(bank, name)
         positions = real if name == "train" else np.arange(len(whole))
         split = whole.subset(positions)
-        images = RenderedImages("embedded pcam", {"split": name, "pictures": whole.images_digest[:16]}, positions)
-        parts[name] = Dataset.of_images(images, split.labels, tuple(split.ids or ()), tuple(bank.classes))
+        images = RenderedImages(
+            "embedded pcam", {"split": name, "pictures": whole.images_digest[:16]}, positions
+        )
+        parts[name] = Dataset.of_images(
+            images, split.labels, tuple(split.ids or ()), tuple(bank.classes)
+        )
     pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
-    recipe = {"n_real": n_real, "n_candidates": n_candidates, "flaws": pairs, "seed": seed, "version": FLAWS_VERSION}
+    recipe = {
+        "n_real": n_real,
+        "n_candidates": n_candidates,
+        "flaws": pairs,
+        "seed": seed,
+        "version": FLAWS_VERSION,
+    }
     recipe |= {"pictures": bank.train.images_digest[:16]}
     candidates = RenderedImages("embedded pcam, planted flaws", recipe, np.arange(len(pool)))
     ids = tuple(f"candidate-{i:04d}" for i in range(len(pool)))  # a file name would tell the class
-    parts["candidates"] = Dataset.of_images(candidates, plan.labels, ids, tuple(bank.classes), flaw=plan.flaw)
+    parts["candidates"] = Dataset.of_images(
+        candidates, plan.labels, ids, tuple(bank.classes), flaw=plan.flaw
+    )
     return parts
 
 
@@ -129,7 +163,9 @@ def _planted_plan(
 def _pcam_pictures(split: str, pictures: str, positions: np.ndarray) -> np.ndarray:
     part: Dataset = getattr(_pcam(), split)
     if part.images_digest[:16] != pictures:
-        raise ValueError(f"these are pictures of another embedded PCam bank than this release's ({split} split); build the bank again")
+        raise ValueError(
+            f"these are pictures of another embedded PCam bank than this release's ({split} split); build the bank again"
+        )
     assert isinstance(part.images, EncodedImages)
     return part.images[positions].decode()
 
@@ -139,11 +175,21 @@ def _render_real(positions: np.ndarray, split: str, pictures: str) -> np.ndarray
 
 
 def _render_planted(
-    positions: np.ndarray, n_real: int, n_candidates: int, flaws: list[list[Any]], seed: int, version: int, pictures: str
+    positions: np.ndarray,
+    n_real: int,
+    n_candidates: int,
+    flaws: list[list[Any]],
+    seed: int,
+    version: int,
+    pictures: str,
 ) -> np.ndarray:
     if version != FLAWS_VERSION:
-        raise ValueError(f"these flaws are of version {version}, this release plants {FLAWS_VERSION}; build the bank again")
-    _, pool, plan = _planted_plan(n_real, n_candidates, tuple((name, share) for name, share in flaws), seed)
+        raise ValueError(
+            f"these flaws are of version {version}, this release plants {FLAWS_VERSION}; build the bank again"
+        )
+    _, pool, plan = _planted_plan(
+        n_real, n_candidates, tuple((name, share) for name, share in flaws), seed
+    )
     return plan.spoil(positions, _pcam_pictures("train", pictures, pool[plan.source[positions]]))
 
 

@@ -43,7 +43,9 @@ def train_extractor(
     if config.steps_per_epoch is None:
         config = replace(config, steps_per_epoch=max(LEAST_STEPS, len(train) // config.batch_size))
     pictures = (train.pixels(config.size), train.labels, valid.pixels(config.size), valid.labels)
-    extractor = train_classifier(*pictures, len(train.classes), seed, config, device, keep="best", on_epoch=on_epoch)
+    extractor = train_classifier(
+        *pictures, len(train.classes), seed, config, device, keep="best", on_epoch=on_epoch
+    )
     extractor.trained_on = training_digest(train, seed)
     return extractor
 
@@ -67,7 +69,9 @@ def extract_bank(
     """
     classes, config = pictures["train"].classes, extractor.config
     if extractor.n_classes != len(classes):
-        raise ValueError(f"the extractor was trained for {extractor.n_classes} classes, the pictures have {len(classes)}")
+        raise ValueError(
+            f"the extractor was trained for {extractor.n_classes} classes, the pictures have {len(classes)}"
+        )
     for name, split in pictures.items():
         if tuple(split.classes) != tuple(classes):
             raise ValueError(
@@ -76,19 +80,31 @@ def extract_bank(
     pixels = pictures["candidates"].pixels(config.size)  # rendered or decoded once
     assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
     features = {
-        name: extractor.features(pixels if name == "candidates" else pictures[name].pixels(config.size))
+        name: extractor.features(
+            pixels if name == "candidates" else pictures[name].pixels(config.size)
+        )
         for name in SPLITS
         if name in pictures
     }
     if extractor.history:
         best = int(np.argmax(extractor.history["log_likelihood"]))
         when = f", epoch {best + 1} of {config.epochs} by validation"
-        measured = {"extractor_validation": {name: round(extractor.history[name][best], 4) for name in METRICS}}
+        measured = {
+            "extractor_validation": {
+                name: round(extractor.history[name][best], 4) for name in METRICS
+            }
+        }
     else:  # of elsewhere
         when, measured = "", {}
     size = "×".join(map(str, config.size))
-    looks = {"train": compute_image_stats(pictures["train"].pixels(config.size)), "candidates": compute_image_stats(pixels)}
-    splits = {name: Dataset(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name)) for name, p in pictures.items()}
+    looks = {
+        "train": compute_image_stats(pictures["train"].pixels(config.size)),
+        "candidates": compute_image_stats(pixels),
+    }
+    splits = {
+        name: Dataset(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name))
+        for name, p in pictures.items()
+    }
     return FeatureBank(
         **{"test": None, **splits},  # type: ignore[arg-type]
         classes=classes,
@@ -96,6 +112,8 @@ def extract_bank(
         provenance={
             **(provenance or {}),
             **measured,
-            "candidates_that_the_extractor_assigns_to_their_class": round(float((assigned == pictures["candidates"].labels).mean()), 4),
+            "candidates_that_the_extractor_assigns_to_their_class": round(
+                float((assigned == pictures["candidates"].labels).mean()), 4
+            ),
         },
     )

@@ -16,7 +16,12 @@ import numpy as np
 
 from synthselect_env.bank.batching import N_BATCHES, make_batches
 from synthselect_env.bank.checks import leaks, small_classes
-from synthselect_env.bank.hdf5 import read_dataset, read_retrainings, write_dataset, write_retrainings
+from synthselect_env.bank.hdf5 import (
+    read_dataset,
+    read_retrainings,
+    write_dataset,
+    write_retrainings,
+)
 from synthselect_env.bank.retrainings import Retrainings
 from synthselect_env.data import Dataset
 from synthselect_env.metrics import METRICS

@@ -26,12 +26,16 @@ def write_dataset(group: h5py.Group, split: Dataset, half: bool | None) -> None:
         if half is None and not np.array_equal(features, split.features):
             features = split.features
     if not np.isfinite(features).all():
-        raise ValueError(f"{group.name}/features has values beyond half precision's 65,504; save with half=False")
+        raise ValueError(
+            f"{group.name}/features has values beyond half precision's 65,504; save with half=False"
+        )
     group.create_dataset("features", data=features, compression="gzip", shuffle=True)
     group.create_dataset("labels", data=split.labels)
     for name in ("ids", "groups"):
         if getattr(split, name) is not None:
-            group.create_dataset(name, data=list(getattr(split, name)), dtype=h5py.string_dtype(), compression="gzip")
+            group.create_dataset(
+                name, data=list(getattr(split, name)), dtype=h5py.string_dtype(), compression="gzip"
+            )
     if split.flaw is not None:
         group.create_dataset("flaw", data=split.flaw)
     if split.image_stats is not None:
@@ -42,11 +46,16 @@ def write_dataset(group: h5py.Group, split: Dataset, half: bool | None) -> None:
         offsets = np.cumsum([0, *map(len, split.images.blobs)], dtype=np.int64)
         encoded.create_dataset("offsets", data=offsets)
         everything = encoded.create_dataset("bytes", (offsets[-1],), np.uint8)
-        for start, blob in zip(offsets[:-1].tolist(), split.images.blobs):  # one by one: together they may be gigabytes
+        for start, blob in zip(
+            offsets[:-1].tolist(), split.images.blobs
+        ):  # one by one: together they may be gigabytes
             everything[start : start + len(blob)] = np.frombuffer(blob, np.uint8)
     elif isinstance(split.images, RenderedImages):
         recipe = group.create_group("images")
-        recipe.attrs["renderer"], recipe.attrs["arguments"] = split.images.renderer, json.dumps(split.images.arguments)
+        recipe.attrs["renderer"], recipe.attrs["arguments"] = (
+            split.images.renderer,
+            json.dumps(split.images.arguments),
+        )
         recipe.create_dataset("positions", data=split.images.positions)
     elif split.images is not None:
         group.create_dataset("images", data=split.images, compression="gzip")
@@ -60,42 +69,80 @@ def read_dataset(group: h5py.Group, where: str) -> Dataset:
     :raises ValueError: when something is missing or of the wrong type; whether the numbers make sense, the bank checks
     """
     if not isinstance(group, h5py.Group):
-        raise ValueError(f"{where} is a dataset, expected a group; a split has features (n, d) and labels (n,)")
+        raise ValueError(
+            f"{where} is a dataset, expected a group; a split has features (n, d) and labels (n,)"
+        )
     for name in ("ids", "groups"):
         if name in group and h5py.check_string_dtype(group[name].dtype) is None:
-            raise ValueError(f"{where}/{name} is {group[name].dtype}, expected strings; store names as text")
+            raise ValueError(
+                f"{where}/{name} is {group[name].dtype}, expected strings; store names as text"
+            )
     for name in ("features", "labels"):
         if not isinstance(group.get(name), h5py.Dataset):
-            raise ValueError(f"{where}/{name} is missing; a split has features (n, d) and labels (n,)")
+            raise ValueError(
+                f"{where}/{name} is missing; a split has features (n, d) and labels (n,)"
+            )
     names = {name: group[name].asstr()[()].tolist() for name in ("ids", "groups") if name in group}
     images: LazyImages | np.ndarray | None = None
     if isinstance(group.get("images"), h5py.Group) and "positions" in group["images"]:
         recipe = group["images"]
         try:
-            images = RenderedImages(str(recipe.attrs["renderer"]), json.loads(recipe.attrs["arguments"]), recipe["positions"][()])
+            images = RenderedImages(
+                str(recipe.attrs["renderer"]),
+                json.loads(recipe.attrs["arguments"]),
+                recipe["positions"][()],
+            )
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{where}/images cannot be rendered ({error}); update synthselect, or delete the group") from error
+            raise ValueError(
+                f"{where}/images cannot be rendered ({error}); update synthselect, or delete the group"
+            ) from error
     elif isinstance(group.get("images"), h5py.Group):
         if missing := [name for name in ("bytes", "offsets") if name not in group["images"]]:
-            raise ValueError(f"{where}/images/{missing[0]} is missing; encoded pictures are one byte array with the offsets of their ends")
+            raise ValueError(
+                f"{where}/images/{missing[0]} is missing; encoded pictures are one byte array with the offsets of their ends"
+            )
         encoded, offsets = group["images/bytes"][()], group["images/offsets"][()]
-        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(encoded) or (np.diff(offsets) <= 0).any():
-            raise ValueError(f"{where}/images/offsets must rise from 0 to {len(encoded)}, the number of bytes; write the pictures again")
+        if (
+            len(offsets) < 1
+            or offsets[0] != 0
+            or offsets[-1] != len(encoded)
+            or (np.diff(offsets) <= 0).any()
+        ):
+            raise ValueError(
+                f"{where}/images/offsets must rise from 0 to {len(encoded)}, the number of bytes; write the pictures again"
+            )
         images = EncodedImages(encoded[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:]))
     elif "images" in group:
         images = group["images"][()]
     flaw, looks = (group[name][()] if name in group else None for name in ("flaw", "appearance"))
-    return Dataset(group["features"][()], group["labels"][()], images=images, flaw=flaw, image_stats=looks, **names)
+    return Dataset(
+        group["features"][()],
+        group["labels"][()],
+        images=images,
+        flaw=flaw,
+        image_stats=looks,
+        **names,
+    )
 
 
 def write_retrainings(group: h5py.Group, retrainings: Retrainings) -> None:
     """Write retrainings, a bit a candidate."""
-    group.create_dataset("selections", data=np.packbits(retrainings.selections, axis=1), compression="gzip")
+    group.create_dataset(
+        "selections", data=np.packbits(retrainings.selections, axis=1), compression="gzip"
+    )
     for metric, values in retrainings.metrics.items():
         group.create_dataset(f"figures/{metric}", data=values)
     if retrainings.own_log_probability is not None:
-        group.create_dataset("own_log_probability", data=retrainings.own_log_probability, compression="gzip", shuffle=True)
-    group.attrs["recipe"], group.attrs["pictures"] = json.dumps(retrainings.training_config), retrainings.images_digest
+        group.create_dataset(
+            "own_log_probability",
+            data=retrainings.own_log_probability,
+            compression="gzip",
+            shuffle=True,
+        )
+    group.attrs["recipe"], group.attrs["pictures"] = (
+        json.dumps(retrainings.training_config),
+        retrainings.images_digest,
+    )
 
 
 def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
@@ -107,11 +154,20 @@ def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
     :raises ValueError: when they are not as written, or not of n candidates
     """
     try:
-        packed, figures = group["selections"][()], {metric: values[()] for metric, values in group["figures"].items()}
+        packed, figures = (
+            group["selections"][()],
+            {metric: values[()] for metric, values in group["figures"].items()},
+        )
         recipe, pictures = json.loads(group.attrs["recipe"]), str(group.attrs["pictures"])
         own = group["own_log_probability"][()] if "own_log_probability" in group else None
     except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where} is not as FeatureBank.save writes it ({error}); retrain again, or delete the group") from error
+        raise ValueError(
+            f"{where} is not as FeatureBank.save writes it ({error}); retrain again, or delete the group"
+        ) from error
     if packed.ndim != 2 or packed.shape[1] != (n + 7) // 8:
-        raise ValueError(f"{where}/selections is {packed.shape}, not of {n} candidates; retrain again, or delete the group")
-    return Retrainings(np.unpackbits(packed, axis=1, count=n).astype(bool), figures, recipe, pictures, own)
+        raise ValueError(
+            f"{where}/selections is {packed.shape}, not of {n} candidates; retrain again, or delete the group"
+        )
+    return Retrainings(
+        np.unpackbits(packed, axis=1, count=n).astype(bool), figures, recipe, pictures, own
+    )

@@ -57,10 +57,20 @@ class Selection:
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with a row a candidate: id, label, selected (0 or 1), score."""
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            writer.writerows(zip(self.ids, self.labels, self.mask.astype(int).tolist(), map(repr, self.scores.tolist())))
+            writer.writerows(
+                zip(
+                    self.ids,
+                    self.labels,
+                    self.mask.astype(int).tolist(),
+                    map(repr, self.scores.tolist()),
+                )
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
@@ -69,16 +79,26 @@ class Selection:
         :raises ValueError: when a column is missing or a value is not of its kind
         """
         path = Path(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:  # with a mark in front, if a spreadsheet saved it
+        with path.open(
+            newline="", encoding="utf-8-sig"
+        ) as file:  # with a mark in front, if a spreadsheet saved it
             rows = list(csv.DictReader(file))
         if not rows or set(COLUMNS) - set(rows[0]):
             raise ValueError(f"{path}: expected columns {', '.join(COLUMNS)} and a row a candidate")
         for line, row in enumerate(rows, start=2):
             if row["selected"] not in ("0", "1"):
-                raise ValueError(f"{path}, line {line}: selected is {row['selected']!r}, expected 0 or 1")
+                raise ValueError(
+                    f"{path}, line {line}: selected is {row['selected']!r}, expected 0 or 1"
+                )
         mask = np.array([row["selected"] == "1" for row in rows])
         try:
             scores = np.array([float(row["score"]) for row in rows])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: a score is not a number ({error})") from error
-        return cls(mask, scores, tuple(row["id"] for row in rows), tuple(row["label"] for row in rows), str(path))
+        return cls(
+            mask,
+            scores,
+            tuple(row["id"] for row in rows),
+            tuple(row["label"] for row in rows),
+            str(path),
+        )

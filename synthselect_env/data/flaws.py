@@ -56,7 +56,9 @@ class FlawPlan:
         return spoilt
 
 
-def plan_flaws(labels: np.ndarray, n_classes: int, shares: Mapping[str, float], seed: int) -> FlawPlan:
+def plan_flaws(
+    labels: np.ndarray, n_classes: int, shares: Mapping[str, float], seed: int
+) -> FlawPlan:
     """Give a share of the images one flaw each; the rest stays sound.
 
     A near duplicate is a sound image that replaces another one of its class: mirrored, shifted by a few pixels, and slightly
@@ -96,7 +98,9 @@ def _stream(seed: int, n: int, i: int) -> np.random.Generator:
 
 
 def _blurred(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADIUS) * image.shape[0]))
+    blurred = Image.fromarray(image).filter(
+        ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADIUS) * image.shape[0])
+    )
     return np.clip(np.asarray(blurred) + rng.normal(0, NOISE, image.shape), 0, 255).astype(np.uint8)
 
 
@@ -115,7 +119,11 @@ def _duplicated(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     reach = max(1, round(DUPLICATE_SHIFT * image.shape[0]))
     moved = np.pad(image[:, ::-1], ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     top, left = rng.integers(0, 2 * reach + 1, 2)
-    return np.clip(moved[top : top + image.shape[0], left : left + image.shape[1]] * rng.uniform(0.95, 1.05), 0, 255).astype(np.uint8)
+    return np.clip(
+        moved[top : top + image.shape[0], left : left + image.shape[1]] * rng.uniform(0.95, 1.05),
+        0,
+        255,
+    ).astype(np.uint8)
 
 
 def _torn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -124,11 +132,19 @@ def _torn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     torn, glass = image.copy(), int(np.percentile(image, 99))
     for share in rng.dirichlet((4, 4)) * rng.uniform(*TEAR):
         gap = max(1, round(share * width))
-        edge = rng.uniform(0.2, 0.8) * width + np.cumsum(rng.normal(0, 0.012 * width, height)) + rng.normal(0, 0.3) * np.arange(height)
+        edge = (
+            rng.uniform(0.2, 0.8) * width
+            + np.cumsum(rng.normal(0, 0.012 * width, height))
+            + rng.normal(0, 0.3) * np.arange(height)
+        )
         column = np.arange(width)
         distance = column[None] - edge.clip(0, width - 1)[:, None]  # (h, w)
         source = np.where(distance > gap, column - gap, column)
-        torn = np.where(((distance > 0) & (distance <= gap))[..., None], glass, torn[np.arange(height)[:, None], source])
+        torn = np.where(
+            ((distance > 0) & (distance <= gap))[..., None],
+            glass,
+            torn[np.arange(height)[:, None], source],
+        )
     return torn.astype(np.uint8)
 
 

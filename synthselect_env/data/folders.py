@@ -18,7 +18,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
 
 def read_class_folders(
-    path: str | Path, split: str | None = None, classes: tuple[str, ...] | None = None, group: str | None = None
+    path: str | Path,
+    split: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    group: str | None = None,
 ) -> Dataset:
     """Read images whose folder names their class.
 
@@ -37,23 +40,39 @@ def read_class_folders(
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a directory of class folders or a zip of one")
+        raise FileNotFoundError(
+            f"{path} does not exist; give a directory of class folders or a zip of one"
+        )
     where = f"{path}" + (f", split {split!r}" if split else "")
     files = _files(path)
-    names = sorted(n for n in files if _is_picture(n) and (split is None or split in PurePosixPath(n).parts[:-2]))
+    names = sorted(
+        n
+        for n in files
+        if _is_picture(n) and (split is None or split in PurePosixPath(n).parts[:-2])
+    )
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{where}: the name {name!a} is not UTF-8 and could not be kept with the picture; rename it") from error
+            raise ValueError(
+                f"{where}: the name {name!a} is not UTF-8 and could not be kept with the picture; rename it"
+            ) from error
     if not names:
         raise ValueError(
             f"{where}: no pictures ({', '.join(sorted(SUFFIXES))}) in class folders; expected {'SPLIT/' if split else ''}CLASS/NAME.png"
         )
     tops = sorted({PurePosixPath(name).parent.parent.as_posix() for name in names})
-    if len(tops) > 1:  # splits, or a folder a patient within the classes: together they would be one set of images
-        remedy = "name the split, or give a path to one of them" if split is None else "a picture must lie in its class's folder itself"
-        raise ValueError(f"{where}: there are class folders under {', '.join(tops[:3])}{' …' if len(tops) > 3 else ''}; {remedy}")
+    if (
+        len(tops) > 1
+    ):  # splits, or a folder a patient within the classes: together they would be one set of images
+        remedy = (
+            "name the split, or give a path to one of them"
+            if split is None
+            else "a picture must lie in its class's folder itself"
+        )
+        raise ValueError(
+            f"{where}: there are class folders under {', '.join(tops[:3])}{' …' if len(tops) > 3 else ''}; {remedy}"
+        )
     parents = [PurePosixPath(name).parts[-2] for name in names]
     classes = classes or tuple(sorted(set(parents)))
     places = {unicodedata.normalize("NFC", name): i for i, name in enumerate(classes)}
@@ -64,8 +83,14 @@ def read_class_folders(
         )
     ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
     labels = np.array([places[parent] for parent in parents], np.int64)
-    groups = None if group is None else tuple(_group_in(PurePosixPath(name).name, group, where) for name in names)
-    return Dataset.of_images(EncodedImages(_read(path, [files[name] for name in names])), labels, ids, classes, groups)
+    groups = (
+        None
+        if group is None
+        else tuple(_group_in(PurePosixPath(name).name, group, where) for name in names)
+    )
+    return Dataset.of_images(
+        EncodedImages(_read(path, [files[name] for name in names])), labels, ids, classes, groups
+    )
 
 
 def _group_in(name: str, pattern: str, where: str) -> str:
@@ -93,15 +118,24 @@ def _files(path: Path) -> dict[str, str]:
     """
     if path.is_dir():
         walk = os.walk(path, followlinks=True)  # data sets are often put together from links
-        written = [(Path(folder) / name).relative_to(path).as_posix() for folder, _, names in walk for name in names]
+        written = [
+            (Path(folder) / name).relative_to(path).as_posix()
+            for folder, _, names in walk
+            for name in names
+        ]
         files = {unicodedata.normalize("NFC", name): name for name in written}
         if len(files) < len(written):
             twice = next(name for name in written if name not in files.values())
-            raise ValueError(f"{path}: there are two files {twice!r}, whose names differ in how their letters are composed; rename one")
+            raise ValueError(
+                f"{path}: there are two files {twice!r}, whose names differ in how their letters are composed; rename one"
+            )
         return files
     try:
         with zipfile.ZipFile(path) as archive:
-            return {unicodedata.normalize("NFC", name.replace("\\", "/")): name for name in archive.namelist()}
+            return {
+                unicodedata.normalize("NFC", name.replace("\\", "/")): name
+                for name in archive.namelist()
+            }
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is neither a directory nor a readable zip ({error})") from error
 

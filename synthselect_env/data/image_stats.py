@@ -34,6 +34,14 @@ def compute_image_stats(images: np.ndarray) -> np.ndarray:
         std = np.sqrt(np.einsum("nii->ni", covariance)) + 1e-4
         correlation = (covariance / std[:, :, None] / std[:, None, :])[:, [0, 0, 1], [1, 2, 2]]
         grey = intensity.mean(3)
-        edges = [np.abs(grey[:, :, s:] - grey[:, :, :-s]).mean((1, 2)) + np.abs(grey[:, s:] - grey[:, :-s]).mean((1, 2)) for s in SCALES]
-        parts.append(np.column_stack([mean, std, correlation, np.log(np.stack(edges, 1) + 1e-3)]).astype(np.float32))
+        edges = [
+            np.abs(grey[:, :, s:] - grey[:, :, :-s]).mean((1, 2))
+            + np.abs(grey[:, s:] - grey[:, :-s]).mean((1, 2))
+            for s in SCALES
+        ]
+        parts.append(
+            np.column_stack([mean, std, correlation, np.log(np.stack(edges, 1) + 1e-3)]).astype(
+                np.float32
+            )
+        )
     return np.concatenate(parts)

@@ -53,7 +53,9 @@ def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
     """
     index = np.asarray(index)
     if index.dtype != bool:
-        return index if index.size else index.astype(np.int64)  # numpy takes an empty list for floats
+        return (
+            index if index.size else index.astype(np.int64)
+        )  # numpy takes an empty list for floats
     if index.shape != (n,):
         raise ValueError(f"a mask of {n} pictures must be bool ({n},), got {index.shape}")
     return np.flatnonzero(index)
@@ -96,7 +98,9 @@ class EncodedImages(LazyImages):
                 raise UndecodableError(position, len(self), error) from error
         if len({p.shape for p in pictures}) > 1:
             sizes = sorted({p.shape[:2] for p in pictures})
-            raise ValueError(f"pictures differ in size ({sizes[0]} and {sizes[-1]} among others); pass size=(height, width)")
+            raise ValueError(
+                f"pictures differ in size ({sizes[0]} and {sizes[-1]} among others); pass size=(height, width)"
+            )
         return np.stack(pictures)
 
     def update(self, digest: Any) -> None:
@@ -150,21 +154,32 @@ class RenderedImages(LazyImages):
 
     def __init__(self, renderer: str, arguments: dict[str, Any], positions: np.ndarray) -> None:
         if renderer not in RENDERERS:
-            raise ValueError(f"no renderer {renderer!r} in this release; there are {', '.join(RENDERERS)}")
-        self.renderer, self.arguments, self.positions = renderer, arguments, np.asarray(positions, np.int64)
+            raise ValueError(
+                f"no renderer {renderer!r} in this release; there are {', '.join(RENDERERS)}"
+            )
+        self.renderer, self.arguments, self.positions = (
+            renderer,
+            arguments,
+            np.asarray(positions, np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> RenderedImages:
         return RenderedImages(
-            self.renderer, self.arguments, self.positions[index if isinstance(index, slice) else positions_of(index, len(self))]
+            self.renderer,
+            self.arguments,
+            self.positions[index if isinstance(index, slice) else positions_of(index, len(self))],
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RenderedImages):
             return False
-        return (self.renderer, self.arguments) == (other.renderer, other.arguments) and np.array_equal(self.positions, other.positions)
+        return (self.renderer, self.arguments) == (
+            other.renderer,
+            other.arguments,
+        ) and np.array_equal(self.positions, other.positions)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -174,7 +189,12 @@ class RenderedImages(LazyImages):
             return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
         render = RENDERERS[self.renderer]
         starts = range(0, len(self), RENDERED_AT_ONCE)
-        return np.concatenate([decode(render(self.positions[i : i + RENDERED_AT_ONCE], **self.arguments), size) for i in starts])
+        return np.concatenate(
+            [
+                decode(render(self.positions[i : i + RENDERED_AT_ONCE], **self.arguments), size)
+                for i in starts
+            ]
+        )
 
     def update(self, digest: Any) -> None:
         """Feed the recipe."""
@@ -201,10 +221,14 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
             )
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
-        raise OSError(f"mode {picture.mode} has no fixed range; save it with 8 or 16 bits a channel")
+        raise OSError(
+            f"mode {picture.mode} has no fixed range; save it with 8 or 16 bits a channel"
+        )
     if picture.has_transparency_data:  # what lies beneath is usually black; glass is white
         coloured = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert(
+            "RGB"
+        )
     return picture.convert("RGB")
 
 
@@ -212,7 +236,9 @@ def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     if size is None or picture.size == (size[1], size[0]):
         return picture
     shrinking = size[0] <= picture.height and size[1] <= picture.width
-    return picture.resize((size[1], size[0]), Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC)
+    return picture.resize(
+        (size[1], size[0]), Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC
+    )
 
 
 class UndecodableError(ValueError):
@@ -224,11 +250,17 @@ class UndecodableError(ValueError):
     """
 
     def __init__(self, position: int, n: int, why: Exception) -> None:
-        super().__init__(f"picture {position} of {n} cannot be decoded ({why}); replace or remove it")
+        super().__init__(
+            f"picture {position} of {n} cannot be decoded ({why}); replace or remove it"
+        )
         self.position, self.n, self.why = position, n, why
 
     def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, int, Exception]]:
-        return type(self), (self.position, self.n, self.why)  # it may have to come from another process
+        return type(self), (
+            self.position,
+            self.n,
+            self.why,
+        )  # it may have to come from another process
 
 
 def images_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
@@ -252,7 +284,9 @@ def image_keys(images: LazyImages | np.ndarray) -> list[bytes]:
     """
     if isinstance(images, LazyImages):
         return images.keys()
-    return [hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images]
+    return [
+        hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images
+    ]
 
 
 def image_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
@@ -305,7 +339,9 @@ class ConcatenatedImages(LazyImages):
 
     def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> ConcatenatedImages:
         everything = np.arange(len(self))
-        positions = everything[index if isinstance(index, slice) else positions_of(index, len(self))]
+        positions = everything[
+            index if isinstance(index, slice) else positions_of(index, len(self))
+        ]
         part = np.searchsorted(self._ends, positions, side="right") - 1
         # Runs of positions in the same part stay together.
         starts = np.flatnonzero(np.diff(part, prepend=-1))

@@ -37,7 +37,13 @@ the grade, and candidates of others are worth adding for that. Figures are of mo
 N_CANDIDATE_PATIENTS = 400
 """Whose images the candidates are: others than the real set's."""
 
-CANDIDATE_FLAWS = {"wrong label": 0.3, "torn": 0.06, "blur and noise": 0.06, "wrong stain": 0.05, "near duplicate": 0.03}
+CANDIDATE_FLAWS = {
+    "wrong label": 0.3,
+    "torn": 0.06,
+    "blur and noise": 0.06,
+    "wrong stain": 0.05,
+    "near duplicate": 0.03,
+}
 """Shares of a pool of which half is sound."""
 
 VERSION = 2
@@ -93,7 +99,9 @@ class Patient:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Patient:
         """A patient at random."""
-        stains = np.maximum(np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, STAIN_SPREAD, (2, 3)), LEAST_DENSITY)
+        stains = np.maximum(
+            np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, STAIN_SPREAD, (2, 3)), LEAST_DENSITY
+        )
         return cls(
             stains=stains / np.linalg.norm(stains, axis=1, keepdims=True),
             gains=np.exp(rng.normal(0, GAIN_SPREAD, 2)),
@@ -128,7 +136,9 @@ def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np
     severity = np.clip(rng.normal(0.75, 0.18), 0.3, 1.0)
     if grade == 0:
         reactive = rng.random() < REACTIVE
-        reach, severity = (rng.uniform(0.1, 0.5), rng.uniform(0.2, 0.45)) if reactive else (reach, severity)
+        reach, severity = (
+            (rng.uniform(0.1, 0.5), rng.uniform(0.2, 0.45)) if reactive else (reach, severity)
+        )
     softness = rng.uniform(0.03, 0.1)
 
     # Nuclei: one place in each cell of a grid, kept with a probability that depends on the depth there.
@@ -139,20 +149,41 @@ def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np
     atypia = severity / _falling((at - reach) / softness) * (reach > 0.03)
     basal = 1 / _falling((at - patient.basal) / 0.03)
     maturity = np.clip(at, 0, 1)
-    density = np.where(at > 0, np.maximum(0.8 * np.maximum(basal, atypia), 0.42 - 0.22 * maturity), 0.12 + 0.75 * patient.inflammation)
+    density = np.where(
+        at > 0,
+        np.maximum(0.8 * np.maximum(basal, atypia), 0.42 - 0.22 * maturity),
+        0.12 + 0.75 * patient.inflammation,
+    )
     kept = (rng.random(len(at)) < density) & (at < 0.98)
-    row, column, at, atypia, basal, maturity = (values[kept] for values in (row, column, at, atypia, basal, maturity))
+    row, column, at, atypia, basal, maturity = (
+        values[kept] for values in (row, column, at, atypia, basal, maturity)
+    )
     n, stroma = len(row), at <= 0
     lymphocyte = stroma & (rng.random(n) < 0.35 + 0.6 * patient.inflammation)
-    radius = 2.3 + 0.5 * (1 - maturity) + 1.5 * atypia * np.exp(rng.normal(0, 0.35, n) * (0.3 + atypia))
-    radius = np.where(stroma, np.where(lymphocyte, 1.9, 2.0), radius) * patient.nucleus * np.exp(rng.normal(0, 0.08, n))
+    radius = (
+        2.3 + 0.5 * (1 - maturity) + 1.5 * atypia * np.exp(rng.normal(0, 0.35, n) * (0.3 + atypia))
+    )
+    radius = (
+        np.where(stroma, np.where(lymphocyte, 1.9, 2.0), radius)
+        * patient.nucleus
+        * np.exp(rng.normal(0, 0.08, n))
+    )
     stretch = 1 + 0.25 * basal + 1.1 * np.clip(at - 0.75, 0, 1) + 0.5 * atypia * rng.random(n)
     stretch = np.where(stroma, np.where(lymphocyte, 1.0, 2.4), stretch)
-    upright = np.pi / 2 + rng.normal(0, 0.25 + 0.9 * atypia, n)  # basal nuclei stand, flattened and stromal ones lie
+    upright = np.pi / 2 + rng.normal(
+        0, 0.25 + 0.9 * atypia, n
+    )  # basal nuclei stand, flattened and stromal ones lie
     angle = np.where(stroma | (at > 0.75), rng.normal(0, 0.3, n), upright)
     ink = 0.75 + 0.5 * basal + 0.75 * atypia + rng.normal(0, 0.12 + 0.15 * atypia, n)
     ink = np.where(stroma, np.where(lymphocyte, 1.5, 0.9), ink)
-    haematoxylin = _stamp(row, column, radius * np.sqrt(stretch), radius / np.sqrt(stretch), angle, np.clip(ink, 0.3, 2.4))
+    haematoxylin = _stamp(
+        row,
+        column,
+        radius * np.sqrt(stretch),
+        radius / np.sqrt(stretch),
+        angle,
+        np.clip(ink, 0.3, 2.4),
+    )
 
     # Cytoplasm and stroma: eosin, with a texture each; little of either stain in the lumen.
     cells, fibres = _noise(rng, 6, 6), _noise(rng, 4, patient.fibre * 2)
@@ -160,11 +191,22 @@ def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np
     plasm = 0.30 + 0.16 * up + 0.10 * cells - 0.1 * _noise(rng, 24, 24) * up
     matrix = 0.48 + 0.22 * fibres
     eosin = np.where(epithelium, plasm, matrix) * ~lumen
-    haze = np.where(epithelium, 0.10 + 0.10 * severity / _falling((up - reach) / softness), 0.05) * ~lumen
-    amounts = np.stack([haematoxylin * ~lumen + haze, eosin], axis=-1) * patient.gains * np.exp(rng.normal(0, 0.06, 2))
+    haze = (
+        np.where(epithelium, 0.10 + 0.10 * severity / _falling((up - reach) / softness), 0.05)
+        * ~lumen
+    )
+    amounts = (
+        np.stack([haematoxylin * ~lumen + haze, eosin], axis=-1)
+        * patient.gains
+        * np.exp(rng.normal(0, 0.06, 2))
+    )
     picture = 255 * np.exp(-np.clip(amounts, 0, None) @ patient.stains) * rng.uniform(0.94, 1.0)
-    smooth = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(patient.blur))
-    return np.clip(np.asarray(smooth) + rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8)
+    smooth = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(patient.blur)
+    )
+    return np.clip(np.asarray(smooth) + rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def _falling(x: np.ndarray) -> np.ndarray:
@@ -175,7 +217,11 @@ def _falling(x: np.ndarray) -> np.ndarray:
 def _wave(x: np.ndarray, rng: np.random.Generator, amplitude: float) -> np.ndarray:
     """A sum of three sines at random.  (w,) -> (w,)"""
     wavelengths, phases = WIDTH / rng.uniform(0.5, 3.5, 3), rng.uniform(0, 2 * np.pi, 3)
-    return amplitude * np.sin(2 * np.pi * x[:, None] / wavelengths + phases) @ (rng.dirichlet(np.ones(3)))
+    return (
+        amplitude
+        * np.sin(2 * np.pi * x[:, None] / wavelengths + phases)
+        @ (rng.dirichlet(np.ones(3)))
+    )
 
 
 def _noise(rng: np.random.Generator, tall: float, wide: float) -> np.ndarray:
@@ -185,7 +231,14 @@ def _noise(rng: np.random.Generator, tall: float, wide: float) -> np.ndarray:
     return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _stamp(row: np.ndarray, column: np.ndarray, major: np.ndarray, minor: np.ndarray, angle: np.ndarray, ink: np.ndarray) -> np.ndarray:
+def _stamp(
+    row: np.ndarray,
+    column: np.ndarray,
+    major: np.ndarray,
+    minor: np.ndarray,
+    angle: np.ndarray,
+    ink: np.ndarray,
+) -> np.ndarray:
     """Ellipses with soft edges; where they overlap, the darker one is seen.  (n,) each -> (256, 128)"""
     reach = REACH_OF_A_NUCLEUS
     offsets = np.arange(-reach, reach + 1)
@@ -193,12 +246,24 @@ def _stamp(row: np.ndarray, column: np.ndarray, major: np.ndarray, minor: np.nda
     dy = offsets[None, :, None] - (row - top)[:, None, None]
     dx = offsets[None, None, :] - (column - left)[:, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    along, across = (dx * cos + dy * sin) / major[:, None, None], (dy * cos - dx * sin) / minor[:, None, None]
+    along, across = (
+        (dx * cos + dy * sin) / major[:, None, None],
+        (dy * cos - dx * sin) / minor[:, None, None],
+    )
     distance = np.sqrt(along**2 + across**2)
     # a rim darker than the middle, and an edge a pixel wide
-    shade = ink[:, None, None] * (0.75 + 0.25 * np.clip(distance, 0, 1) ** 2) * np.clip((1.15 - distance) * minor[:, None, None], 0, 1)
+    shade = (
+        ink[:, None, None]
+        * (0.75 + 0.25 * np.clip(distance, 0, 1) ** 2)
+        * np.clip((1.15 - distance) * minor[:, None, None], 0, 1)
+    )
     canvas = np.zeros((HEIGHT + 2 * reach, WIDTH + 2 * reach))
-    index = (top[:, None, None] + reach + offsets[None, :, None]) * canvas.shape[1] + left[:, None, None] + reach + offsets[None, None, :]
+    index = (
+        (top[:, None, None] + reach + offsets[None, :, None]) * canvas.shape[1]
+        + left[:, None, None]
+        + reach
+        + offsets[None, None, :]
+    )
     np.maximum.at(canvas.ravel(), index.ravel(), shade.ravel())
     return canvas[reach:-reach, reach:-reach]
 
@@ -218,18 +283,29 @@ class Cast:
 
     def render(self, positions: np.ndarray) -> np.ndarray:
         """Some of the images; each has a stream of its own.  (m,) -> uint8 (m, 256, 128, 3)"""
-        people = {p: Patient.draw(np.random.default_rng((self.seed, 0, p))) for p in set(self.patients[positions].tolist())}
+        people = {
+            p: Patient.draw(np.random.default_rng((self.seed, 0, p)))
+            for p in set(self.patients[positions].tolist())
+        }
         return np.stack(
             [
-                render_phantom(int(self.grades[i]), people[int(self.patients[i])], np.random.default_rng((self.seed, 1, int(i))))
+                render_phantom(
+                    int(self.grades[i]),
+                    people[int(self.patients[i])],
+                    np.random.default_rng((self.seed, 1, int(i))),
+                )
                 for i in positions
             ]
         )
 
 
-def _people(counts: Sequence[int] | np.ndarray, n_patients: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _people(
+    counts: Sequence[int] | np.ndarray, n_patients: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Grades in order, and a patient for each, of so many who have mostly one grade.  int64 (n,) each"""
-    mixtures = rng.dirichlet(np.full(len(GRADES), GRADES_OF_A_PATIENT), n_patients)  # (patients, grades)
+    mixtures = rng.dirichlet(
+        np.full(len(GRADES), GRADES_OF_A_PATIENT), n_patients
+    )  # (patients, grades)
     patients = [rng.choice(n_patients, n, p=p / p.sum()) for n, p in zip(counts, mixtures.T)]
     return np.repeat(np.arange(len(GRADES)), counts), np.concatenate(patients)
 
@@ -242,14 +318,23 @@ def _real(seed: int) -> tuple[Cast, dict[str, np.ndarray]]:
     counts["train"] = everyone - counts["valid"] - counts["test"]  # what rounding leaves
     grades, whose = zip(*(_people(counts[part], PATIENTS[part], rng) for part in SHARES))
     before = np.cumsum([0, *PATIENTS.values()])  # patients of the parts before
-    everything = Cast(np.concatenate(grades), np.concatenate([n + w for n, w in zip(before, whose)]), seed)
-    positions = np.split(np.arange(len(everything.grades)), np.cumsum([len(g) for g in grades])[:-1])
+    everything = Cast(
+        np.concatenate(grades), np.concatenate([n + w for n, w in zip(before, whose)]), seed
+    )
+    positions = np.split(
+        np.arange(len(everything.grades)), np.cumsum([len(g) for g in grades])[:-1]
+    )
     return everything, dict(zip(SHARES, positions))
 
 
 @lru_cache(maxsize=8)
-def _candidate_plan(per_class: int, flaws: tuple[tuple[str, float], ...], seed: int) -> tuple[Cast, FlawPlan]:
-    cast = Cast(*_people((per_class,) * len(GRADES), N_CANDIDATE_PATIENTS, np.random.default_rng(seed)), seed)
+def _candidate_plan(
+    per_class: int, flaws: tuple[tuple[str, float], ...], seed: int
+) -> tuple[Cast, FlawPlan]:
+    cast = Cast(
+        *_people((per_class,) * len(GRADES), N_CANDIDATE_PATIENTS, np.random.default_rng(seed)),
+        seed,
+    )
     return cast, plan_flaws(cast.grades, len(GRADES), dict(flaws), seed)
 
 
@@ -263,12 +348,18 @@ def cervical_phantom(seed: int = 0) -> dict[str, Dataset]:
     groups = [f"patient-{p:03d}" for p in cast.patients]
     ids = tuple(f"{GRADES[g]}-{i:04d}" for i, g in enumerate(cast.grades))
     everything = Dataset.of_images(
-        RenderedImages("cervical phantom", {"seed": seed, "version": VERSION}, np.arange(len(ids))), cast.grades, ids, GRADES, tuple(groups)
+        RenderedImages("cervical phantom", {"seed": seed, "version": VERSION}, np.arange(len(ids))),
+        cast.grades,
+        ids,
+        GRADES,
+        tuple(groups),
     )
     return {name: everything.subset(parts[name]) for name in SHARES}
 
 
-def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1) -> Dataset:
+def phantom_candidates(
+    per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1
+) -> Dataset:
     """Candidates of known truth: images of other patients, of which some are spoilt.
 
     :param per_class: images of each grade, before labels are spoilt
@@ -277,8 +368,15 @@ def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDI
     """
     _, plan = _candidate_plan(per_class, tuple(flaws.items()), seed)
     pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
-    recipe = {"per_class": per_class, "flaws": pairs, "seed": seed, "version": [VERSION, FLAWS_VERSION]}
-    order = np.random.default_rng((seed, per_class)).permutation(len(plan.labels))  # a position must not tell the grade
+    recipe = {
+        "per_class": per_class,
+        "flaws": pairs,
+        "seed": seed,
+        "version": [VERSION, FLAWS_VERSION],
+    }
+    order = np.random.default_rng((seed, per_class)).permutation(
+        len(plan.labels)
+    )  # a position must not tell the grade
     images = RenderedImages("cervical phantom candidates", recipe, order)
     ids = tuple(f"candidate-{i:04d}" for i in range(len(order)))
     return Dataset.of_images(images, plan.labels[order], ids, GRADES, flaw=plan.flaw[order])
@@ -286,7 +384,9 @@ def phantom_candidates(per_class: int = 1024, flaws: Mapping[str, float] = CANDI
 
 def _check_version(version: object, ours: object) -> None:
     if version != ours:
-        raise ValueError(f"these pictures are of version {version} of the phantom, this release renders {ours}; build the bank again")
+        raise ValueError(
+            f"these pictures are of version {version} of the phantom, this release renders {ours}; build the bank again"
+        )
 
 
 def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
@@ -294,7 +394,9 @@ def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
     return _real(seed)[0].render(positions)
 
 
-def _render_candidates(positions: np.ndarray, per_class: int, flaws: list[list[Any]], seed: int, version: list[int]) -> np.ndarray:
+def _render_candidates(
+    positions: np.ndarray, per_class: int, flaws: list[list[Any]], seed: int, version: list[int]
+) -> np.ndarray:
     _check_version(version, [VERSION, FLAWS_VERSION])
     cast, plan = _candidate_plan(per_class, tuple((name, share) for name, share in flaws), seed)
     return plan.spoil(positions, cast.render(plan.source[positions]))

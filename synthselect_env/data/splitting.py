@@ -17,7 +17,9 @@ def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.n
     :raises ValueError: when a class has fewer, no count, or a negative one
     """
     if len(counts) <= labels.max(initial=-1):
-        raise ValueError(f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; give one for each")
+        raise ValueError(
+            f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; give one for each"
+        )
     rng = np.random.default_rng(seed)
     drawn = []
     for label, count in enumerate(counts):
@@ -42,7 +44,9 @@ def apportion(labels: np.ndarray, total: int) -> list[int]:
     return counts.tolist()
 
 
-def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+def split_by_group(
+    groups: Sequence[str], labels: np.ndarray, shares: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
     """Split so that no group (patient, slide) is in two parts, and each part has about its share of each class.
 
     Groups are dealt out largest first, each to the part that it brings closest to its share of every class; the last ones to parts
@@ -61,7 +65,9 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"shares must be positive and add up to 1, got {dict(shares)}")
     if len(names) < len(shares):
-        raise ValueError(f"{len(names)} groups cannot be split into {len(shares)} parts without dividing one")
+        raise ValueError(
+            f"{len(names)} groups cannot be split into {len(shares)} parts without dividing one"
+        )
     counts = np.zeros((len(names), labels.max() + 1))
     np.add.at(counts, (index, labels), 1)
     total = counts.sum(0)
@@ -69,7 +75,10 @@ def split_by_group(groups: Sequence[str], labels: np.ndarray, shares: Mapping[st
     filled, part = np.zeros_like(wanted), np.zeros(len(names), int)
     order = np.random.default_rng(seed).permutation(len(names))
     for dealt, group in enumerate(order[np.argsort(-counts[order].sum(1), kind="stable")]):
-        before, after = ((f - wanted) ** 2 / np.maximum(wanted * total, 1) for f in (filled, filled + counts[group]))
+        before, after = (
+            (f - wanted) ** 2 / np.maximum(wanted * total, 1)
+            for f in (filled, filled + counts[group])
+        )
         distance, empty = (after - before).sum(1), filled.sum(1) == 0
         if len(names) - dealt <= empty.sum():
             distance[~empty] = np.inf

@@ -167,9 +167,7 @@ class SelectionEpisodes:
         :raises gymnasium.error.ResetNeeded: before the first step
         """
         if self._last_step is None:
-            raise gym.error.ResetNeeded(
-                "nothing has been decided yet: call step() before credit()"
-            )
+            raise gym.error.ResetNeeded("nothing has been decided yet: call step() before credit()")
         masks, decided = self._last_step
         last = self.batches[decided - 1]
         credit = self._credit_of(masks)  # (n, candidates)

@@ -50,7 +50,9 @@ class SelectionVecEnv(VecEnv):
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         self.bank = resolve_bank(bank).sealed
         scorer = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
-        self._episodes = SelectionEpisodes(self.bank, scorer, resolve_reward(reward), n_envs, n_batches, extended_features)
+        self._episodes = SelectionEpisodes(
+            self.bank, scorer, resolve_reward(reward), n_envs, n_batches, extended_features
+        )
         self.render_mode = None
         self._actions = np.zeros((n_envs, self._episodes.batch_size), np.int8)
         self._seeded = False
@@ -123,9 +125,15 @@ class SelectionVecEnv(VecEnv):
         for info in infos:
             info["TimeLimit.truncated"] = False
         if finished:
-            terminal, seconds = self._episodes.observe(), round(time.perf_counter() - self._start, 6)
+            terminal, seconds = (
+                self._episodes.observe(),
+                round(time.perf_counter() - self._start, 6),
+            )
             for info, total in zip(infos, self._returns):
-                info.update(terminal_observation=terminal, episode={"r": float(total), "l": self._episodes.step_index, "t": seconds})
+                info.update(
+                    terminal_observation=terminal,
+                    episode={"r": float(total), "l": self._episodes.step_index, "t": seconds},
+                )
             self._begin()
         return self._observe(), rewards.astype(np.float32), np.full(self.num_envs, finished), infos
 
@@ -142,13 +150,26 @@ class SelectionVecEnv(VecEnv):
         :raises ValueError: when asked for some only
         """
         if len(list(self._get_indices(indices))) < self.num_envs:
-            raise ValueError("the environments of a SelectionVecEnv share their attributes: set them for all, or use DummyVecEnv")
+            raise ValueError(
+                "the environments of a SelectionVecEnv share their attributes: set them for all, or use DummyVecEnv"
+            )
         setattr(self, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
         """Call the method, once for each environment asked for."""
-        return [getattr(self, method_name)(*method_args, **method_kwargs) for _ in self._get_indices(indices)]
+        return [
+            getattr(self, method_name)(*method_args, **method_kwargs)
+            for _ in self._get_indices(indices)
+        ]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
+    ) -> list[bool]:
         """No environment is wrapped."""
         return [False for _ in self._get_indices(indices)]

@@ -11,7 +11,11 @@ from gymnasium import spaces
 
 def _check(env: gym.Env[Any, Any]) -> tuple[spaces.Box, int]:
     space = env.observation_space
-    if not isinstance(env.action_space, spaces.MultiBinary) or not isinstance(space, spaces.Box) or len(space.shape) != 2:
+    if (
+        not isinstance(env.action_space, spaces.MultiBinary)
+        or not isinstance(space, spaces.Box)
+        or len(space.shape) != 2
+    ):
         raise ValueError(
             f"a selection environment has Box(n, d) and MultiBinary(n); this one has {env.observation_space} and {env.action_space}"
         )
@@ -49,13 +53,18 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
         super().__init__(env)
         space, self._n = _check(env)
-        low, high = (np.concatenate([bound[0], [edge, edge]]).astype(np.float32) for bound, edge in ((space.low, 0), (space.high, 1)))
+        low, high = (
+            np.concatenate([bound[0], [edge, edge]]).astype(np.float32)
+            for bound, edge in ((space.low, 0), (space.high, 1))
+        )
         self.observation_space = spaces.Box(low, high)
         self.action_space = spaces.Discrete(2)
         self._batch: np.ndarray | None = None
         self._bits, self._position, self._size = np.zeros(self._n, np.int8), 0, 1
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode at the first candidate of the first batch."""
         batch, info = self.env.reset(seed=seed, options=options)
         self._begin(batch)
@@ -67,7 +76,9 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         :raises gymnasium.error.ResetNeeded: before the first reset and after the last candidate
         """
         if self._batch is None:
-            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+            raise gym.error.ResetNeeded(
+                "the episode is over (or has not begun): call reset() before step()"
+            )
         self._bits[self._position] = int(action)
         self._position += 1
         if self._position < self._size:

@@ -88,7 +88,9 @@ class DatamodelEvaluator(Evaluator):
             )
         self.metrics = Evaluations.from_epochs(bank.retrainings.metrics)
         ranks = candidate_scores(bank).ranks
-        hats = np.maximum(0, 1 - np.abs(ranks[:, :, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1))  # (n, 1 or 2, n_knots)
+        hats = np.maximum(
+            0, 1 - np.abs(ranks[:, :, None] - np.linspace(0, 1, n_knots)) * (n_knots - 1)
+        )  # (n, 1 or 2, n_knots)
         self._hats = hats.reshape(len(ranks), -1)  # (n, n_hats)
         if len(self.selections) < (least := self._hats.shape[1] + 3):
             raise ValueError(
@@ -102,7 +104,9 @@ class DatamodelEvaluator(Evaluator):
     def settings(self) -> dict[str, object]:
         """What the figures depend on beside the bank."""
         content = hashlib.sha256(np.packbits(self.selections, axis=1).tobytes())
-        content.update(self._hats.tobytes())  # ranks come from appearances and networks, too, which the bank's features do not tell
+        content.update(
+            self._hats.tobytes()
+        )  # ranks come from appearances and networks, too, which the bank's features do not tell
         for metric in METRICS:
             content.update(getattr(self.metrics, metric).tobytes())
         return {"n_knots": self.n_knots, "powers": POWERS, "retrainings": content.hexdigest()}
@@ -138,11 +142,15 @@ class DatamodelEvaluator(Evaluator):
     def _parts(self, weights: np.ndarray) -> _Parts:
         """What training sets are made of.  (k, n)"""
         size = self._real.sum() + weights.sum(1, keepdims=True)
-        return _Parts(size, (self._real + weights @ self._classes) / size, weights @ self._hats / size)
+        return _Parts(
+            size, (self._real + weights @ self._classes) / size, weights @ self._hats / size
+        )
 
     def _describe(self, parts: _Parts) -> dict[float, np.ndarray]:
         """What a regression sees of training sets, for each power.  (k, n_hats + 2)"""
-        imbalance = ((parts.class_shares - self._real / self._real.sum()) ** 2).sum(1, keepdims=True)
+        imbalance = ((parts.class_shares - self._real / self._real.sum()) ** 2).sum(
+            1, keepdims=True
+        )
         rest = imbalance, np.log(parts.size / self._real.sum())
         return {power: np.concatenate([parts.shares**power, *rest], axis=1) for power in POWERS}
 
@@ -169,7 +177,9 @@ def _ridge(x: np.ndarray, y: np.ndarray) -> _Fit:
     best: tuple[float, np.ndarray, np.ndarray] | None = None
     for penalty in PENALTIES:
         solved = np.linalg.solve(z.T @ z + penalty * n * np.eye(z.shape[1]), z.T)
-        errors = (centred - z @ (solved @ centred)) / (1 - (z * solved.T).sum(1) - 1 / n)  # of the fits without each row
+        errors = (centred - z @ (solved @ centred)) / (
+            1 - (z * solved.T).sum(1) - 1 / n
+        )  # of the fits without each row
         if best is None or (errors**2).mean() < best[0]:
             best = (errors**2).mean(), solved @ centred / std, y - errors
     assert best is not None

@@ -133,9 +133,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _work(
-    method: str, selections: np.ndarray, seed: int, arguments: list[str | Dataset]
-) -> Any:
+def _work(method: str, selections: np.ndarray, seed: int, arguments: list[str | Dataset]) -> Any:
     return answer_of(_evaluator, method, selections, seed, arguments)
 
 

@@ -43,7 +43,12 @@ class RayEvaluator(SpreadEvaluator):
     """
 
     def __init__(
-        self, evaluator: Evaluator, workers: int | None = None, num_cpus: int = 1, num_gpus: float = 0.0, address: str | None = None
+        self,
+        evaluator: Evaluator,
+        workers: int | None = None,
+        num_cpus: int = 1,
+        num_gpus: float = 0.0,
+        address: str | None = None,
     ) -> None:
         super().__init__(evaluator)
         try:
@@ -53,14 +58,19 @@ class RayEvaluator(SpreadEvaluator):
         if not ray.is_initialized():
             ray.init(address=address, include_dashboard=False, log_to_driver=False)
         resources = ray.cluster_resources()
-        room = min(resources.get("CPU", 1) / num_cpus, resources.get("GPU", 0) / num_gpus if num_gpus else math.inf)
+        room = min(
+            resources.get("CPU", 1) / num_cpus,
+            resources.get("GPU", 0) / num_gpus if num_gpus else math.inf,
+        )
         self.workers = self.batch_size = workers or max(1, int(room))
         if self.workers > room:
             raise ValueError(
                 f"{self.workers} actors of {num_cpus} processors and {num_gpus:g} GPUs do not fit into {resources}, and would wait for ever; take fewer"
             )
         if evaluator.device.type == "cuda" and not num_gpus:
-            raise ValueError("the evaluator computes on a GPU: say with num_gpus which share of one each actor gets")
+            raise ValueError(
+                "the evaluator computes on a GPU: say with num_gpus which share of one each actor gets"
+            )
         self.num_cpus, self.num_gpus = num_cpus, num_gpus
         self._actors: list[Any] = []
 

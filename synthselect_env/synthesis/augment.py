@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def _uniform(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # (b, 1, 1, 1) in -1..1
+def _uniform(
+    images: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:  # (b, 1, 1, 1) in -1..1
     return 2 * torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator) - 1
 
 
@@ -37,7 +39,9 @@ def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     b, _, h, w = images.shape
 
     def places(length: int) -> torch.Tensor:  # (b, length), reflected at both ends
-        moved = torch.arange(length, device=images.device) + (_uniform(images, generator) * length / 4).round().long().view(b, 1)
+        moved = torch.arange(length, device=images.device) + (
+            _uniform(images, generator) * length / 4
+        ).round().long().view(b, 1)
         return length - 1 - (length - 1 - moved.abs()).abs()
 
     return _taken(images, places(h), places(w))

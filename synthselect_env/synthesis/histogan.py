@@ -95,7 +95,13 @@ class HistoGAN:
     :param device: "auto", or a torch device
     """
 
-    def __init__(self, size: tuple[int, int], classes: tuple[str, ...], config: HistoGANConfig | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        classes: tuple[str, ...],
+        config: HistoGANConfig | None = None,
+        device: str = "auto",
+    ) -> None:
         if any(side % (1 << STAGES) or side <= 0 for side in size):
             raise ValueError(
                 f"HistoGAN makes pictures whose sides are multiples of {1 << STAGES}, got {size[0]}×{size[1]}; resize or crop them"
@@ -108,7 +114,9 @@ class HistoGAN:
         )
         c, unit = self.config, 1 << STAGES
         if c.canvas < 1:
-            raise ValueError(f"the canvas must be at least as large as the pictures, got {c.canvas} times their sides")
+            raise ValueError(
+                f"the canvas must be at least as large as the pictures, got {c.canvas} times their sides"
+            )
         # to the next multiple; 4/3 of 48 are 64, whatever rounding makes of it
         height, width = (unit * math.ceil(side * c.canvas / unit - 1e-9) for side in self.size)
         with seeded(c.seed):
@@ -116,10 +124,14 @@ class HistoGAN:
             self.discriminator = Discriminator(len(classes), c.width, c.batch_size)
         for network in (self.generator, self.discriminator):
             network.to(self.device).to(memory_format=torch.channels_last)
-        self._judging = [p for p in self.discriminator.parameters() if p.requires_grad]  # without the frozen features and mixtures
+        self._judging = [
+            p for p in self.discriminator.parameters() if p.requires_grad
+        ]  # without the frozen features and mixtures
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), c.generator_lr, betas=(0.0, 0.99)),
+            "generator": torch.optim.Adam(
+                self.generator.parameters(), c.generator_lr, betas=(0.0, 0.99)
+            ),
             "discriminator": torch.optim.Adam(self._judging, c.discriminator_lr, betas=(0.0, 0.99)),
         }
         self.pretrained = False
@@ -141,8 +153,18 @@ class HistoGAN:
         """
         data, targets = self._checked(images, labels)
         self._same("training", images, labels)
-        network = copy.deepcopy(self.discriminator.features)  # one that is interrupted leaves no trace
-        yield from pretrain(network, data, targets, len(self.classes), self.config.pretraining_steps, self.config.seed, self.config.random_flips)
+        network = copy.deepcopy(
+            self.discriminator.features
+        )  # one that is interrupted leaves no trace
+        yield from pretrain(
+            network,
+            data,
+            targets,
+            len(self.classes),
+            self.config.pretraining_steps,
+            self.config.seed,
+            self.config.random_flips,
+        )
         self.discriminator.features.load_state_dict(network.state_dict())
         rng = torch.Generator(self.device).manual_seed(self.config.seed)
         some = data[torch.randperm(len(data), device=self.device, generator=rng)[: 4 * BATCH_SIZE]]
@@ -202,7 +224,9 @@ class HistoGAN:
                 )
             if due:
                 if features is not None:
-                    row["frechet"] = frechet_distance(real, features(self.sample(reference_labels, seed=0)))
+                    row["frechet"] = frechet_distance(
+                        real, features(self.sample(reference_labels, seed=0))
+                    )
                 self._keep(directory, row)
             yield dict(row)
             if due:
@@ -212,20 +236,31 @@ class HistoGAN:
         """Refuse other images than those of before: losses and distances would not be of one training."""
         digest = images_digest(images, labels)
         if self.pictures.setdefault(kind, digest) != digest:
-            raise ValueError(f"the {kind} pictures or labels are not those that this training began with; give those, or start another one")
+            raise ValueError(
+                f"the {kind} pictures or labels are not those that this training began with; give those, or start another one"
+            )
 
     def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels on the device, or a ValueError that says what is wrong.  uint8 (n, 3, h, w), int64 (n,)"""
-        if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3) or len(images) != len(labels):
+        if (
+            images.dtype != np.uint8
+            or images.shape[1:] != (*self.size, 3)
+            or len(images) != len(labels)
+        ):
             raise ValueError(
                 f"expected uint8 (n, {self.size[0]}, {self.size[1]}, 3) with as many labels, got {images.dtype} {images.shape} and {len(labels)} labels"
             )
         if not np.isin(labels, np.arange(len(self.classes))).all():
-            raise ValueError(f"labels must lie in 0..{len(self.classes) - 1}, positions in {', '.join(self.classes)}")
+            raise ValueError(
+                f"labels must lie in 0..{len(self.classes) - 1}, positions in {', '.join(self.classes)}"
+            )
         missing = [name for i, name in enumerate(self.classes) if not (labels == i).any()]
         if missing:
             raise ValueError(f"no training picture of class {', '.join(missing)}")
-        data, targets = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (images, np.asarray(labels, np.int64)))
+        data, targets = (
+            torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
+            for a in (images, np.asarray(labels, np.int64))
+        )
         return data.permute(0, 3, 1, 2), targets
 
     def _train_step(self, data: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -237,13 +272,23 @@ class HistoGAN:
                 with torch.no_grad():
                     fake = self._generated(labels)
                 # one pass over both halves: half the calls, and the same spectral norms for real and generated
-                scores = [scale.chunk(2) for scale in self._scores(torch.cat([real, fake.float()]), labels.repeat(2))]
-                discriminator_loss = _mean(F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean() for on_real, on_fake in scores)
+                scores = [
+                    scale.chunk(2)
+                    for scale in self._scores(torch.cat([real, fake.float()]), labels.repeat(2))
+                ]
+                discriminator_loss = _mean(
+                    F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+                    for on_real, on_fake in scores
+                )
             self._descend("discriminator", discriminator_loss)
 
         for parameter in self._judging:
             parameter.requires_grad_(False)
-        labels = targets[torch.randint(len(targets), (self.config.batch_size,), device=self.device, generator=self.rng)]
+        labels = targets[
+            torch.randint(
+                len(targets), (self.config.batch_size,), device=self.device, generator=self.rng
+            )
+        ]
         with autocast(self.device):
             fake = self._generated(labels)
             generator_loss = -_mean(scale.mean() for scale in self._scores(fake.float(), labels))
@@ -260,15 +305,23 @@ class HistoGAN:
         return {name: value.item() for name, value in values.items()}
 
     def _scores(self, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        return self.discriminator(augment(images, self.rng).contiguous(memory_format=torch.channels_last), labels)
+        return self.discriminator(
+            augment(images, self.rng).contiguous(memory_format=torch.channels_last), labels
+        )
 
-    def _real_batch(self, data: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        index = torch.randint(len(data), (self.config.batch_size,), device=self.device, generator=self.rng)
+    def _real_batch(
+        self, data: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        index = torch.randint(
+            len(data), (self.config.batch_size,), device=self.device, generator=self.rng
+        )
         real = data[index].float() / 127.5 - 1
         return dihedral(real, self.rng) if self.config.random_flips else real, targets[index]
 
     def _generated(self, labels: torch.Tensor) -> torch.Tensor:
-        latents = torch.randn(len(labels), self.generator.latent_length, device=self.device, generator=self.rng)
+        latents = torch.randn(
+            len(labels), self.generator.latent_length, device=self.device, generator=self.rng
+        )
         return crop(self.generator(latents, labels), self.size, self.rng)
 
     def _descend(self, network: str, loss: torch.Tensor) -> None:
@@ -279,12 +332,25 @@ class HistoGAN:
 
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # short memory at first, when everything moves
+        decay = min(
+            self.config.ema, (1 + self.step) / (10 + self.step)
+        )  # short memory at first, when everything moves
         current = self.generator.state_dict()
-        for name, mean in self.average.state_dict().items():  # weights and batch statistics; counters are copied
-            mean.lerp_(current[name], 1 - decay) if mean.is_floating_point() else mean.copy_(current[name])
+        for (
+            name,
+            mean,
+        ) in self.average.state_dict().items():  # weights and batch statistics; counters are copied
+            mean.lerp_(current[name], 1 - decay) if mean.is_floating_point() else mean.copy_(
+                current[name]
+            )
 
-    def sample(self, labels: np.ndarray, seed: int, batch_size: int = LATENTS_AT_ONCE, truncation: float | None = None) -> np.ndarray:
+    def sample(
+        self,
+        labels: np.ndarray,
+        seed: int,
+        batch_size: int = LATENTS_AT_ONCE,
+        truncation: float | None = None,
+    ) -> np.ndarray:
         """Generate images from the averaged generator, each cut out of its canvas and turned at random.
 
         ``truncation`` trades diversity for typical images (BigGAN, Brock et al. 2019): the numbers of the latent vector follow a normal
@@ -335,7 +401,9 @@ class HistoGAN:
                     f"{folder} holds {min(others)}, which these {per_class} pictures would stand beside; give an empty directory"
                 )
         files = (folder / name for folder in folders for name in names)
-        for batch in self._pictures(np.repeat(np.arange(len(self.classes)), per_class), seed, batch_size, truncation):
+        for batch in self._pictures(
+            np.repeat(np.arange(len(self.classes)), per_class), seed, batch_size, truncation
+        ):
             for picture, file in zip(batch, files):
                 with atomic_write(file) as path:
                     Image.fromarray(picture).save(path)
@@ -343,9 +411,13 @@ class HistoGAN:
                 on_batch(len(batch))
 
     @torch.no_grad()
-    def _pictures(self, labels: np.ndarray, seed: int, batch_size: int, truncation: float | None) -> Iterator[np.ndarray]:
+    def _pictures(
+        self, labels: np.ndarray, seed: int, batch_size: int, truncation: float | None
+    ) -> Iterator[np.ndarray]:
         if truncation is not None and truncation <= 0:
-            raise ValueError(f"truncation must be positive, got {truncation}; None for the full distribution")
+            raise ValueError(
+                f"truncation must be positive, got {truncation}; None for the full distribution"
+            )
         rng, places = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
         for part in torch.as_tensor(labels).split(LATENTS_AT_ONCE):
             latents = torch.randn(len(part), self.generator.latent_length, generator=rng)
@@ -353,10 +425,16 @@ class HistoGAN:
                 vector = latents[:, : self.generator.latent]
                 vector.copy_(truncate(vector, truncation))
             pictures = [  # float32: the same images with and without bf16, but for rounding
-                ((self.average(z.to(self.device), y.to(self.device)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+                ((self.average(z.to(self.device), y.to(self.device)) + 1) * 127.5)
+                .round()
+                .clamp(0, 255)
+                .to(torch.uint8)
+                .cpu()
                 for z, y in zip(latents.split(batch_size), part.split(batch_size))
             ]
-            unit = F.pad(torch.cat(pictures), (0, 0, 0, 0, 0, 0, 0, LATENTS_AT_ONCE - len(part)))  # as many random numbers each time
+            unit = F.pad(
+                torch.cat(pictures), (0, 0, 0, 0, 0, 0, 0, LATENTS_AT_ONCE - len(part))
+            )  # as many random numbers each time
             cut = crop(unit, self.size, places)
             random_flips = dihedral(cut, places) if self.config.random_flips else cut
             yield random_flips[: len(part)].permute(0, 2, 3, 1).numpy()
@@ -420,10 +498,14 @@ class HistoGAN:
         state = load_state(path, "HistoGAN.save", "config", "pretrained")
         fields = dict(state["config"])
         if fields.pop("attention", False):  # a field of earlier releases
-            raise ValueError(f"{path} has a generator with self-attention, which this release does not have; train again")
+            raise ValueError(
+                f"{path} has a generator with self-attention, which this release does not have; train again"
+            )
         config = load_config(HistoGANConfig, fields, path)
         if "canvas" not in fields:
-            raise ValueError(f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again")
+            raise ValueError(
+                f"{path} is not a HistoGAN checkpoint of this release, whose networks are others; train again"
+            )
         gan = cls(tuple(state["size"]), tuple(state["classes"]), config, device)
         for name in ("generator", "average", "discriminator"):
             getattr(gan, name).load_state_dict(state[name])
@@ -446,4 +528,3 @@ def truncate(z: torch.Tensor, threshold: float) -> torch.Tensor:
 
 def _mean(values: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(values)).mean()
-

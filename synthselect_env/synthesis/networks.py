@@ -72,7 +72,9 @@ class Wrapped(torch.autograd.Function):
 
 def _doubled(x: torch.Tensor) -> torch.Tensor:
     # bilinear: doubling by repetition left a checkerboard, by which a classifier told the generated classes apart
-    return F.interpolate(Wrapped.apply(x), scale_factor=2.0, mode="bilinear", align_corners=False)[:, :, 2:-2, 2:-2]
+    return F.interpolate(Wrapped.apply(x), scale_factor=2.0, mode="bilinear", align_corners=False)[
+        :, :, 2:-2, 2:-2
+    ]
 
 
 class Convolution(nn.Conv2d):
@@ -100,11 +102,16 @@ class GeneratorBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, condition: int) -> None:
         super().__init__()
         self.noise_strength = nn.Parameter(torch.full((1, c_out, 1, 1), 0.1))
-        self.norm1, self.norm2 = ConditionalBatchNorm(c_in, condition), ConditionalBatchNorm(c_out, condition)
+        self.norm1, self.norm2 = (
+            ConditionalBatchNorm(c_in, condition),
+            ConditionalBatchNorm(c_out, condition),
+        )
         self.conv1, self.conv2 = Convolution(c_in, c_out), Convolution(c_out, c_out)
         self.shortcut = nn.Conv2d(c_in, c_out, 1)
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
         """(b, c_in, h, w), (b, condition), (b, 1, 2h, 2w) -> (b, c_out, 2h, 2w)"""
         y = _doubled(F.relu(self.norm1(x, condition)))
         y = self.conv1(y) + self.noise_strength * noise
@@ -132,12 +139,20 @@ class Generator(nn.Module):
         self.latent = latent
         self.grid = (size[0] >> STAGES, size[1] >> STAGES)
         self.noise_sizes = [(size[0] >> s, size[1] >> s) for s in reversed(range(STAGES))]
-        self.noise_lengths = [COARSE * self.grid[0] * self.grid[1], *(h * w for h, w in self.noise_sizes)]
+        self.noise_lengths = [
+            COARSE * self.grid[0] * self.grid[1],
+            *(h * w for h, w in self.noise_sizes),
+        ]
         self.latent_length = latent + sum(self.noise_lengths)
         channels = [width * m for m in (8, 8, 4, 2, 1)]
         self.embedding = nn.Embedding(n_classes, latent)
-        self.stem, self.places = nn.Linear(2 * latent, channels[0]), nn.Conv2d(COARSE, channels[0], 1, bias=False)
-        self.blocks = nn.ModuleList(GeneratorBlock(a, b, 2 * latent) for a, b in zip(channels, channels[1:]))
+        self.stem, self.places = (
+            nn.Linear(2 * latent, channels[0]),
+            nn.Conv2d(COARSE, channels[0], 1, bias=False),
+        )
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(a, b, 2 * latent) for a, b in zip(channels, channels[1:])
+        )
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = Convolution(channels[-1], 3)
 
@@ -145,7 +160,9 @@ class Generator(nn.Module):
         """(b, latent_length), (b,) -> (b, 3, h, w) in -1..1"""
         vector, coarse, *noises = z.split([self.latent, *self.noise_lengths], dim=1)
         condition = torch.cat([vector, self.embedding(labels)], dim=1)
-        x = self.stem(condition)[:, :, None, None] + self.places(coarse.view(-1, COARSE, *self.grid))
+        x = self.stem(condition)[:, :, None, None] + self.places(
+            coarse.view(-1, COARSE, *self.grid)
+        )
         x = x.contiguous(memory_format=torch.channels_last)
         for block, noise, size in zip(self.blocks, noises, self.noise_sizes):
             x = block(x, condition, noise.view(-1, 1, *size))
@@ -179,8 +196,12 @@ class FeatureNetwork(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.channels = [width, *(width * m for m in (1, 2, 4, 8))]
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(self.channels, self.channels[1:]))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.blocks = nn.ModuleList(
+            ResidualBlock(a, b) for a, b in zip(self.channels, self.channels[1:])
+        )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of five scales, the finest first.  (b, 3, h, w) in -1..1 -> (b, c, h / 2**s, w / 2**s) each"""
@@ -202,7 +223,9 @@ class PixelBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(b, c_in, h, w) -> (b, c_out, h/2, w/2)"""
-        y = self.conv1(x if self.first else F.relu(x))  # a ReLU on pixels would throw the dark half away
+        y = self.conv1(
+            x if self.first else F.relu(x)
+        )  # a ReLU on pixels would throw the dark half away
         y = F.avg_pool2d(self.conv2(F.relu(y)), 2)
         return y + self.shortcut(F.avg_pool2d(x, 2))
 
@@ -217,7 +240,9 @@ class Head(nn.Module):
     :param group: images whose spread is appended to the map, see :class:`Discriminator`; 0 for none
     """
 
-    def __init__(self, channels: int, hidden: int, n_classes: int, stride: int, group: int = 0) -> None:
+    def __init__(
+        self, channels: int, hidden: int, n_classes: int, stride: int, group: int = 0
+    ) -> None:
         super().__init__()
         self.group = group
         self.mix = nn.Conv2d(channels, hidden, 1).requires_grad_(False)
@@ -244,7 +269,12 @@ class Head(nn.Module):
         x = F.leaky_relu(self.conv1(self.mix(features)), 0.2)
         if self.group:
             together = x.float().unflatten(0, (-1, self.group))
-            spread = (together.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3)).repeat_interleave(self.group)
+            spread = (
+                (together.var(1, unbiased=False) + 1e-8)
+                .sqrt()
+                .mean((1, 2, 3))
+                .repeat_interleave(self.group)
+            )
             x = torch.cat([x, spread.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:]).to(x.dtype)], 1)
         x = F.leaky_relu(self.conv2(x), 0.2)
         by_class = (x.float() * self.projection(labels)[:, :, None, None]).sum(1, keepdim=True)
@@ -270,7 +300,14 @@ class Discriminator(nn.Module):
         self.features = FeatureNetwork(width).requires_grad_(False).eval()
         self.pixels = nn.Sequential(PixelBlock(3, width, first=True), PixelBlock(width, 2 * width))
         group = math.gcd(batch_size, REPETITION_GROUP)
-        strides = (1, 2, 2, 2, 1, 1)  # maps of half the image's side and more are halved, which spares three quarters of the work
+        strides = (
+            1,
+            2,
+            2,
+            2,
+            1,
+            1,
+        )  # maps of half the image's side and more are halved, which spares three quarters of the work
         groups = (0, 0, 0, 0, 0, group)
         self.heads = nn.ModuleList(
             Head(channels, 2 * width, n_classes, *settings)

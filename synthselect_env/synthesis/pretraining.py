@@ -22,7 +22,13 @@ JITTER = 0.4
 
 
 def pretrain(
-    network: FeatureNetwork, images: torch.Tensor, labels: torch.Tensor, n_classes: int, steps: int, seed: int, random_flips: bool = True
+    network: FeatureNetwork,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    n_classes: int,
+    steps: int,
+    seed: int,
+    random_flips: bool = True,
 ) -> Iterator[dict[str, float]]:
     """Train by two losses of equal weight, and leave the network frozen in evaluation mode.
 
@@ -51,11 +57,17 @@ def pretrain(
     twins = torch.arange(2 * n, device=device).roll(n)
     itself = torch.eye(2 * n, dtype=torch.bool, device=device)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, 1 - step / steps)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(
+            (step + 1) / WARM_UP, 1 - step / steps
+        )
         index = torch.randint(len(images), (n,), device=device, generator=rng)
         pictures = images[index].float() / 255
         with autocast(device):
-            features = torch.cat([network(_view(pictures, rng, random_flips))[-1] for _ in range(2)]).mean((2, 3)).float()
+            features = (
+                torch.cat([network(_view(pictures, rng, random_flips))[-1] for _ in range(2)])
+                .mean((2, 3))
+                .float()
+            )
         directions = F.normalize(projector(features), dim=1)
         likeness = (directions @ directions.T / TEMPERATURE).masked_fill(itself, -torch.inf)
         contrast = F.cross_entropy(likeness, twins)
@@ -75,5 +87,10 @@ def _view(pictures: torch.Tensor, rng: torch.Generator, random_flips: bool) -> t
     share = LEAST_CROP + (1 - LEAST_CROP) * share
     h, w = max(1, round(share * height)), max(1, round(share * width))
     top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-    crop = F.interpolate(pictures[:, :, top : top + h, left : left + w], (height, width), mode="bilinear", align_corners=False)
+    crop = F.interpolate(
+        pictures[:, :, top : top + h, left : left + w],
+        (height, width),
+        mode="bilinear",
+        align_corners=False,
+    )
     return (2 * crop - 1).contiguous(memory_format=torch.channels_last)

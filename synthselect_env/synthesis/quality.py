@@ -29,17 +29,27 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"expected two samples of two or more feature vectors of one length, got shapes {a.shape} and {b.shape}")
+        raise ValueError(
+            f"expected two samples of two or more feature vectors of one length, got shapes {a.shape} and {b.shape}"
+        )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("a feature is not finite; look at the pictures and the network that it comes from")
+        raise ValueError(
+            "a feature is not finite; look at the pictures and the network that it comes from"
+        )
     # (min(n, d), d) each; numpy's stubs take the result for that of mode="reduced"
-    triangular = [np.asarray(np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")) for x in (a, b)]
+    triangular = [
+        np.asarray(np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")) for x in (a, b)
+    ]
     shared = np.linalg.svd(triangular[0] @ triangular[1].T, compute_uv=False).sum()
-    total = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum((r**2).sum() for r in triangular) - 2 * shared
+    total = (
+        ((a.mean(0) - b.mean(0)) ** 2).sum() + sum((r**2).sum() for r in triangular) - 2 * shared
+    )
     return max(0.0, float(total))  # rounding can take identical samples below zero
 
 
-def nearest_distances(queries: np.ndarray, references: np.ndarray, skip_own: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def nearest_distances(
+    queries: np.ndarray, references: np.ndarray, skip_own: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance of each query to its nearest reference, and which one that is.
 
     :param queries: (n, d)
@@ -49,13 +59,17 @@ def nearest_distances(queries: np.ndarray, references: np.ndarray, skip_own: boo
     :raises ValueError: when there is no reference to be near to
     """
     if len(references) < 1 + skip_own:
-        raise ValueError("no reference picture to measure the distance to; give more training pictures")
+        raise ValueError(
+            "no reference picture to measure the distance to; give more training pictures"
+        )
     queries, references = np.asarray(queries, np.float64), np.asarray(references, np.float64)
     squares = (references**2).sum(1)
     nearest = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         rows = slice(start, min(start + QUERIES_AT_ONCE, len(queries)))
-        table = squares - 2 * queries[rows] @ references.T  # less the query's own square, which does not change the order
+        table = (
+            squares - 2 * queries[rows] @ references.T
+        )  # less the query's own square, which does not change the order
         if skip_own:
             table[np.arange(rows.stop - start), np.arange(start, rows.stop)] = np.inf
         nearest[rows] = table.argmin(1)

@@ -10,7 +10,9 @@ Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 """(b, 3, h, w) floats in 0..1 and a generator on the same device, to the same shape and range."""
 
 
-def _uniform(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # (b, 1, 1, 1) in 0..1
+def _uniform(
+    images: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:  # (b, 1, 1, 1) in 0..1
     return torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator)
 
 
@@ -28,14 +30,19 @@ def horizontal_flip(images: torch.Tensor, generator: torch.Generator) -> torch.T
     return torch.where(_uniform(images, generator) < 0.5, images.flip(3), images)
 
 
-def colour_jitter(images: torch.Tensor, generator: torch.Generator, strength: float = 0.2) -> torch.Tensor:
+def colour_jitter(
+    images: torch.Tensor, generator: torch.Generator, strength: float = 0.2
+) -> torch.Tensor:
     """Change brightness, contrast and saturation of each image by factors in 1 ± ``strength``."""
 
     def factor() -> torch.Tensor:
         return 1 + strength * (2 * _uniform(images, generator) - 1)
 
     images = images * factor()
-    for dims in ((1, 2, 3), (1,)):  # contrast about the image's mean, saturation about each pixel's grey
+    for dims in (
+        (1, 2, 3),
+        (1,),
+    ):  # contrast about the image's mean, saturation about each pixel's grey
         centre = images.mean(dims, keepdim=True)
         images = centre + (images - centre) * factor()
     return images.clamp(0, 1)
@@ -53,5 +60,9 @@ def _none(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return images
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"none": _none, "traditional": _traditional, "histology": _histology}
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": _none,
+    "traditional": _traditional,
+    "histology": _histology,
+}
 """``traditional`` is the paper's (horizontal flip, colour jitter); ``histology`` flips and transposes both ways, too."""

@@ -55,8 +55,17 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"unknown augmentation {self.augmentation!r}; one of {', '.join(AUGMENTATIONS)}")
-        if min(self.epochs, self.batch_size, 1 if self.steps_per_epoch is None else self.steps_per_epoch) < 1:
+            raise ValueError(
+                f"unknown augmentation {self.augmentation!r}; one of {', '.join(AUGMENTATIONS)}"
+            )
+        if (
+            min(
+                self.epochs,
+                self.batch_size,
+                1 if self.steps_per_epoch is None else self.steps_per_epoch,
+            )
+            < 1
+        ):
             raise ValueError(
                 f"epochs, steps_per_epoch and batch_size must be at least 1, got {self.epochs}, {self.steps_per_epoch} and {self.batch_size}"
             )
@@ -127,34 +136,53 @@ class Classifier:
         """Class log-probabilities.  uint8 (n, h, w, 3) -> float32 (n, c)"""
         return F.log_softmax(self._batched(self.network, images), dim=1)
 
-    def score(self, images: np.ndarray | torch.Tensor, labels: np.ndarray) -> dict[str, list[float]]:
+    def score(
+        self, images: np.ndarray | torch.Tensor, labels: np.ndarray
+    ) -> dict[str, list[float]]:
         """Metrics on labelled images, in lists of one, as ``history`` has one value an epoch."""
         targets = torch.from_numpy(np.asarray(labels, np.int64)).to(self.device)
-        return {name: value.tolist() for name, value in classification_metrics(self.log_probabilities(images)[None], targets).items()}
+        return {
+            name: value.tolist()
+            for name, value in classification_metrics(
+                self.log_probabilities(images)[None], targets
+            ).items()
+        }
 
     @torch.no_grad()
     def features(self, images: np.ndarray | torch.Tensor) -> np.ndarray:
         """The input of the last layer, which is the feature vector of the paper.  uint8 (n, h, w, 3) -> float32 (n, d)"""
         head = last_layer(self.network)
         kept: list[torch.Tensor] = []
-        hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].float().cpu()))
+        hook = head.register_forward_pre_hook(
+            lambda _, inputs: kept.append(inputs[0].float().cpu())
+        )
         try:
             self._batched(self.network, images)
         finally:
             hook.remove()
         return torch.cat(kept).numpy() if kept else np.zeros((0, head.in_features), np.float32)
 
-    def _batched(self, network: nn.Module, images: np.ndarray | torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+    def _batched(
+        self, network: nn.Module, images: np.ndarray | torch.Tensor, batch_size: int = 256
+    ) -> torch.Tensor:
         network.eval()
         pictures = as_pixels(images, self.device)
         with autocast(self.device):
-            outputs = [network(_normalise(batch.float() / 255)).float() for batch in pictures.split(batch_size)]
+            outputs = [
+                network(_normalise(batch.float() / 255)).float()
+                for batch in pictures.split(batch_size)
+            ]
         return torch.cat(outputs) if outputs else torch.zeros(0, self.n_classes, device=self.device)
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and history."""
         with atomic_write(path) as temporary:
-            facts = {"config": asdict(self.config), "n_classes": self.n_classes, "history": self.history, "trained_on": self.trained_on}
+            facts = {
+                "config": asdict(self.config),
+                "n_classes": self.n_classes,
+                "history": self.history,
+                "trained_on": self.trained_on,
+            }
             torch.save({**facts, "network": self.network.state_dict()}, temporary)
 
     @classmethod
@@ -168,7 +196,9 @@ class Classifier:
         network = build_network(config, state["n_classes"], seed=0)
         network.load_state_dict(state["network"])
         network = network.to(pick_device(device)).to(memory_format=torch.channels_last)
-        return cls(network, config, state["n_classes"], state["history"], state.get("trained_on", ""))
+        return cls(
+            network, config, state["n_classes"], state["history"], state.get("trained_on", "")
+        )
 
 
 def build_network(config: TrainingConfig, n_classes: int, seed: int) -> nn.Module:
@@ -177,9 +207,13 @@ def build_network(config: TrainingConfig, n_classes: int, seed: int) -> nn.Modul
     :raises ValueError: when torchvision has no classifier of that name
     """
     if config.architecture not in torchvision.models.list_models(module=torchvision.models):
-        raise ValueError(f"torchvision has no classifier {config.architecture!r}; torchvision.models.list_models() lists them")
+        raise ValueError(
+            f"torchvision has no classifier {config.architecture!r}; torchvision.models.list_models() lists them"
+        )
     with seeded(seed):
-        return torchvision.models.get_model(config.architecture, weights=None, num_classes=n_classes)
+        return torchvision.models.get_model(
+            config.architecture, weights=None, num_classes=n_classes
+        )
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
@@ -189,7 +223,9 @@ def last_layer(network: nn.Module) -> nn.Linear:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError(f"{type(network).__name__} has no linear layer to take features from; use a classifier with a linear head")
+        raise ValueError(
+            f"{type(network).__name__} has no linear layer to take features from; use a classifier with a linear head"
+        )
     return layers[-1]
 
 
@@ -201,10 +237,14 @@ def as_pixels(images: np.ndarray | torch.Tensor, device: torch.device) -> torch.
     :raises ValueError: when they are of another type or shape
     """
     if images.dtype not in (np.uint8, torch.uint8) or images.ndim != 4:
-        raise ValueError(f"pictures are uint8 (n, h, w, 3), got {images.dtype} {tuple(images.shape)}; values in 0..1 are to be times 255")
+        raise ValueError(
+            f"pictures are uint8 (n, h, w, 3), got {images.dtype} {tuple(images.shape)}; values in 0..1 are to be times 255"
+        )
     if isinstance(images, torch.Tensor):
         return images.to(device)
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)  # torch has no negative strides
+    return (
+        torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+    )  # torch has no negative strides
 
 
 def train_classifier(
@@ -254,8 +294,13 @@ def train_classifier(
     indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
     empty = np.setdiff1d(np.arange(n_classes), np.asarray(labels)[indices])
     if len(empty):
-        raise ValueError(f"class {', '.join(map(str, empty))} of {n_classes} has no training picture; a classifier needs some of each")
-    data, targets = as_pixels(images, device), torch.from_numpy(np.asarray(labels, np.int64)).to(device)
+        raise ValueError(
+            f"class {', '.join(map(str, empty))} of {n_classes} has no training picture; a classifier needs some of each"
+        )
+    data, targets = (
+        as_pixels(images, device),
+        torch.from_numpy(np.asarray(labels, np.int64)).to(device),
+    )
     positions = torch.from_numpy(indices).to(device)
     valid = as_pixels(valid_images, device)
     network = build_network(config, n_classes, seed)
@@ -267,8 +312,12 @@ def train_classifier(
     with without_padding_weights(network, data.shape[-2:], valid.shape[-2:]):
         forward = torch.compile(network, dynamic=False) if compile else network
         steps = config.steps_per_epoch or max(1, len(positions) // config.batch_size)
-        optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps * config.epochs)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.learning_rate, total_steps=steps * config.epochs
+        )
         batches = _batches(data, targets, positions, config.batch_size, config.augmentation, seed)
         best: tuple[float, dict[str, torch.Tensor]] | None = None
 
@@ -278,16 +327,28 @@ def train_classifier(
                 for batch, expected in islice(batches, steps):
                     with autocast(device):
                         logits = forward(batch)
-                        logits = getattr(logits, "logits", logits)  # GoogLeNet and Inception answer auxiliary ones beside them
-                        loss = F.cross_entropy(logits, expected, label_smoothing=config.label_smoothing)
+                        logits = getattr(
+                            logits, "logits", logits
+                        )  # GoogLeNet and Inception answer auxiliary ones beside them
+                        loss = F.cross_entropy(
+                            logits, expected, label_smoothing=config.label_smoothing
+                        )
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
                     schedule.step()
             unscored = scored_epochs is not None and epoch <= config.epochs - scored_epochs
-            metrics = {} if unscored else {name: value for name, (value,) in classifier.score(valid, valid_labels).items()}
+            metrics = (
+                {}
+                if unscored
+                else {
+                    name: value for name, (value,) in classifier.score(valid, valid_labels).items()
+                }
+            )
             if not (loss.isfinite() and np.isfinite(metrics.get("log_likelihood", 0.0))):
-                raise FloatingPointError(f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})")
+                raise FloatingPointError(
+                    f"{config.architecture} diverged in epoch {epoch}; lower learning_rate ({config.learning_rate})"
+                )
             for name, value in metrics.items():
                 classifier.history.setdefault(name, []).append(value)
             if keep == "best" and metrics and (best is None or metrics["log_likelihood"] > best[0]):
@@ -300,7 +361,12 @@ def train_classifier(
 
 
 def _batches(
-    data: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor, size: int, augmentation: str, seed: int
+    data: torch.Tensor,
+    targets: torch.Tensor,
+    indices: torch.Tensor,
+    size: int,
+    augmentation: str,
+    seed: int,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Augmented images and their labels, batch after batch; what is left of a pass goes to the front of the next one, and a batch that is
     larger than the set takes several.
@@ -312,7 +378,9 @@ def _batches(
     :param augmentation: a key of :data:`~synthselect_env.training.augmentation.AUGMENTATIONS`
     :param seed: of order and augmentation
     """
-    order_rng, augmentation_rng = (torch.Generator(data.device).manual_seed(2 * seed + i) for i in range(2))
+    order_rng, augmentation_rng = (
+        torch.Generator(data.device).manual_seed(2 * seed + i) for i in range(2)
+    )
     augment, order = AUGMENTATIONS[augmentation], indices[:0]
     while True:
         while len(order) < size:

@@ -20,7 +20,9 @@ def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def used_kernel_range(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int] | None:
+def used_kernel_range(
+    size: int, kernel: int, stride: int, padding: int, dilation: int
+) -> tuple[int, int] | None:
     """The first weight of a kernel that meets a pixel and the one after the last, in one dimension; None where none does.
 
     :param size: pixels without padding
@@ -29,22 +31,32 @@ def used_kernel_range(size: int, kernel: int, stride: int, padding: int, dilatio
     used = []
     for weight in range(kernel):
         offset = dilation * weight - padding  # the pixel that it meets in the first output
-        first = max(0, ceil(-offset / stride))  # the first output in which that is no padding on the near side
+        first = max(
+            0, ceil(-offset / stride)
+        )  # the first output in which that is no padding on the near side
         if first < outputs and first * stride + offset < size:
             used.append(weight)
     return (used[0], used[-1] + 1) if used else None
 
 
-def minimal_kernel(extents: set[int], kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int, int]:
+def minimal_kernel(
+    extents: set[int], kernel: int, stride: int, padding: int, dilation: int
+) -> tuple[int, int, int]:
     """Start and stop of the part of a kernel that gives the same outputs, and the padding that it needs, in one dimension.
 
     :param extents: sizes of the inputs
     """
-    spans = [span for span in (used_kernel_range(n, kernel, stride, padding, dilation) for n in extents) if span]
+    spans = [
+        span
+        for span in (used_kernel_range(n, kernel, stride, padding, dilation) for n in extents)
+        if span
+    ]
     start, stop = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=kernel)
     near = padding - dilation * start
     if near < 0 or any(
-        _outputs(n, stop - start, stride, near, dilation) != _outputs(n, kernel, stride, padding, dilation) for n in extents
+        _outputs(n, stop - start, stride, near, dilation)
+        != _outputs(n, kernel, stride, padding, dilation)
+        for n in extents
     ):
         return 0, kernel, padding  # would need another padding on each side
     return start, stop, near
@@ -61,8 +73,17 @@ def without_padding_weights(network: nn.Module, *sizes: Sequence[int]) -> Iterat
     :param sizes: (height, width) of all images that it will see inside
     """
     seen: dict[nn.Conv2d, set[tuple[int, int]]] = {}
-    fitting = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.padding_mode == "zeros" and not isinstance(m.padding, str)]
-    hooks = [m.register_forward_pre_hook(lambda m, inputs: seen.setdefault(m, set()).add(tuple(inputs[0].shape[-2:]))) for m in fitting]
+    fitting = [
+        m
+        for m in network.modules()
+        if isinstance(m, nn.Conv2d) and m.padding_mode == "zeros" and not isinstance(m.padding, str)
+    ]
+    hooks = [
+        m.register_forward_pre_hook(
+            lambda m, inputs: seen.setdefault(m, set()).add(tuple(inputs[0].shape[-2:]))
+        )
+        for m in fitting
+    ]
     training, like = network.training, next(network.parameters())
     try:
         with torch.no_grad():
@@ -77,17 +98,30 @@ def without_padding_weights(network: nn.Module, *sizes: Sequence[int]) -> Iterat
     whole: list[tuple[nn.Conv2d, nn.Parameter, tuple[int, int], tuple[slice, ...]]] = []
     for convolution, extents in seen.items():
         rows, columns = (
-            minimal_kernel({e[i] for e in extents}, *(getattr(convolution, name)[i] for name in ("kernel_size", "stride", "padding", "dilation")))
+            minimal_kernel(
+                {e[i] for e in extents},
+                *(
+                    getattr(convolution, name)[i]
+                    for name in ("kernel_size", "stride", "padding", "dilation")
+                ),
+            )
             for i in range(2)
         )
-        window: tuple[slice, ...] = (slice(None), slice(None), slice(*rows[:2]), slice(*columns[:2]))
+        window: tuple[slice, ...] = (
+            slice(None),
+            slice(None),
+            slice(*rows[:2]),
+            slice(*columns[:2]),
+        )
         weight, padding = convolution.weight, convolution.padding
         part = weight.detach()[window]
         if part.shape == weight.shape:
             continue
         whole.append((convolution, weight, padding, window))  # type: ignore[arg-type]
         last = weight.is_contiguous(memory_format=torch.channels_last)
-        convolution.weight = nn.Parameter(part.clone(memory_format=torch.channels_last if last else torch.contiguous_format))
+        convolution.weight = nn.Parameter(
+            part.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+        )
         convolution.kernel_size, convolution.padding = tuple(part.shape[-2:]), (rows[2], columns[2])  # type: ignore[assignment]
     try:
         yield
