@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthselect_env import FeatureBank
+from synthselect_env import FeatureBank, load_bank
 from synthselect_env.bank.embedded import toy_bank
 
 
@@ -64,7 +64,7 @@ def import_benchmark() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     """train/ and valid/ with two classes and every suffix that is read."""
     rng = np.random.default_rng(0)
     suffixes = ["png", "jpg", "tif", "webp", "bmp"]
@@ -80,9 +80,27 @@ def picture_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture_zip(picture_folder: Path) -> Path:
-    path = picture_folder.parent / "set.zip"
+def picture_zip(image_folder: Path) -> Path:
+    path = image_folder.parent / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for file in picture_folder.rglob("*.*"):
-            archive.write(file, Path("set") / file.relative_to(picture_folder))
+        for file in image_folder.rglob("*.*"):
+            archive.write(file, Path("set") / file.relative_to(image_folder))
     return path
+
+
+@pytest.fixture(scope="session")
+def pcam() -> FeatureBank:
+    """The embedded PCam bank, read once."""
+    return load_bank("pcam")
+
+
+@pytest.fixture(scope="session")
+def planted() -> FeatureBank:
+    """The embedded PCam bank of known truth, read once."""
+    return load_bank("pcam-planted")
+
+
+@pytest.fixture(scope="session")
+def cervical() -> FeatureBank:
+    """The embedded phantom, read once."""
+    return load_bank("cervical")

@@ -27,9 +27,9 @@ from synthselect_env.data.images import UndecodableError, image_size
 from synthselect_env.training.augmentation import AUGMENTATIONS
 
 
-def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -> None:
+def test_folder_and_zip_read_the_same(image_folder: Path, picture_zip: Path) -> None:
     folder, archive = (
-        read_class_folders(picture_folder, "train"),
+        read_class_folders(image_folder, "train"),
         read_class_folders(picture_zip, "train"),
     )
     assert folder.classes == archive.classes == ("normal", "tumor")
@@ -43,16 +43,16 @@ def test_folder_and_zip_read_the_same(picture_folder: Path, picture_zip: Path) -
     )  # labels belong to their images
 
 
-def test_class_folders_at_the_top(picture_folder: Path) -> None:
-    assert len(read_class_folders(picture_folder / "valid")) == 16
+def test_class_folders_at_the_top(image_folder: Path) -> None:
+    assert len(read_class_folders(image_folder / "valid")) == 16
 
 
 @pytest.mark.parametrize("pattern", [r"^[^-]+-[^-]+", r"^([^-]+-[^-]+)-\d"])
-def test_patients_in_names(picture_folder: Path, pattern: str) -> None:
-    data = read_class_folders(picture_folder, "train", group=pattern)
+def test_patients_in_names(image_folder: Path, pattern: str) -> None:
+    data = read_class_folders(image_folder, "train", group=pattern)
     assert data.groups == ("train-normal",) * 8 + ("train-tumor",) * 8
     assert data.subset(np.array([8, 0])).groups == ("train-tumor", "train-normal")
-    assert read_class_folders(picture_folder, "train").groups is None
+    assert read_class_folders(image_folder, "train").groups is None
 
 
 def test_a_pattern_with_choices(tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_pattern_with_choices(tmp_path: Path) -> None:
         read_class_folders(tmp_path, group=r"(P\d+)?_")
 
 
-def test_resizes_and_selects(picture_folder: Path) -> None:
-    data = read_class_folders(picture_folder, "train").subset(np.array([3, 1]))
+def test_resizes_and_selects(image_folder: Path) -> None:
+    data = read_class_folders(image_folder, "train").subset(np.array([3, 1]))
     assert data.pixels((12, 10)).shape == (2, 12, 10, 3)
-    assert data.ids == tuple(read_class_folders(picture_folder, "train").ids[i] for i in (3, 1))
+    assert data.ids == tuple(read_class_folders(image_folder, "train").ids[i] for i in (3, 1))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_resizes_and_selects(picture_folder: Path) -> None:
         ),
     ],
 )
-def test_reader_errors(picture_folder: Path, arguments: dict, message: str) -> None:
+def test_reader_errors(image_folder: Path, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_class_folders(picture_folder, **arguments)
+        read_class_folders(image_folder, **arguments)
 
 
 def test_missing_and_broken_paths(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_a_broken_picture_is_told_by_another_process() -> None:
     assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
 
 
-def test_candidates_of_some_classes(picture_folder: Path) -> None:
+def test_candidates_of_some_classes(image_folder: Path) -> None:
     """Who has few images of one class makes more of that one."""
-    shutil.rmtree(picture_folder / "train" / "normal")
-    data = read_class_folders(picture_folder, "train", ("normal", "tumor"))
+    shutil.rmtree(image_folder / "train" / "normal")
+    data = read_class_folders(image_folder, "train", ("normal", "tumor"))
     assert data.classes == ("normal", "tumor") and set(data.labels) == {1}
 
 
@@ -255,13 +255,13 @@ def test_appearance_is_what_it_says() -> None:
     assert np.isfinite(flat).all() and compute_image_stats(images[:0]).shape == (0, 12)
 
 
-def test_broken_file_is_named(picture_folder: Path) -> None:
-    file = picture_folder / "train" / "tumor" / "train-tumor-0.png"
+def test_broken_file_is_named(image_folder: Path) -> None:
+    file = image_folder / "train" / "tumor" / "train-tumor-0.png"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(
         ValueError, match=r"tumor/train-tumor-0\.png cannot be decoded .* remove it"
     ):
-        read_class_folders(picture_folder, "train").pixels((8, 8))
+        read_class_folders(image_folder, "train").pixels((8, 8))
 
 
 def test_splits_are_not_mixed(tmp_path: Path) -> None:
@@ -279,13 +279,13 @@ def test_splits_are_not_mixed(tmp_path: Path) -> None:
         read_class_folders(tmp_path, "train")
 
 
-def test_links_are_followed(picture_folder: Path, tmp_path: Path) -> None:
+def test_links_are_followed(image_folder: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked" / "train"
     linked.mkdir(parents=True)
     for name in ("normal", "tumor"):
-        (linked / name).symlink_to(picture_folder / "train" / name)
+        (linked / name).symlink_to(image_folder / "train" / name)
     ours, theirs = (
-        read_class_folders(path, "train") for path in (tmp_path / "linked", picture_folder)
+        read_class_folders(path, "train") for path in (tmp_path / "linked", image_folder)
     )
     assert ours.ids == theirs.ids and ours.images == theirs.images
 
@@ -308,13 +308,13 @@ def test_what_is_transparent_is_glass(mode: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
-def test_names_that_cannot_be_kept(picture_folder: Path) -> None:
+def test_names_that_cannot_be_kept(image_folder: Path) -> None:
     os.rename(
-        picture_folder / "train" / "tumor" / "train-tumor-0.png",
-        os.fsencode(picture_folder / "train" / "tumor") + b"/M\xfcller.png",
+        image_folder / "train" / "tumor" / "train-tumor-0.png",
+        os.fsencode(image_folder / "train" / "tumor") + b"/M\xfcller.png",
     )
     with pytest.raises(ValueError, match=r"name 'train/tumor/M\\udcfcller\.png' is not UTF-8"):
-        read_class_folders(picture_folder, "train")
+        read_class_folders(image_folder, "train")
 
 
 def test_pcam_masks_and_damaged_files(pcam_files: Path) -> None:
