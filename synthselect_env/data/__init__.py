@@ -14,6 +14,10 @@ from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates
 from synthselect_env.data.splitting import apportion, draw_per_class, split_by_group
 
+# Names of 0.1.
+LabelledImages = Dataset.of_images
+appearance = compute_image_stats
+
 __all__ = [
     "Dataset",
     "EncodedImages",
