@@ -53,7 +53,7 @@ def run_example(
 
 @pytest.fixture(scope="session")
 def import_benchmark() -> Callable[[str], ModuleType]:
-    """Imports a file of benchmarks/, which import each other as scripts do."""
+    """Import a script of benchmarks/; scripts import each other by name."""
 
     def load(name: str) -> ModuleType:
         with pytest.MonkeyPatch.context() as patch:

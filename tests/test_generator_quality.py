@@ -1,4 +1,4 @@
-"""The generator benchmark's measures, on arrays with known answers."""
+"""Test the generator benchmark's measures on arrays with known answers."""
 
 from __future__ import annotations
 
@@ -104,4 +104,4 @@ def test_orientations(quality: ModuleType) -> None:
 
 def test_mean_std(quality: ModuleType) -> None:
     assert quality.mean_std([1.0, 3.0]) == "2.000 ± 1.414" and quality.mean_std([0.5]) == "0.500"
-    assert quality.table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
+    assert quality.markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"

@@ -1,4 +1,4 @@
-"""The patches that the paper's Table 2 can be judged by beside the bank's own."""
+"""Test the patches that can judge the paper's Table 2 instead of the bank's own."""
 
 from __future__ import annotations
 

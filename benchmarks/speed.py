@@ -1,0 +1,383 @@
+"""Measure how fast the linear probe scores, a retraining runs, and an agent trains.
+
+    python benchmarks/speed.py                       # about a quarter of an hour on two cores
+    python benchmarks/speed.py --part evaluators     # about three minutes
+    python benchmarks/speed.py --part retraining     # about ten minutes with the default classifier
+    python benchmarks/speed.py --part policy         # about a minute
+
+evaluators: evaluations per second of the linear probe. Beside it stands a loop that fits
+scikit-learn's LogisticRegression to each selection. "Fresh" selections have nothing in common with
+the call before. "Episode" selections grow by one of eight batches per call, as in the environment.
+The larger pools are copies of the bank's candidates with noise, in a memory-mapped file.
+
+retraining: seconds of a retraining beside a bare training loop over tensors in memory. Both train
+the same network for as many steps and score validation after each of the last five epochs. The
+bare loop is forward, backward and AdamW, in bf16 and channels-last where the machine has it. The
+evaluator also decodes, draws batches and augments, and leaves out the weights that meet padding
+only (synthselect_env.training.padding_pruning). Rates count the arithmetic of the whole network.
+
+policy: seconds of a whole training with the settings of learning.py, on the processor and, if there
+is one, on the GPU. The first training on each device warms up and is not counted.
+
+Results: benchmarks/results/speed.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from learning import AGENTS
+from machine import describe_machine, markdown_row, markdown_table, median_range
+from sklearn.linear_model import LogisticRegression
+from torch.utils.flop_counter import FlopCounterMode
+
+from agents.selectors import TrainingSelector
+from synthselect_env import Dataset, FeatureBank
+from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.data import decode
+from synthselect_env.evaluators import LinearProbeEvaluator, RetrainEvaluator
+from synthselect_env.evaluators.retrain import LAST_EPOCHS
+from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
+from synthselect_env.training.device import autocast, has_bfloat16, pick_device
+
+PARTS = ("evaluators", "retraining", "policy")
+PRODUCT_SIZE = 2048
+"""Rows and columns of the float64 matrices whose product rate is measured."""
+
+NETWORK_PRODUCT_SIZE = 4096
+"""The same for the retraining's own number format."""
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, if it is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(call: Callable[[], object], repetitions: int) -> np.ndarray:
+    """Return the seconds of each repetition after one that warms up."""
+    call()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return np.array(times)
+
+
+# ---------------------------------------------------------------------------- evaluators
+
+
+def scoring(probe: LinearProbeEvaluator, calls: list[np.ndarray]) -> Callable[[], object]:
+    """Return a function that scores the next selections at each call."""
+    queue = iter(calls)
+    return lambda: probe.evaluate(next(queue), 0)
+
+
+def product_rate(device: torch.device, size: int = PRODUCT_SIZE) -> float:
+    """Return the machine's float64 matrix-product rate in operations per second."""
+    a, b = (torch.rand(size, size, dtype=torch.float64, device=device) for _ in range(2))
+
+    def product() -> None:
+        torch.mm(a, b)
+        synchronize(device)
+
+    return 2 * size**3 / float(np.median(seconds(product, 5)))
+
+
+def operations(probe: LinearProbeEvaluator, candidates: float) -> float:
+    """Count the operations of one evaluation: sums over candidates, solve, validation scores."""
+    p, c, v = probe.n_components + 1, len(probe.bank.classes), len(probe.bank.valid)
+    sums = 2 * candidates * (p * (p + 1) / 2 + p * c)
+    return sums + 2 / 3 * p**3 + 2 * p * p * c + 2 * v * p * c
+
+
+def anonymous_memory() -> float:
+    """Return the megabytes that the process holds beside mapped files (Linux)."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    held = (int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+    return next(held, float("nan"))
+
+
+def enlarged(bank: FeatureBank, n: int, directory: Path) -> FeatureBank:
+    """Return the bank with its candidates repeated with noise, n in all."""
+    rng, own = np.random.default_rng(0), bank.candidates
+    features = np.memmap(directory / "features", np.float32, "w+", shape=(n, bank.n_features))
+    scale = own.features.std(0)
+    for start in range(0, n, len(own)):
+        part = features[start : start + len(own)]
+        noise = rng.standard_normal(part.shape, np.float32)
+        part[:] = own.features[: len(part)] + 0.1 * scale * noise
+    return replace(bank, candidates=Dataset(features, np.resize(own.labels, n)), retrainings=None)
+
+
+def measure_evaluators(args: argparse.Namespace) -> None:
+    """Print evaluations per second by number of selections, by scikit-learn, and by pool size."""
+    bank, rng = resolve_bank(args.bank), np.random.default_rng(0)
+    start = time.perf_counter()
+    probe = LinearProbeEvaluator(bank, device=args.device)
+    print(
+        f"{bank.source.split('/')[-1]}: {len(bank.train):,} real, {len(bank.candidates):,} "
+        f"candidates, {len(bank.valid):,} validation; {probe.head}, {probe.n_components} "
+        f"components; set-up {time.perf_counter() - start:.2f} s; {args.calls} calls each"
+    )
+    peak = product_rate(probe.device)
+    print(f"float64 matrix product of the machine: {peak / 1e9:,.0f} GFLOP/s\n")
+
+    fastest = print_rates(args, probe, rng, peak)
+
+    # scikit-learn, one selection at a time
+    times = []
+    for _ in range(args.loop):
+        mask = rng.random(len(bank.candidates)) < 0.5
+        x = np.concatenate([bank.train.features, bank.candidates.features[mask]])
+        y = np.concatenate([bank.train.labels, bank.candidates.labels[mask]])
+        start = time.perf_counter()
+        LogisticRegression(max_iter=1000).fit(x, y).predict_proba(bank.valid.features)
+        times.append(time.perf_counter() - start)
+    loop = 1 / np.median(times)
+    print(
+        f"\nscikit-learn LogisticRegression on all {bank.n_features} features, one selection at "
+        f"a time: {loop:.2f} evaluations/s (n = {len(times)}, {min(times):.2f} to "
+        f"{max(times):.2f} s each); the probe's best rate is {fastest / loop:,.0f} times as high"
+    )
+    if args.pools:
+        print_pools(args, bank, rng)
+
+
+def print_rates(
+    args: argparse.Namespace,
+    probe: LinearProbeEvaluator,
+    rng: np.random.Generator,
+    peak: float,
+) -> float:
+    """Print the rates by selections per call, and return the best."""
+    n, batches = len(probe.bank.candidates), probe.bank.batches
+    header = ("k", "fresh selections: evaluations/s", "share of the product rate")
+    print(markdown_table([*header, "episode: evaluations/s", "share"]))
+    fastest = 0.0
+    for k in args.k:
+        # selections that have nothing in common
+        pools = [rng.random((k, n)) < rng.random((k, 1)) for _ in range(args.calls + 1)]
+        fresh = k / seconds(scoring(probe, pools), args.calls)
+        # selections that grow by one batch per call
+        masks, steps = np.zeros((k, n), bool), []
+        for step in range(args.calls + 1):
+            batch = batches[step % len(batches)]
+            masks = masks.copy() if step % len(batches) else np.zeros_like(masks)
+            masks[:, batch] = rng.random((k, len(batch))) < 0.5
+            steps.append(masks)
+        episode = k / seconds(scoring(probe, steps), args.calls)
+        fastest = max(fastest, float(np.median(fresh)))
+        cells = [f"{k:,}"]
+        for rate, summed in ((fresh, n), (episode, n / len(batches))):
+            share = np.median(rate) * operations(probe, summed) / peak
+            cells += [median_range(rate, ",.0f"), f"{share:.1%}"]
+        print(markdown_row(cells), flush=True)
+    return fastest
+
+
+def print_pools(args: argparse.Namespace, bank: FeatureBank, rng: np.random.Generator) -> None:
+    """Print the table of larger pools."""
+    header = ("candidates", "set-up, s", "k = 64, fresh: s per call")
+    more = ("microseconds per evaluation and 1,000 candidates", "memory beside the mapped file, MB")
+    print(f"\n{markdown_table([*header, *more])}")
+    for n in args.pools:
+        with tempfile.TemporaryDirectory() as directory:
+            large = enlarged(bank, n, Path(directory))
+            start = time.perf_counter()
+            probe = LinearProbeEvaluator(large, device=args.device)
+            set_up = time.perf_counter() - start
+            pools = [rng.random((64, n)) < rng.random((64, 1)) for _ in range(4)]
+            call = seconds(scoring(probe, pools), 3)
+            del pools
+            cells = [f"{n:,}", f"{set_up:.2f}", median_range(call, ".3f")]
+            cells += [f"{np.median(call) / 64 / n * 1e9:,.1f}", f"{anonymous_memory():,.0f}"]
+            print(markdown_row(cells), flush=True)
+
+
+# ---------------------------------------------------------------------------- retraining
+
+
+def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return normalised images in memory.  (n, h, w, 3) -> (n, 3, h, w)"""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return ((pixels - 0.5) / 0.25).to(device, memory_format=torch.channels_last)
+
+
+def bare_loop(
+    bank: FeatureBank, config: TrainingConfig, device: torch.device, compiled: bool
+) -> Callable[[], None]:
+    """Return the plain training loop over tensors in memory."""
+    splits = (bank.train, bank.valid)
+    train, valid = (to_tensor(decode(s.images, config.size), device) for s in splits)
+    labels = torch.from_numpy(bank.train.labels).to(device)
+
+    def run() -> None:
+        network = build_network(config, len(bank.classes), 0)
+        network = network.to(device).to(memory_format=torch.channels_last)
+        step = torch.compile(network, dynamic=False) if compiled else network
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
+        for epoch in range(config.epochs):
+            # train for one epoch
+            network.train()
+            for i in range(config.steps_per_epoch or 0):
+                at = slice(i * config.batch_size % (len(train) - config.batch_size), None)
+                images, targets = train[at][: config.batch_size], labels[at][: config.batch_size]
+                with autocast(device):
+                    loss = F.cross_entropy(step(images), targets)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            # score validation after the last epochs
+            if epoch >= config.epochs - LAST_EPOCHS:
+                network.eval()
+                with torch.no_grad(), autocast(device):
+                    scores = [network(part).float() for part in valid.split(256)]
+                    torch.cat(scores).argmax(1).cpu()
+
+    return run
+
+
+def count_flops(bank: FeatureBank, config: TrainingConfig) -> float:
+    """Count the operations of one retraining, with its scoring of validation."""
+    drawn = config.epochs * (config.steps_per_epoch or 0) * config.batch_size
+    network = build_network(config, len(bank.classes), 0)
+    with FlopCounterMode(display=False) as counter:
+        # two images: batch norm needs a spread where one pixel per image is left
+        network(torch.zeros(2, 3, *config.size)).sum().backward()
+    flops = counter.get_total_flops() / 2 * drawn
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, *config.size))
+    return flops + counter.get_total_flops() * LAST_EPOCHS * len(bank.valid)
+
+
+def network_product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the matrix-product rate in the retraining's number format."""
+    size = NETWORK_PRODUCT_SIZE
+    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(5):
+        a @ b
+    synchronize(device)
+    return 5 * 2 * size**3 / (time.perf_counter() - start)
+
+
+def measure_retraining(args: argparse.Namespace) -> None:
+    """Print seconds, images per second and share of the product rate, for both sides."""
+    device, bank = pick_device(args.device), resolve_bank(args.bank)
+    config = QUICK if args.classifier == "quick" else TrainingConfig()
+    config = replace(config, epochs=args.epochs, steps_per_epoch=args.steps)
+    print(
+        f"{config.architecture}, {config.size[0]} px, {args.epochs} epochs of {args.steps} steps "
+        f"of {config.batch_size}; median (least to most) of {args.repetitions}"
+    )
+    bare = bare_loop(bank, config, device, args.compile)
+    evaluator = RetrainEvaluator(bank, config=config, device=args.device, compile=args.compile)
+    none = np.zeros((1, len(bank.candidates)), bool)
+
+    # warm up: decoding and compiling are paid for once
+    start = time.perf_counter()
+    evaluator.evaluate_on(none, 0, bank.valid)
+    first = time.perf_counter() - start
+    print(f"the first retraining, with what is paid for once: {first:.2f} s", flush=True)
+    bare()
+
+    # both sides in turn
+    sides: dict[str, list[float]] = {"bare loop": [], "RetrainEvaluator": []}
+    for repetition in range(args.repetitions):
+        calls = (bare, lambda seed=repetition: evaluator.evaluate(none, seed))
+        for times, call in zip(sides.values(), calls):
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            times.append(time.perf_counter() - start)
+
+    # what share of the machine's rate is that?
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    peak, flops = network_product_rate(device, dtype), count_flops(bank, config)
+    drawn = args.epochs * args.steps * config.batch_size
+    for name, times in sides.items():
+        middle = np.median(times)
+        print(
+            f"{name:<17} {median_range(times)} s, n = {len(times)}, {drawn / middle:,.0f} "
+            f"images/s, {flops / middle / peak:.0%} of the "
+            f"{str(dtype).removeprefix('torch.')} matrix-product rate ({peak / 1e12:.2f} TFLOP/s)"
+        )
+    ours, theirs = (np.median(sides[name]) for name in ("RetrainEvaluator", "bare loop"))
+    print(f"ratio {ours / theirs:.3f}")
+
+
+# ---------------------------------------------------------------------------- policy
+
+
+def measure_policy(args: argparse.Namespace) -> None:
+    """Print the seconds of a whole training by agent and device."""
+    bank = resolve_bank(args.bank)
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    print(
+        f"{bank.describe()}\n{args.evaluations} evaluations; median (least to most) of "
+        f"{args.repetitions}\n"
+    )
+    print(markdown_table(["agent", *(f"{device}, s" for device in devices)]))
+    for name in args.agents:
+        algorithm, settings, more = AGENTS[name]
+        times: dict[str, list[float]] = {device: [] for device in devices}
+        for repetition in range(args.repetitions + 1):
+            for device in devices:
+                options = {**settings, **more, "device": device}
+                selector = TrainingSelector(algorithm, evaluations=args.evaluations, **options)
+                start = time.perf_counter()
+                selector.select(bank, repetition)
+                times[device].append(time.perf_counter() - start)
+        print(markdown_row([name, *(median_range(s[1:]) for s in times.values())]), flush=True)
+
+
+MEASURES = dict(zip(PARTS, (measure_evaluators, measure_retraining, measure_policy)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
+    parser.add_argument("--bank", default="pcam")
+    parser.add_argument("--device", default="auto", help="of evaluators and retraining")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3, help="of retraining and policy")
+    group = parser.add_argument_group("evaluators")
+    group.add_argument("--k", type=int, nargs="+", default=[1, 4, 16, 64, 256, 1024])
+    group.add_argument("--pools", type=int, nargs="*", default=[4_000, 40_000, 400_000])
+    group.add_argument("--calls", type=int, default=40)
+    group.add_argument("--loop", type=int, default=5, help="selections that scikit-learn fits")
+    group = parser.add_argument_group("retraining")
+    group.add_argument(
+        "--classifier",
+        choices=("quick", "resnet34"),
+        default="resnet34",
+        help="quick: ResNet18 at 32 px in batches of 32; resnet34: the default configuration",
+    )
+    group.add_argument("--epochs", type=int, default=TrainingConfig.epochs)
+    group.add_argument("--steps", type=int, default=25, help="steps per epoch")
+    group.add_argument("--compile", action="store_true", help="torch.compile, on both sides")
+    group = parser.add_argument_group("policy")
+    default = ["PPO", "REINFORCE", "CreditPPO"]
+    group.add_argument("--agents", nargs="+", default=default, choices=AGENTS)
+    group.add_argument("--evaluations", type=int, default=256)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(describe_machine(), flush=True)
+    for part in PARTS if args.part == "all" else (args.part,):
+        print(f"\n## {part}\n", flush=True)
+        MEASURES[part](args)
