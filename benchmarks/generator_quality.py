@@ -21,7 +21,6 @@ Results: generator_quality.md and histogan96.md in benchmarks/results/
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,7 +46,7 @@ from synthselect_env.data import (
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.data.images import images_digest
 from synthselect_env.data.phantom import GRADES
-from synthselect_env.storage import atomic_write, library_digest
+from synthselect_env.storage import atomic_write, content_key, library_digest
 from synthselect_env.synthesis import (
     HistoGAN,
     frechet_distance,
@@ -219,8 +218,7 @@ def over_contrast(
 
 def kept(directory: Path, name: str, key: str, train: Callable[[], Classifier]) -> Classifier:
     """Read a trained network, or train and keep it."""
-    digest = hashlib.sha256(f"{key} {library_digest()}".encode()).hexdigest()[:12]
-    file = directory / f"{name}-{digest}.pt"
+    file = directory / f"{name}-{content_key(key, library_digest())[:12]}.pt"
     if not file.exists():
         train().save(file)
     return Classifier.load(file)
@@ -270,7 +268,7 @@ class Images:
 
 def read_images(args: argparse.Namespace, bank: FeatureBank) -> tuple[Images, str]:
     """Return the images to compare, and the origin of the generated ones."""
-    parts, classes = bank.pictures, tuple(bank.classes)
+    parts, classes = dict(bank.splits), tuple(bank.classes)
     made_by = f"the candidates of {args.bank}"
     if args.gan:
         gan = HistoGAN.load(args.gan)
@@ -280,7 +278,7 @@ def read_images(args: argparse.Namespace, bank: FeatureBank) -> tuple[Images, st
         labels = np.repeat(np.arange(len(classes)), args.per_class)
         images = gan.sample(labels, args.seed, truncation=args.truncation)
         names = tuple(map(str, range(len(labels))))
-        parts["candidates"] = Dataset(images, labels, names, classes)
+        parts["candidates"] = Dataset.of_images(images, labels, names, classes)
         made_by = f"{args.gan.name} at step {gan.step}, seed {args.seed}"
         made_by += f", truncation {args.truncation}"
     if args.quick:
@@ -353,7 +351,7 @@ def print_accuracy_score(
                 n_classes,
                 seed,
                 config,
-                members=draw_per_class(source.labels, counts, seed),
+                indices=draw_per_class(source.labels, counts, seed),
                 scored_epochs=0,
             )
             classifier = kept(directory, name, f"{digest} {counts} {config} {seed}", job)

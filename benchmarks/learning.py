@@ -34,6 +34,7 @@ from machine import (
     digest,
     markdown_row,
     markdown_table,
+    score_on,
 )
 from sklearn.metrics import roc_auc_score
 from stable_baselines3 import PPO
@@ -92,7 +93,7 @@ AGENTS = {
     "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
-UNSEARCHED = ["centroid", "fit and looks"]
+UNSEARCHED = ["centroid", "label fit + realism"]
 ARMS = [*UNSEARCHED, *SEARCHES, *AGENTS]
 METRICS = {"accuracy": ("+.1f", 100), "auc": ("+.1f", 100), "log_likelihood": ("+.3f", 1)}
 """Metrics of retrainings, each with the format and the unit of its gain."""
@@ -199,7 +200,7 @@ def retrain_all(args: argparse.Namespace, bank: FeatureBank, found: Found) -> No
     with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
         cached = CachedEvaluator(parallel, "runs/retrained")
         per_seed = [
-            cached.evaluate_on(np.stack([m[s] for m in kept.values()]), s, bank.valid, bank.test)
+            score_on(cached, np.stack([m[s] for m in kept.values()]), s, bank.valid, bank.test)
             for s in range(n)
         ]
     valid, test = (

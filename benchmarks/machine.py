@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from synthselect_env import FeatureBank
-from synthselect_env.storage import library_digest
+from synthselect_env import Dataset, FeatureBank
+from synthselect_env.evaluators import CachedEvaluator, Evaluations
+from synthselect_env.storage import content_key, library_digest
 from synthselect_env.training.device import default_workers
 
 
@@ -41,8 +41,23 @@ def digest(bank: FeatureBank, *arguments: object) -> str:
 
     They change with the bank, with the arguments, and with an edit of the library.
     """
-    key = f"{bank.digest} {arguments!r} {library_digest()}"
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
+    return content_key(bank.digest, repr(arguments), library_digest())[:8]
+
+
+def score_on(
+    evaluator: CachedEvaluator, masks: np.ndarray, seed: int, *datasets: Dataset
+) -> list[Evaluations]:
+    """Train once per selection and return its metrics on each dataset.
+
+    :param evaluator: evaluator that retrains
+    :param masks: selections, bool (k, n)
+    :param seed: random seed of the training
+    :param datasets: datasets to score
+    """
+    log_p = evaluator.predict(masks, seed, Dataset.concatenate(datasets))
+    ends = np.cumsum([len(dataset) for dataset in datasets])
+    parts = np.split(log_p, ends[:-1], axis=1)
+    return [Evaluations.from_predictions(p, d.labels) for p, d in zip(parts, datasets)]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> str:

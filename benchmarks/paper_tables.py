@@ -101,7 +101,7 @@ PAPERS_PPO = {**PPO_AGENT, "learning_rate": 2.5e-4, "gamma": 0.99, "reward": "pa
 BY_THE_PAPER, OURS = "Transformer-PPO as in the paper", "CreditPPO"
 NO_AUGMENTATION, TRADITIONAL = "none, no augmentation", "none, traditional augmentation"
 AUGMENTED = (NO_AUGMENTATION, TRADITIONAL)
-ON_CERVICAL = ("none", "all", "random", "triplet", "centroid", "fit and looks", "oracle")
+ON_CERVICAL = ("none", "all", "random", "triplet", "centroid", "label fit + realism", "oracle")
 ELSEWHERE = ("oracle", "random search", "cross-entropy")
 """Selectors that benchmarks/learning.py compares."""
 

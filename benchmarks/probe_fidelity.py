@@ -38,6 +38,7 @@ from machine import (
     digest,
     markdown_row,
     markdown_table,
+    score_on,
 )
 from scipy.stats import kendalltau, spearmanr
 from sklearn.metrics import roc_auc_score
@@ -48,7 +49,7 @@ from agents.report import save_figure
 from agents.report.plotting import KEPT, panels
 from agents.selectors import SELECTORS, CreditSelector, RandomSearchSelector, TrainingSelector
 from agents.selectors.base import best_of_each_class
-from synthselect_env import Dataset, FeatureBank
+from synthselect_env import FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.bank.extraction import extract_bank, train_extractor
 from synthselect_env.data.flaws import FLAWS
@@ -60,9 +61,10 @@ from synthselect_env.evaluators import (
     LinearProbeEvaluator,
     ParallelEvaluator,
     RetrainEvaluator,
+    candidate_scores,
+    draw_design,
     with_retrainings,
 )
-from synthselect_env.evaluators.candidate_scores import candidate_fit, draw_design, label_fit, looks
 from synthselect_env.metrics import METRICS, more_is_better
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig
@@ -71,14 +73,13 @@ RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
 CLIMBED: dict[str, list[tuple[float, int, bool]]] = {
     "the bank's": [(0.1, 32, False), (1, 32, False), (10, 32, False), (100, 128, False)],
-    "ResNet18, cross-fitted": [(1, 32, False), (10, 32, False)],
     "four folds": [(1, 32, False), (10, 32, False), (10, 32, True), (30, 64, False)],
 }
 """Probes whose credit is climbed, by view.
 
 Each is (ridge, components, whether the least of several probes is taken instead of their mean).
 """
-COLUMNS = ("head", "features", "components", "ridge", "metric", "spearman", "kendall")
+COLUMNS = ("features", "components", "ridge", "metric", "spearman", "kendall")
 DESIGN_SEED = 1
 """Random seed of the selections on a bank without known truth; its own retrainings have 0."""
 
@@ -87,15 +88,14 @@ Views = dict[str, list[FeatureBank]]
 
 
 PARTS = ("random", "optimised", "ranking")
-VIEWS = ("the bank's", "ResNet18", "ResNet18, cross-fitted", "four folds")
+VIEWS = ("the bank's", "ResNet18", "four folds")
 
 
 def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence[str]) -> Views:
     """Return the bank with features of its own extractor, and of smaller ones.
 
-    "cross-fitted" is what ``extract_bank(n_folds=4)`` makes: one bank whose training features are
-    of networks that have not seen the image. "four folds" are four banks. Each has a network of its
-    own, and its real training split is the part that this network has not seen.
+    "four folds" are four banks. Each has a network of its own, and its real training split is the
+    part that this network has not seen.
     """
 
     def seen(name: str, make: Callable[[], FeatureBank]) -> FeatureBank:
@@ -104,23 +104,20 @@ def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence
             make().save(file)
         return FeatureBank.load(file)
 
-    pictures, fold = bank.pictures, np.random.default_rng(0).permutation(len(bank.train)) % FOLDS
-    train = pictures["train"]
+    splits, fold = bank.splits, np.random.default_rng(0).permutation(len(bank.train)) % FOLDS
+    train = splits["train"]
 
     @cache
     def whole() -> Classifier:
-        return train_extractor(train, pictures["valid"], 0, config)
+        return train_extractor(train, splits["valid"], 0, config)
 
     def of_fold(i: int) -> FeatureBank:
-        network = train_extractor(train.subset(fold != i), pictures["valid"], 0, config)
-        return extract_bank({**pictures, "train": train.subset(fold == i)}, network)
+        network = train_extractor(train.subset(fold != i), splits["valid"], 0, config)
+        return extract_bank({**splits, "train": train.subset(fold == i)}, network)
 
     makers: dict[str, Callable[[], list[FeatureBank]]] = {
         "the bank's": lambda: [bank],
-        "ResNet18": lambda: [seen("whole", lambda: extract_bank(pictures, whole()))],
-        "ResNet18, cross-fitted": lambda: [
-            seen("cross-fitted", lambda: extract_bank(pictures, whole(), n_folds=FOLDS))
-        ],
+        "ResNet18": lambda: [seen("whole", lambda: extract_bank(splits, whole()))],
         "four folds": lambda: [seen(f"fold{i}", partial(of_fold, i)) for i in range(FOLDS)],
     }
     return {name: make() for name, make in makers.items() if name in names}
@@ -161,23 +158,18 @@ class Agreement(Evaluator):
     :param least: whether to take the evaluator with the least log-likelihood, not the mean of all
     """
 
-    has_credit = True
-    can_score_any_split = False
-
     def __init__(self, name: str, evaluators: list[Evaluator], least: bool = False) -> None:
         super().__init__(evaluators[0].bank)
         self.name, self.evaluators, self.least = name, evaluators, least
 
-    def evaluate_on(self, selections: np.ndarray, seed: int, *splits: Dataset) -> list[Evaluations]:
-        if not all(self.is_valid(split) for split in splits):
-            raise ValueError("several banks have no common split but their own validation images")
+    def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
         each = [e.evaluate(selections, seed) for e in self.evaluators]
         values = {m: np.stack([getattr(e, m) for e in each]) for m in METRICS}  # (evaluators, k)
         worst = values["log_likelihood"].argmin(0), np.arange(len(selections))
-        together = {m: (v[worst] if self.least else v.mean(0))[:, None] for m, v in values.items()}
-        return [Evaluations.from_epochs(together) for _ in splits]
+        together = {m: v[worst] if self.least else v.mean(0) for m, v in values.items()}
+        return Evaluations.from_metrics(together)
 
-    def credit(self, selections: np.ndarray, seed: int, split: Dataset | None = None) -> np.ndarray:
+    def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
         # (evaluators, k, n)
         credits = np.stack([e.credit(selections, seed) for e in self.evaluators])
         if not self.least:
@@ -205,12 +197,12 @@ def learn(
 def print_probe_correlations(seen: Views, masks: np.ndarray, truth: np.ndarray, file: Path) -> None:
     """Print rank correlations of probes by setting, and write all to a CSV."""
     table: list[dict[str, object]] = []
-    for head, view in [*(("ridge", view) for view in seen), ("logistic", next(iter(seen)))]:
+    for view in seen:
         # correlate each metric of each probe with the retrained log-likelihood
         rows: list[dict[str, object]] = []
         for d in DIMENSIONS:
             for ridge in RIDGES:
-                options = {"head": head, "n_components": d, "ridge": ridge}
+                options = {"n_components": d, "ridge": ridge}
                 several = [LinearProbeEvaluator(b, **options) for b in seen[view]]
                 probes = [probe.evaluate(masks, 0) for probe in several]
                 for metric in METRICS:
@@ -220,12 +212,12 @@ def print_probe_correlations(seen: Views, masks: np.ndarray, truth: np.ndarray, 
                     varied = bool(np.ptp(values))
                     measures = (spearmanr, kendalltau)
                     agree = [m(values, truth)[0] if varied else np.nan for m in measures]
-                    rows.append(dict(zip(COLUMNS, (head, view, d, ridge, metric, *agree))))
+                    rows.append(dict(zip(COLUMNS, (view, d, ridge, metric, *agree))))
         table += rows
 
         # log-likelihood by components and ridge, then the best of each metric
         print(
-            f"\nSpearman, {head} head, features of {view}, validation log-likelihood against "
+            f"\nSpearman, features of {view}, validation log-likelihood against "
             "retrained test log-likelihood"
         )
         print(markdown_table(["components", *(f"ridge {r:g}" for r in RIDGES)]))
@@ -255,7 +247,7 @@ def random_part(
 ) -> None:
     """Print rank correlations of each proxy with the retrained test log-likelihood."""
     masks = random_selections(bank, n)
-    valid, test = retrain.evaluate_on(masks, 0, bank.valid, bank.test)
+    valid, test = score_on(retrain, masks, 0, bank.valid, bank.test)
     truth = test.log_likelihood
     print_probe_correlations(seen, masks, truth, root / "random.csv")
 
@@ -302,7 +294,7 @@ def find_optimised(
     """Return the controls, and what each optimiser finds on each proxy."""
     n, flaw = len(bank.candidates), bank.candidates.flaw
     found: list[Selected] = [("none", np.zeros(n, bool), None), ("all", np.ones(n, bool), None)]
-    for name in ("random", "centroid", "fit and looks"):
+    for name in ("random", "centroid", "label fit + realism"):
         found.append((name, SELECTORS[name]().select(bank, 0).mask, None))
     if flaw is not None:
         found.append(("every sound candidate and no other", flaw == 0, None))
@@ -356,7 +348,7 @@ def optimised_part(
     """Print what proxies promise of optimised selections, and what retraining says."""
     flaw, found = bank.candidates.flaw, find_optimised(bank, seen, retrain, corrections)
     masks = np.stack([mask for _, mask, _ in found])
-    results = [retrain.evaluate_on(masks, seed, bank.valid, bank.test) for seed in range(seeds)]
+    results = [score_on(retrain, masks, seed, bank.valid, bank.test) for seed in range(seeds)]
     print(
         f"\n{retrain}\n\nGains over no candidates; real: retrained, mean ± standard error over "
         f"{seeds} seeds of the differences"
@@ -403,15 +395,16 @@ def composition(mask: np.ndarray, flaw: np.ndarray | None) -> list[str]:
 
 def ranking_scores(bank: FeatureBank) -> dict[str, np.ndarray]:
     """Return the scores that order candidates, by name.  (n,) each"""
-    realism = looks(bank)
+    known = candidate_scores(bank)
+    realism = known.realism
     if bank.candidates.flaw is None or realism is None:
         raise ValueError(
             f"{bank.source} must know the truth and the image statistics; pcam-planted and "
             "cervical do"
         )
-    fits = {"probe": label_fit(bank)}
+    fits = {"probe": known.probe_label_fit}
     if bank.retrainings is not None and bank.retrainings.own_log_probability is not None:
-        fits["out of bag"] = candidate_fit(bank)
+        fits["out of bag"] = known.label_fit
     scores = {"realism": realism}
     for name, fit in fits.items():
         for more, weight in (("", 0), (" + realism", 1), (" + realism / 2", 0.5)):
@@ -429,7 +422,7 @@ def ranking_part(
 
     # retrain none, the oracle, and each better half
     masks = np.stack([np.zeros(len(flaw), bool), flaw == 0, *halves.values()])
-    tests = [retrain.evaluate_on(masks, seed, bank.valid, bank.test)[1] for seed in range(seeds)]
+    tests = [score_on(retrain, masks, seed, bank.valid, bank.test)[1] for seed in range(seeds)]
     values = {
         m: np.stack([getattr(t, m) for t in tests]) for m in ("accuracy", "log_likelihood")
     }  # (seeds, rows)
@@ -492,7 +485,7 @@ if __name__ == "__main__":
         # views are made first: their networks are trained in this process
         seen = views(bank, config, root, args.views)
         datamodel = DatamodelEvaluator(bank)
-        left_out = spearmanr(datamodel.leave_one_out(), datamodel.figures.log_likelihood)[0]
+        left_out = spearmanr(datamodel.leave_one_out(), datamodel.metrics.log_likelihood)[0]
         print(
             f"datamodel: {len(datamodel.selections)} retrainings, Spearman with their validation "
             f"when left out {left_out:.3f}",

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from machine import add_worker_arguments, describe_machine, markdown_table
+from machine import add_worker_arguments, describe_machine, markdown_table, score_on
 
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
@@ -115,7 +115,7 @@ if __name__ == "__main__":
         bank, masks = nested_bank(parts, classes, nested(labels, sizes, seed))
         with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
             cached = CachedEvaluator(parallel, "runs/retrained")
-            results = cached.evaluate_on(masks, seed, bank.valid, bank.test)
+            results = score_on(cached, masks, seed, bank.valid, bank.test)
             for split, evaluations in zip(("valid", "test"), results):
                 for metric in METRICS:
                     column = values.setdefault(f"{split} {metric}", [])
