@@ -41,6 +41,7 @@ from synthselect_env.data import (
     cervical_phantom,
     decode,
     draw_per_class,
+    image_grid,
     phantom_candidates,
 )
 from synthselect_env.data.flaws import FLAWS
@@ -50,7 +51,6 @@ from synthselect_env.storage import atomic_write, content_key, library_digest
 from synthselect_env.synthesis import (
     HistoGAN,
     frechet_distance,
-    image_grid,
     nearest_distances,
     share_closer,
 )
