@@ -469,7 +469,7 @@ def test_other_units_share_no_pictures(toy: FeatureBank, factor: float, shift: f
 
 def test_masks_and_appearances_that_do_not_fit(toy: FeatureBank) -> None:
     with pytest.raises(
-        ValueError, match=r"a mask of 64 pictures must be bool \(64,\), got \(10,\)"
+        ValueError, match=r"a mask of 64 images must be bool \(64,\), got \(10,\)"
     ):
         toy.candidates.subset(np.ones(10, bool))
     looks = {

@@ -1,4 +1,4 @@
-"""Images in: datasets, readers, image statistics, planted flaws, and the cervical phantom."""
+"""Datasets, image readers, image statistics, planted flaws, and the cervical phantom."""
 
 from synthselect_env.data.dataset import Dataset, Split
 from synthselect_env.data.folders import read_class_folders

@@ -1,7 +1,8 @@
-"""How a image looks, whatever it shows: stain, contrast and sharpness in a dozen numbers.
+"""Stain, contrast and sharpness of images, in a dozen numbers.
 
-A network that was trained to tell classes apart is blind to what does not tell them apart: blur, noise, faded stains, tears. Candidates have
-such flaws, and a classifier that trains on them suffers. These statistics are what quality control of slides looks at.
+A network that tells classes apart is blind to flaws that all classes share: blur, noise, faded
+stains, tears. Candidates have such flaws, and a classifier that trains on them suffers. Quality
+control of slides looks at statistics like these.
 """
 
 from __future__ import annotations
@@ -9,39 +10,55 @@ from __future__ import annotations
 import numpy as np
 
 SCALES = (1, 2, 4)
-"""Pixels over which differences are taken: noise shows in the first, blur in all."""
+"""Pixels over which differences are taken. Noise shows in the first, blur in all."""
 
-AT_ONCE = 256
-"""Images that are worked on at once, which bounds memory."""
+CHUNK_SIZE = 256
+"""Images worked on at once, which bounds memory."""
+
+MIN_STD, MIN_DIFFERENCE = 1e-4, 1e-3
+"""Amounts added to standard deviations and differences. They keep flat images finite."""
 
 
 def compute_image_stats(images: np.ndarray) -> np.ndarray:
-    """Low-level statistics of images.
+    """Return low-level statistics of images.
 
-    Optical density, ``-log(intensity)``, is proportional to the amount of stain (Beer–Lambert). The statistics are its mean and standard
-    deviation in each channel, its correlations between channels (which stains there are), and the logarithm of the mean absolute
-    difference of brightness over 1, 2 and 4 pixels (sharpness). Images that are compared must have one size.
+    Optical density, ``-log(intensity)``, is proportional to the amount of stain (Beer–Lambert).
+    The statistics are
+
+    - its mean and standard deviation in each channel,
+    - its correlations between channels, which tell the stains apart,
+    - the sharpness: log of the mean absolute difference of brightness over 1, 2 and 4 pixels.
+
+    Images that are compared must have one size.
 
     :param images: uint8 (n, h, w, 3)
     :return: float32 (n, 12)
     """
     parts = [np.zeros((0, 9 + len(SCALES)), np.float32)]
-    for start in range(0, len(images), AT_ONCE):
-        intensity = np.maximum(images[start : start + AT_ONCE], 1).astype(np.float32) / 255
-        density = -np.log(intensity).reshape(len(intensity), -1, 3)  # (n, pixels, 3)
-        mean, centred = density.mean(1), density - density.mean(1, keepdims=True)
-        covariance = np.einsum("npi,npj->nij", centred, centred) / density.shape[1]
-        std = np.sqrt(np.einsum("nii->ni", covariance)) + 1e-4
-        correlation = (covariance / std[:, :, None] / std[:, None, :])[:, [0, 0, 1], [1, 2, 2]]
-        grey = intensity.mean(3)
-        edges = [
-            np.abs(grey[:, :, s:] - grey[:, :, :-s]).mean((1, 2))
-            + np.abs(grey[:, s:] - grey[:, :-s]).mean((1, 2))
-            for s in SCALES
-        ]
-        parts.append(
-            np.column_stack([mean, std, correlation, np.log(np.stack(edges, 1) + 1e-3)]).astype(
-                np.float32
-            )
-        )
+    for start in range(0, len(images), CHUNK_SIZE):
+        chunk = np.maximum(images[start : start + CHUNK_SIZE], 1)  # no logarithm of zero
+        intensity = chunk.astype(np.float32) / 255
+        stats = np.column_stack([_density_stats(intensity), _sharpness(intensity)])
+        parts.append(stats.astype(np.float32))
     return np.concatenate(parts)
+
+
+def _density_stats(intensity: np.ndarray) -> np.ndarray:  # (n, h, w, 3) -> (n, 9)
+    density = -np.log(intensity).reshape(len(intensity), -1, 3)  # (n, pixels, 3)
+    mean = density.mean(1)
+    centred = density - density.mean(1, keepdims=True)
+    covariance = np.einsum("npi,npj->nij", centred, centred) / density.shape[1]
+    std = np.sqrt(np.einsum("nii->ni", covariance)) + MIN_STD
+    correlation = covariance / std[:, :, None] / std[:, None, :]  # (n, 3, 3)
+    pairs = correlation[:, [0, 0, 1], [1, 2, 2]]
+    return np.column_stack([mean, std, pairs])
+
+
+def _sharpness(intensity: np.ndarray) -> np.ndarray:  # (n, h, w, 3) -> (n, scales)
+    grey = intensity.mean(3)
+    differences = []
+    for scale in SCALES:
+        across = np.abs(grey[:, :, scale:] - grey[:, :, :-scale]).mean((1, 2))
+        down = np.abs(grey[:, scale:] - grey[:, :-scale]).mean((1, 2))
+        differences.append(across + down)
+    return np.log(np.stack(differences, 1) + MIN_DIFFERENCE)

@@ -1,4 +1,4 @@
-"""Labelled images: decoded to one uint8 tensor, kept in the encoded form in which they are stored, or rendered when asked for."""
+"""Images that are decoded or rendered when their pixels are asked for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,36 @@ import io
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+Index = Sequence[int] | np.ndarray | slice
+"""Positions, a boolean mask, or a slice."""
+
+Renderer = Callable[..., np.ndarray]
+"""Function of positions, int64 (n,), and keyword arguments that returns uint8 (n, h, w, 3).
+
+The same position and arguments must give the same image each time.
+"""
+
+RENDERERS: dict[str, Renderer] = {}
+"""Renderers by the name that banks store."""
+
+CHUNK_SIZE = 256
+"""Images rendered before they are resized, which bounds memory."""
+
+SIZE_SAMPLE = 256
+"""Most encoded images, evenly spaced, whose sizes are read to find the median."""
+
+DARK_16_BIT = 4096
+"""Value that a 16-bit image should reach. One that does not may hold 12 bits."""
+
+DECODER_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+"""Exceptions that Pillow raises for files that it cannot decode."""
 
 
 class LazyImages(ABC):
@@ -23,16 +48,16 @@ class LazyImages(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> LazyImages: ...
+    def __getitem__(self, index: Index) -> LazyImages: ...
 
     @abstractmethod
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The images' pixels.
+        """Return the images' pixels.
 
-        :param size: (height, width) to resize to by area averaging (shrinking) or bicubic interpolation (enlarging);
-            None keeps the images' own size, which must then be the same for all
+        :param size: (height, width) to resize to, by area averaging (shrinking) or bicubic
+            interpolation (enlarging). None keeps the images' own size, which must be one for all
         :return: uint8 (n, h, w, 3)
-        :raises ValueError: when a image cannot be decoded, or the sizes differ and no size was asked for
+        :raises ValueError: if an image cannot be decoded, or sizes differ and no size is given
         """
 
     @abstractmethod
@@ -41,32 +66,55 @@ class LazyImages(ABC):
 
     @abstractmethod
     def keys(self) -> list[bytes]:
-        """For each image what its pixels depend on, or a digest of it."""
+        """Return one key per image: what its pixels depend on."""
+
+
+class UndecodableError(ValueError):
+    """An image cannot be decoded.
+
+    :param position: position of the image
+    :param n: number of images
+    :param why: error of the decoder
+    """
+
+    def __init__(self, position: int, n: int, why: Exception) -> None:
+        super().__init__(f"image {position} of {n} cannot be decoded ({why}); replace or remove it")
+        self.position = position
+        self.n = n
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, int, Exception]]:
+        # Pickled where another process decodes.
+        return type(self), (self.position, self.n, self.why)
 
 
 def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
-    """What an index of images means.  int (m,)
+    """Return the positions that an index of images stands for.  int (m,)
 
     :param index: positions, or a boolean mask
     :param n: number of images
-    :raises ValueError: when a mask does not have one entry a image
+    :raises ValueError: if a mask does not have one entry per image
     """
     index = np.asarray(index)
-    if index.dtype != bool:
-        return (
-            index if index.size else index.astype(np.int64)
-        )  # numpy takes an empty list for floats
-    if index.shape != (n,):
-        raise ValueError(f"a mask of {n} pictures must be bool ({n},), got {index.shape}")
-    return np.flatnonzero(index)
+    if index.dtype == bool:
+        if index.shape != (n,):
+            raise ValueError(f"a mask of {n} images must be bool ({n},), got {index.shape}")
+        return np.flatnonzero(index)
+    # numpy takes an empty list for floats.
+    return index if index.size else index.astype(np.int64)
 
 
 class EncodedImages(LazyImages):
-    """A sequence of encoded images (WebP, PNG, JPEG, TIFF) that decodes on demand.
+    """Encoded images (WebP, PNG, JPEG, TIFF) that are decoded on demand.
 
-    Ten thousand 96×96 patches are about 50 MB encoded and 280 MB decoded, which is why banks keep them encoded.
+    Encoded images take a fraction of the memory of their pixels, so banks keep them encoded.
 
-    :param blobs: one encoded file each
+    .. code-block:: python
+
+        images = EncodedImages.encode(np.zeros((2, 96, 96, 3), np.uint8))
+        images[[1]].decode((48, 48)).shape  # (1, 48, 48, 3)
+
+    :param blobs: content of one image file each
     """
 
     def __init__(self, blobs: Iterable[bytes]) -> None:
@@ -75,7 +123,7 @@ class EncodedImages(LazyImages):
     def __len__(self) -> int:
         return len(self.blobs)
 
-    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> EncodedImages:
+    def __getitem__(self, index: Index) -> EncodedImages:
         if isinstance(index, slice):
             return EncodedImages(self.blobs[index])
         return EncodedImages(self.blobs[int(i)] for i in positions_of(index, len(self)))
@@ -88,28 +136,29 @@ class EncodedImages(LazyImages):
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Decode all images to RGB."""
         if not self.blobs:
-            return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
-        pictures = []
-        for position, blob in enumerate(self.blobs):
-            try:
-                with Image.open(io.BytesIO(blob)) as picture:
-                    pictures.append(np.asarray(_resize(_to_rgb(picture), size)))
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise UndecodableError(position, len(self), error) from error
-        if len({p.shape for p in pictures}) > 1:
-            sizes = sorted({p.shape[:2] for p in pictures})
-            raise ValueError(
-                f"pictures differ in size ({sizes[0]} and {sizes[-1]} among others); pass size=(height, width)"
-            )
-        return np.stack(pictures)
+            return _no_pixels(size)
+        decoded = []
+        for position in range(len(self)):
+            with self._opened(position) as image:
+                decoded.append(np.asarray(_resize(_to_rgb(image), size)))
+        _refuse_several_sizes(decoded)
+        return np.stack(decoded)
+
+    def size_of(self, position: int) -> tuple[int, int]:
+        """Return (height, width) of one image in pixels, without decoding it.
+
+        :raises UndecodableError: if it is no image
+        """
+        with self._opened(position) as image:
+            return image.height, image.width
 
     def update(self, digest: Any) -> None:
-        """Feed the encoded bytes."""
+        """Feed the encoded bytes to a ``hashlib`` object."""
         for blob in self.blobs:
             digest.update(len(blob).to_bytes(8, "little") + blob)
 
     def keys(self) -> list[bytes]:
-        """Digests of the encoded bytes."""
+        """Return digests of the encoded bytes."""
         return [hashlib.sha256(blob).digest() for blob in self.blobs]
 
     @classmethod
@@ -126,30 +175,29 @@ class EncodedImages(LazyImages):
             blobs.append(buffer.getvalue())
         return cls(blobs)
 
-
-Renderer = Callable[..., np.ndarray]
-"""Called with positions, int64 (n,), and keyword arguments; answers uint8 (n, h, w, 3), the same for the same image each time."""
-
-RENDERERS: dict[str, Renderer] = {}
-"""What can render images, by the name that banks store."""
-
-SIZED = 256
-"""Encoded images whose sizes are looked at, evenly spaced."""
-
-DIM = 4096
-"""A image of 16 bits that has no value as large is doubted."""
-
-RENDERED_AT_ONCE = 256
-"""Images that are rendered before they are resized, which bounds memory."""
+    @contextmanager
+    def _opened(self, position: int) -> Iterator[Image.Image]:
+        try:
+            with Image.open(io.BytesIO(self.blobs[position])) as image:
+                yield image
+        except DECODER_ERRORS as error:
+            raise UndecodableError(position, len(self), error) from error
 
 
 class RenderedImages(LazyImages):
-    """A sequence of images that are made again whenever they are asked for: a bank stores the recipe, a few bytes a image.
+    """Images that are rendered again whenever they are asked for.
+
+    A bank stores the recipe: the renderer's name, its arguments, and one position per image.
+
+    .. code-block:: python
+
+        images = cervical_phantom()["valid"].images
+        images[[0, 5]].decode((64, 32)).shape  # (2, 64, 32, 3)
 
     :param renderer: a key of :data:`RENDERERS`
-    :param arguments: its keyword arguments, JSON-able
-    :param positions: which images, int (n,)
-    :raises ValueError: when there is no such renderer
+    :param arguments: keyword arguments of the renderer, JSON-able
+    :param positions: positions of the images, int (n,)
+    :raises ValueError: if there is no such renderer
     """
 
     def __init__(self, renderer: str, arguments: dict[str, Any], positions: np.ndarray) -> None:
@@ -157,171 +205,50 @@ class RenderedImages(LazyImages):
             raise ValueError(
                 f"no renderer {renderer!r} in this release; there are {', '.join(RENDERERS)}"
             )
-        self.renderer, self.arguments, self.positions = (
-            renderer,
-            arguments,
-            np.asarray(positions, np.int64),
-        )
+        self.renderer = renderer
+        self.arguments = arguments
+        self.positions = np.asarray(positions, np.int64)
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> RenderedImages:
-        return RenderedImages(
-            self.renderer,
-            self.arguments,
-            self.positions[index if isinstance(index, slice) else positions_of(index, len(self))],
-        )
+    def __getitem__(self, index: Index) -> RenderedImages:
+        chosen = index if isinstance(index, slice) else positions_of(index, len(self))
+        return RenderedImages(self.renderer, self.arguments, self.positions[chosen])
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RenderedImages):
-            return False
-        return (self.renderer, self.arguments) == (
-            other.renderer,
-            other.arguments,
-        ) and np.array_equal(self.positions, other.positions)
+        return (
+            isinstance(other, RenderedImages)
+            and self.renderer == other.renderer
+            and self.arguments == other.arguments
+            and np.array_equal(self.positions, other.positions)
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Render all images."""
         if not len(self):
-            return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
+            return _no_pixels(size)
         render = RENDERERS[self.renderer]
-        starts = range(0, len(self), RENDERED_AT_ONCE)
-        return np.concatenate(
-            [
-                decode(render(self.positions[i : i + RENDERED_AT_ONCE], **self.arguments), size)
-                for i in starts
-            ]
-        )
+        parts = []
+        for start in range(0, len(self), CHUNK_SIZE):
+            rendered = render(self.positions[start : start + CHUNK_SIZE], **self.arguments)
+            parts.append(decode(rendered, size))
+        return np.concatenate(parts)
 
     def update(self, digest: Any) -> None:
-        """Feed the recipe."""
+        """Feed the recipe to a ``hashlib`` object."""
         digest.update(self._recipe + self.positions.tobytes())
 
     def keys(self) -> list[bytes]:
-        """The recipes."""
+        """Return the recipe of each image."""
         recipe = self._recipe
         return [recipe + position.tobytes() for position in self.positions]
 
     @property
     def _recipe(self) -> bytes:
         return json.dumps([self.renderer, self.arguments], sort_keys=True).encode()
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
-        values = np.asarray(picture, np.uint16)
-        if values.max(initial=0) < DIM:
-            warnings.warn(
-                f"a picture of 16 bits a pixel has no value above {DIM - 1}, as where a camera gave 12 bits, and is read as nearly black; "
-                "rescale such pictures to 8 bits, or to all 16",
-                stacklevel=2,
-            )
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
-        raise OSError(
-            f"mode {picture.mode} has no fixed range; save it with 8 or 16 bits a channel"
-        )
-    if picture.has_transparency_data:  # what lies beneath is usually black; glass is white
-        coloured = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert(
-            "RGB"
-        )
-    return picture.convert("RGB")
-
-
-def _resize(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    if size is None or picture.size == (size[1], size[0]):
-        return picture
-    shrinking = size[0] <= picture.height and size[1] <= picture.width
-    return picture.resize(
-        (size[1], size[0]), Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC
-    )
-
-
-class UndecodableError(ValueError):
-    """A image that cannot be decoded.
-
-    :param position: which
-    :param n: of how many
-    :param why: what the decoder says
-    """
-
-    def __init__(self, position: int, n: int, why: Exception) -> None:
-        super().__init__(
-            f"picture {position} of {n} cannot be decoded ({why}); replace or remove it"
-        )
-        self.position, self.n, self.why = position, n, why
-
-    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, int, Exception]]:
-        return type(self), (
-            self.position,
-            self.n,
-            self.why,
-        )  # it may have to come from another process
-
-
-def images_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
-    """A name for labelled images, to key caches by.
-
-    :param images: lazy images, uint8 (n, h, w, 3), or None
-    :param labels: int (n,)
-    """
-    content = hashlib.sha256(np.asarray(labels, np.int64).tobytes())
-    if isinstance(images, LazyImages):
-        images.update(content)
-    elif images is not None:
-        content.update(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes())
-    return content.hexdigest()
-
-
-def image_keys(images: LazyImages | np.ndarray) -> list[bytes]:
-    """For each image something that only the same image has.
-
-    :param images: lazy images, or uint8 (n, h, w, 3)
-    """
-    if isinstance(images, LazyImages):
-        return images.keys()
-    return [
-        hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images
-    ]
-
-
-def image_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
-    """(height, width) of the images, in pixels; the median of up to :data:`SIZED` of them where they may differ.
-
-    :param images: lazy images, uint8 (n, h, w, 3), or None
-    :raises ValueError: when there is none, or one of those looked at is no image
-    """
-    if images is None or not len(images):
-        raise ValueError("there are no pictures that could have a size")
-    if not isinstance(images, EncodedImages):
-        height, width = decode(images[:1]).shape[1:3]
-        return height, width
-    sizes = []
-    for i in np.unique(np.linspace(0, len(images) - 1, SIZED).round().astype(int)):
-        try:
-            with Image.open(io.BytesIO(images.blobs[i])) as picture:
-                sizes.append((picture.height, picture.width))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UndecodableError(int(i), len(images), error) from error
-    height, width = np.median(sizes, axis=0).round().astype(int).tolist()
-    return height, width
-
-
-def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Images as uint8 (n, h, w, 3), whether they are lazy or an array.
-
-    :param images: lazy images, or uint8 (n, h, w, 3)
-    :param size: (height, width), or None for their own
-    """
-    if isinstance(images, LazyImages):
-        return images.decode(size)
-    if size is None or images.shape[1:3] == tuple(size):
-        return images
-    return np.stack([np.asarray(_resize(Image.fromarray(image), size)) for image in images])
 
 
 class ConcatenatedImages(LazyImages):
@@ -337,22 +264,20 @@ class ConcatenatedImages(LazyImages):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: Sequence[int] | np.ndarray | slice) -> ConcatenatedImages:
-        everything = np.arange(len(self))
-        positions = everything[
-            index if isinstance(index, slice) else positions_of(index, len(self))
-        ]
+    def __getitem__(self, index: Index) -> ConcatenatedImages:
+        chosen = index if isinstance(index, slice) else positions_of(index, len(self))
+        positions = np.arange(len(self))[chosen]
         part = np.searchsorted(self._ends, positions, side="right") - 1
         # Runs of positions in the same part stay together.
         starts = np.flatnonzero(np.diff(part, prepend=-1))
         runs = np.split(positions, starts[1:]) if len(starts) else []
-        chosen = [self.parts[p][run - self._ends[p]] for p, run in zip(part[starts], runs)]
-        return ConcatenatedImages(chosen)
+        parts = [self.parts[p][run - self._ends[p]] for p, run in zip(part[starts], runs)]
+        return ConcatenatedImages(parts)
 
     def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Decode all images."""
         if not len(self):
-            return np.zeros((0, *(size or (0, 0)), 3), np.uint8)
+            return _no_pixels(size)
         decoded = []
         for start, part in zip(self._ends, self.parts):
             if not len(part):
@@ -362,18 +287,74 @@ class ConcatenatedImages(LazyImages):
             except UndecodableError as error:
                 position = int(start) + error.position
                 raise UndecodableError(position, len(self), error.why) from error
-        if len({pixels.shape[1:] for pixels in decoded}) > 1:
-            raise ValueError("images differ in size; pass size=(height, width)")
+        _refuse_several_sizes(decoded)
         return np.concatenate(decoded)
 
     def update(self, digest: Any) -> None:
-        """Feed what the images of each part depend on."""
+        """Feed the digest of each part to a ``hashlib`` object."""
         for part in self.parts:
             digest.update(images_digest(part, np.zeros(0)).encode())
 
     def keys(self) -> list[bytes]:
         """Return the keys of all images."""
         return [key for part in self.parts for key in image_keys(part)]
+
+
+def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return the pixels of lazy images or of an array.
+
+    :param images: lazy images, or uint8 (n, h, w, 3)
+    :param size: (height, width) in pixels, or None for the images' own size
+    """
+    if isinstance(images, LazyImages):
+        return images.decode(size)
+    if size is None or images.shape[1:3] == tuple(size):
+        return images
+    return np.stack([np.asarray(_resize(Image.fromarray(image), size)) for image in images])
+
+
+def images_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
+    """Return a SHA-256 digest of labelled images, for cache keys.
+
+    :param images: lazy images, uint8 (n, h, w, 3), or None
+    :param labels: int (n,)
+    """
+    content = hashlib.sha256(np.asarray(labels, np.int64).tobytes())
+    if isinstance(images, LazyImages):
+        images.update(content)
+    elif images is not None:
+        content.update(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes())
+    return content.hexdigest()
+
+
+def image_keys(images: LazyImages | np.ndarray) -> list[bytes]:
+    """Return one key per image. Different images have different keys.
+
+    :param images: lazy images, or uint8 (n, h, w, 3)
+    """
+    if isinstance(images, LazyImages):
+        return images.keys()
+    contents = (repr(image.shape).encode() + image.tobytes() for image in images)
+    return [hashlib.sha256(content).digest() for content in contents]
+
+
+def image_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
+    """Return (height, width) of images in pixels.
+
+    The sizes of encoded images may differ. The median of up to :data:`SIZE_SAMPLE` is returned.
+
+    :param images: lazy images, uint8 (n, h, w, 3), or None
+    :raises ValueError: if there are no images, or one that is looked at is no image
+    """
+    if images is None or not len(images):
+        raise ValueError("there are no images that could have a size")
+    if not isinstance(images, EncodedImages):
+        height, width = decode(images[:1]).shape[1:3]
+        return height, width
+    spaced = np.linspace(0, len(images) - 1, SIZE_SAMPLE).round().astype(int)
+    sizes = [images.size_of(int(position)) for position in np.unique(spaced)]
+    height, width = np.median(sizes, axis=0).round().astype(int).tolist()
+    return height, width
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
@@ -393,3 +374,51 @@ def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
         left = i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def _no_pixels(size: tuple[int, int] | None) -> np.ndarray:
+    height, width = size or (0, 0)
+    return np.zeros((0, height, width, 3), np.uint8)
+
+
+def _refuse_several_sizes(decoded: Sequence[np.ndarray]) -> None:
+    sizes = sorted({pixels.shape[-3:-1] for pixels in decoded})  # (..., h, w, 3) -> (h, w)
+    if len(sizes) > 1:
+        raise ValueError(
+            f"images differ in size ({sizes[0]} and {sizes[-1]} among others); "
+            "pass size=(height, width)"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _high_bytes(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise OSError(f"mode {image.mode} has no fixed range; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        # Below transparent pixels lies black, as a rule. Glass is white.
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """Return the upper 8 of 16 bits. Pillow's own conversion clips all above 255 to white."""
+    values = np.asarray(image, np.uint16)
+    if values.max(initial=0) < DARK_16_BIT:
+        warnings.warn(
+            f"a 16-bit image has no value above {DARK_16_BIT - 1}, as from a camera of 12 bits, "
+            "and is read as nearly black; rescale such images to 8 bits, or to all 16",
+            stacklevel=3,
+        )
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _resize(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or image.size == (size[1], size[0]):
+        return image
+    height, width = size
+    shrinking = height <= image.height and width <= image.width
+    method = Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC
+    return image.resize((width, height), method)

@@ -16,46 +16,61 @@ CLASSES = ("normal", "tumor")
 def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = None) -> Dataset:
     """Read one split of PCam from ``camelyonpatch_level_2_split_{split}_{x,y}.h5``.
 
-    :param directory: where the files lie
+    :param directory: folder of the files
     :param split: "train", "valid" or "test"
-    :param indices: positions to read, or a boolean mask, e.g. a random 3 %; None for all (train: 7.2 GB decoded)
+    :param indices: positions to read, or a boolean mask, e.g. a random share. None reads all, for
+        which the decoded training split must fit in memory
     :return: uint8 (n, 96, 96, 3); ids are ``{split}-{position}``
-    :raises FileNotFoundError: when a file is missing
-    :raises ValueError: when the datasets have another shape, or other labels than 0 and 1
+    :raises FileNotFoundError: if a file is missing
+    :raises ValueError: if the datasets have another shape, or labels other than 0 and 1
     """
-    files = {
-        kind: Path(directory) / f"camelyonpatch_level_2_split_{split}_{kind}.h5" for kind in "xy"
-    }
-    for file in files.values():
-        if not file.exists():
-            raise FileNotFoundError(f"{file} does not exist; unpack PCam's {file.name}.gz there")
-        if not h5py.is_hdf5(file):
-            raise ValueError(f"{file} is no complete HDF5 file; download or unpack it again")
-    with h5py.File(files["x"]) as x_file, h5py.File(files["y"]) as y_file:
+    name = f"camelyonpatch_level_2_split_{split}"
+    x_path = Path(directory) / f"{name}_x.h5"
+    y_path = Path(directory) / f"{name}_y.h5"
+    for path in (x_path, y_path):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; unpack PCam's {path.name}.gz there")
+        if not h5py.is_hdf5(path):
+            raise ValueError(f"{path} is no complete HDF5 file; download or unpack it again")
+
+    with h5py.File(x_path) as x_file, h5py.File(y_path) as y_file:
         if "x" not in x_file or "y" not in y_file:
-            raise ValueError(
-                f"{files['x']} and {files['y'].name} must hold a dataset x and a dataset y"
-            )
+            raise ValueError(f"{x_path} and {y_path.name} must hold a dataset x and a dataset y")
         x, y = x_file["x"], y_file["y"]
-        if x.ndim != 4 or x.shape[3] != 3 or x.dtype != np.uint8:
-            raise ValueError(
-                f"{files['x']}: dataset x is {x.dtype} {x.shape}, expected uint8 (n, 96, 96, 3)"
-            )
-        if y.size != len(x):
-            raise ValueError(
-                f"{files['y']}: dataset y has {y.size} labels for {len(x)} pictures; the two files do not belong together"
-            )
+        _check_shapes(x, y, x_path, y_path)
         positions = np.arange(len(x)) if indices is None else positions_of(indices, len(x))
         if len(positions) and not 0 <= positions.min() <= positions.max() < len(x):
             raise ValueError(
-                f"{files['x']}: indices must lie in 0..{len(x) - 1}, got {positions.min()}..{positions.max()}"
+                f"{x_path}: indices must lie in 0..{len(x) - 1}, "
+                f"got {positions.min()}..{positions.max()}"
             )
         labels = y[()].reshape(-1)[positions].astype(np.int64)
         if not np.isin(labels, (0, 1)).all():
             raise ValueError(
-                f"{files['y']}: labels must be 0 (normal) or 1 (tumor), got {np.unique(labels).tolist()}"
+                f"{y_path}: labels must be 0 (normal) or 1 (tumor), "
+                f"got {np.unique(labels).tolist()}"
             )
-        # h5py reads increasing positions only: read each once, in order, then put them into the order asked for.
-        unique, inverse = np.unique(positions, return_inverse=True)
-        images = x[unique][inverse] if len(unique) < len(x) else x[()][positions]
-    return Dataset.of_images(images, labels, tuple(f"{split}-{i}" for i in positions), CLASSES)
+        images = _rows(x, positions)
+    ids = tuple(f"{split}-{i}" for i in positions)
+    return Dataset.of_images(images, labels, ids, CLASSES)
+
+
+def _check_shapes(x: h5py.Dataset, y: h5py.Dataset, x_path: Path, y_path: Path) -> None:
+    if x.ndim != 4 or x.shape[3] != 3 or x.dtype != np.uint8:
+        raise ValueError(
+            f"{x_path}: dataset x is {x.dtype} {x.shape}, expected uint8 (n, 96, 96, 3)"
+        )
+    if y.size != len(x):
+        raise ValueError(
+            f"{y_path}: dataset y has {y.size} labels for {len(x)} images; "
+            "the two files do not belong together"
+        )
+
+
+def _rows(x: h5py.Dataset, positions: np.ndarray) -> np.ndarray:
+    """Return rows of an HDF5 dataset in any order, repeated ones too."""
+    # h5py reads increasing positions only, so each is read once, in order.
+    unique, inverse = np.unique(positions, return_inverse=True)
+    if len(unique) == len(x):
+        return x[()][positions]
+    return x[unique][inverse]

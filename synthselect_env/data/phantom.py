@@ -1,15 +1,16 @@
 """A cervical phantom: rendered images in the place of tissue.
 
-The paper's cervical set is private, and no openly licensed one with CIN grades is known to us. These images follow a textbook
-description of haematoxylin and eosin sections: squamous epithelium on stroma, graded by the height to which atypia reaches
-(normal: none; CIN1: the lower third; CIN2: two thirds; CIN3: nearly all). They are drawings. Nothing that is measured on them says
-anything about tissue, patients or diagnosis.
+The paper's cervical set is private, and we know of no openly licensed one with CIN grades. These
+images follow a textbook description of haematoxylin and eosin sections: squamous epithelium on
+stroma, graded by the height to which atypia reaches (normal: none; CIN1: the lower third; CIN2: two
+thirds; CIN3: nearly all). They are drawings. Nothing that is measured on them says anything about
+tissue, patients or diagnosis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -20,22 +21,35 @@ from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS, RenderedImages
 
+VERSION = 2
+"""Version of the phantom. Raise it when the same arguments render other images than before.
+
+A stored recipe is then not taken for that of another image.
+"""
+
+# What the sets consist of.
+
 GRADES = ("Normal", "CIN1", "CIN2", "CIN3")
-HEIGHT, WIDTH = 256, 128
-"""Of the paper's cervical patches, in pixels; the surface is at the top."""
+"""Class names, in label order."""
 
 COUNTS = (1284, 410, 481, 472)
 """Images of each grade in the paper's set."""
 
 SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
-"""Of the images of each grade; the paper's split by patient."""
+"""Share of each part in the images of each grade, as in the paper, which splits by patient."""
 
 PATIENTS = {"train": 42, "valid": 30, "test": 60}
-"""Of each part; the paper gives no number. A classifier that has seen the stain and the tissue of few patients takes what is theirs for
-the grade, and candidates of others are worth adding for that. Figures are of more patients, with fewer images each."""
+"""Patients of each part; the paper gives no number.
 
-N_CANDIDATE_PATIENTS = 400
-"""Whose images the candidates are: others than the real set's."""
+A classifier that has seen few patients takes their stain and tissue for the grade. Candidates of
+other patients are worth adding for that. Metrics are of more patients, with fewer images each.
+"""
+
+GRADE_CONCENTRATION = 0.05
+"""Concentration of the Dirichlet distribution of a patient's grades. Most have one grade."""
+
+CANDIDATE_PATIENTS = 400
+"""Patients of the candidates. None is in the real set."""
 
 CANDIDATE_FLAWS = {
     "wrong label": 0.3,
@@ -44,48 +58,62 @@ CANDIDATE_FLAWS = {
     "wrong stain": 0.05,
     "near duplicate": 0.03,
 }
-"""Shares of a pool of which half is sound."""
+"""Shares of the flaws in a pool of which half is sound."""
 
-VERSION = 2
-"""Raised whenever the same arguments render differently, so that a stored recipe is not taken for another image's."""
-
-REACH, REACH_SPREAD = (0.0, 0.30, 0.58, 0.90), (0.04, 0.11, 0.12, 0.10)
-"""Height of the atypia as a share of the epithelium's, by grade: mean and standard deviation. Neighbouring grades overlap, as they do
-between pathologists; the overlap sets what the best classifier can reach."""
-
-STAIN_SPREAD, GAIN_SPREAD, NUCLEUS_SPREAD = 0.1, 0.4, 0.2
-"""How patients differ, standard deviations: of the stains' optical densities, and of the logarithms of their amounts and of the size of nuclei."""
-
-LEAST_DENSITY = 0.05
-"""Of a stain in any colour; no stain makes glass brighter."""
-
-GRADES_OF_A_PATIENT = 0.05
-"""Concentration of the Dirichlet distribution of a patient's grades; at this one most patients have a single one."""
-
-REACTIVE = 0.35
-"""Share of normal images with reactive change: dense, dark nuclei low in the epithelium, but regular ones."""
-
-GRID = 8
-"""Pixels between the places where a nucleus may lie."""
-
-REACH_OF_A_NUCLEUS = 8
-"""Half the side of the square that a nucleus is drawn in, in pixels."""
+# How patients differ.
 
 HAEMATOXYLIN, EOSIN = (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)
 """Optical densities in red, green and blue, the reference of Macenko et al. (2009)."""
 
+STAIN_SPREAD = 0.1
+"""Standard deviation of the stains' optical densities."""
+
+MIN_DENSITY = 0.05
+"""Least optical density of a stain in any colour. No stain makes glass brighter."""
+
+GAIN_SPREAD, NUCLEUS_SPREAD = 0.4, 0.2
+"""Standard deviations of the logarithms of the amounts of stain, and of the size of nuclei."""
+
+# How an image is drawn.
+
+HEIGHT, WIDTH = 256, 128
+"""Size of the paper's cervical patches, in pixels. The surface is at the top."""
+
+REACH, REACH_SPREAD = (0.0, 0.30, 0.58, 0.90), (0.04, 0.11, 0.12, 0.10)
+"""Height of the atypia by grade, as a share of the epithelium's: mean and standard deviation.
+
+Neighbouring grades overlap, as they do between pathologists. The overlap limits any classifier.
+"""
+
+MIN_REACH = 0.03
+"""Height of the atypia below which there is none."""
+
+REACTIVE_SHARE = 0.35
+"""Share of normal images with reactive change: nuclei that are dense, dark and low, but regular."""
+
+NUCLEUS_SPACING = 8
+"""Size in pixels of the cells of a grid that have room for one nucleus each."""
+
+NUCLEUS_REACH = 8
+"""Half the side in pixels of the square that a nucleus is drawn in."""
+
 
 @dataclass(frozen=True)
 class Patient:
-    """What the images of one patient share: stain, section, tissue.
+    """Stain, section and tissue that the images of one patient share.
 
-    :param stains: optical densities of haematoxylin and eosin, (2, 3)
-    :param gains: amounts of the two, (2,)
+    .. code-block:: python
+
+        rng = np.random.default_rng(0)
+        image = render_phantom(grade=3, patient=Patient.draw(rng), rng=rng)
+
+    :param stains: optical densities of haematoxylin and eosin (2, 3)
+    :param gains: amounts of the two (2,)
     :param nucleus: size of the nuclei, 1 on average
     :param basal: height of the basal layer as a share of the epithelium's
     :param inflammation: density of lymphocytes in the stroma, 0 to 1
     :param fibre: wavelength of the stroma's texture in pixels
-    :param blur: of the scanner, standard deviation in pixels
+    :param blur: standard deviation of the scanner's blur in pixels
     """
 
     stains: np.ndarray
@@ -98,10 +126,9 @@ class Patient:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Patient:
-        """A patient at random."""
-        stains = np.maximum(
-            np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, STAIN_SPREAD, (2, 3)), LEAST_DENSITY
-        )
+        """Draw a patient at random."""
+        reference = np.array([HAEMATOXYLIN, EOSIN])
+        stains = np.maximum(reference + rng.normal(0, STAIN_SPREAD, (2, 3)), MIN_DENSITY)
         return cls(
             stains=stains / np.linalg.norm(stains, axis=1, keepdims=True),
             gains=np.exp(rng.normal(0, GAIN_SPREAD, 2)),
@@ -113,121 +140,209 @@ class Patient:
         )
 
 
+@dataclass(frozen=True)
+class Atypia:
+    """Extent of the abnormal nuclei in one image.
+
+    :param reach: height that they reach, as a share of the epithelium's
+    :param severity: strength of the change, 0 to 1
+    :param softness: width of the transition above
+    """
+
+    reach: float
+    severity: float
+    softness: float
+
+    def falling(self, depth: np.ndarray) -> np.ndarray:
+        """Return the divisor that lets the severity fall off above the reach.  (…,) -> (…,)"""
+        return _falling((depth - self.reach) / self.softness)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Positions of n nuclei, and what the tissue is like there. All are float (n,).
+
+    :param row: position in pixels from the top
+    :param column: position in pixels from the left
+    :param depth: 0 at the basement membrane and 1 at the surface, negative in the stroma
+    :param atypia: strength of the change, 0 to 1
+    :param basal: membership of the basal layer, 0 to 1
+    :param maturity: depth within the epithelium, 0 to 1
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    depth: np.ndarray
+    atypia: np.ndarray
+    basal: np.ndarray
+    maturity: np.ndarray
+
+    def subset(self, mask: np.ndarray) -> Places:
+        """Return the places where a mask is set.  bool (n,)"""
+        return Places(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+
+
 def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np.ndarray:
     """Draw one image.
 
     :param grade: position in :data:`GRADES`
-    :param patient: whose
-    :param rng: everything else is drawn from it
+    :param patient: patient whose tissue is drawn
+    :param rng: random generator of everything else
     :return: uint8 (256, 128, 3)
+    """
+    depth = _draw_depth(rng)
+    atypia = _draw_atypia(grade, rng)
+    places = _place_nuclei(depth, atypia, patient, rng)
+    nuclei = _draw_nuclei(places, patient, rng)
+    amounts = _stain_amounts(depth, nuclei, atypia, patient, rng)
+    return _scan(amounts, patient, rng)
+
+
+def _draw_depth(rng: np.random.Generator) -> np.ndarray:
+    """Draw the depth of each pixel in the tissue.  (h, w)
+
+    It is 0 at the basement membrane and 1 at the surface. Both are waves, tilted together.
     """
     x = np.arange(WIDTH)
     y = np.arange(HEIGHT)[:, None]
-    # Geometry: the surface and the basement membrane are waves, tilted; depth is 0 at the membrane and 1 at the surface.
     thickness = rng.uniform(0.45, 0.8) * HEIGHT
     tilt = rng.normal(0, 0.12) * (x - WIDTH / 2)
     surface = rng.uniform(-0.06, 0.1) * HEIGHT + tilt + _wave(x, rng, 3.0)
     membrane = surface + thickness + _wave(x, rng, rng.uniform(2, 14))
-    depth = (membrane - y) / (membrane - surface)  # (h, w)
-    epithelium, lumen = depth > 0, depth > 1
+    return (membrane - y) / (membrane - surface)
 
-    # How far up the nuclei are abnormal, and how much so.
+
+def _draw_atypia(grade: int, rng: np.random.Generator) -> Atypia:
     reach = np.clip(rng.normal(REACH[grade], REACH_SPREAD[grade]), 0, 1.1)
     severity = np.clip(rng.normal(0.75, 0.18), 0.3, 1.0)
-    if grade == 0:
-        reactive = rng.random() < REACTIVE
-        reach, severity = (
-            (rng.uniform(0.1, 0.5), rng.uniform(0.2, 0.45)) if reactive else (reach, severity)
-        )
-    softness = rng.uniform(0.03, 0.1)
+    if grade == 0 and rng.random() < REACTIVE_SHARE:
+        reach = rng.uniform(0.1, 0.5)
+        severity = rng.uniform(0.2, 0.45)
+    return Atypia(reach, severity, softness=rng.uniform(0.03, 0.1))
 
-    # Nuclei: one place in each cell of a grid, kept with a probability that depends on the depth there.
-    rows, columns = np.meshgrid(np.arange(HEIGHT // GRID), np.arange(WIDTH // GRID), indexing="ij")
-    row = ((rows + rng.random(rows.shape)) * GRID).ravel()
-    column = ((columns + rng.random(columns.shape)) * GRID).ravel()
+
+def _place_nuclei(
+    depth: np.ndarray, atypia: Atypia, patient: Patient, rng: np.random.Generator
+) -> Places:
+    """Draw one place per cell of a grid, and keep some of them.
+
+    The probability to be kept depends on the tissue there.
+    """
+    # A random point in each cell.
+    shape = (HEIGHT // NUCLEUS_SPACING, WIDTH // NUCLEUS_SPACING)
+    cell_rows, cell_columns = np.indices(shape)
+    row = ((cell_rows + rng.random(shape)) * NUCLEUS_SPACING).ravel()
+    column = ((cell_columns + rng.random(shape)) * NUCLEUS_SPACING).ravel()
+
+    # The tissue there.
     at = depth[row.astype(int), column.astype(int)]
-    atypia = severity / _falling((at - reach) / softness) * (reach > 0.03)
+    strength = atypia.severity / atypia.falling(at) * (atypia.reach > MIN_REACH)
     basal = 1 / _falling((at - patient.basal) / 0.03)
     maturity = np.clip(at, 0, 1)
-    density = np.where(
-        at > 0,
-        np.maximum(0.8 * np.maximum(basal, atypia), 0.42 - 0.22 * maturity),
-        0.12 + 0.75 * patient.inflammation,
-    )
-    kept = (rng.random(len(at)) < density) & (at < 0.98)
-    row, column, at, atypia, basal, maturity = (
-        values[kept] for values in (row, column, at, atypia, basal, maturity)
-    )
-    n, stroma = len(row), at <= 0
-    lymphocyte = stroma & (rng.random(n) < 0.35 + 0.6 * patient.inflammation)
-    radius = (
-        2.3 + 0.5 * (1 - maturity) + 1.5 * atypia * np.exp(rng.normal(0, 0.35, n) * (0.3 + atypia))
-    )
-    radius = (
-        np.where(stroma, np.where(lymphocyte, 1.9, 2.0), radius)
-        * patient.nucleus
-        * np.exp(rng.normal(0, 0.08, n))
-    )
-    stretch = 1 + 0.25 * basal + 1.1 * np.clip(at - 0.75, 0, 1) + 0.5 * atypia * rng.random(n)
-    stretch = np.where(stroma, np.where(lymphocyte, 1.0, 2.4), stretch)
-    upright = np.pi / 2 + rng.normal(
-        0, 0.25 + 0.9 * atypia, n
-    )  # basal nuclei stand, flattened and stromal ones lie
-    angle = np.where(stroma | (at > 0.75), rng.normal(0, 0.3, n), upright)
-    ink = 0.75 + 0.5 * basal + 0.75 * atypia + rng.normal(0, 0.12 + 0.15 * atypia, n)
-    ink = np.where(stroma, np.where(lymphocyte, 1.5, 0.9), ink)
-    haematoxylin = _stamp(
-        row,
-        column,
-        radius * np.sqrt(stretch),
-        radius / np.sqrt(stretch),
-        angle,
-        np.clip(ink, 0.3, 2.4),
-    )
+    places = Places(row, column, at, strength, basal, maturity)
 
-    # Cytoplasm and stroma: eosin, with a texture each; little of either stain in the lumen.
-    cells, fibres = _noise(rng, 6, 6), _noise(rng, 4, patient.fibre * 2)
-    up = np.clip(depth, 0, 1)
-    plasm = 0.30 + 0.16 * up + 0.10 * cells - 0.1 * _noise(rng, 24, 24) * up
+    # Crowded near the membrane and where atypical, sparse near the surface, none in the lumen.
+    crowded = 0.8 * np.maximum(basal, strength)
+    in_epithelium = np.maximum(crowded, 0.42 - 0.22 * maturity)
+    in_stroma = 0.12 + 0.75 * patient.inflammation
+    density = np.where(at > 0, in_epithelium, in_stroma)
+    return places.subset((rng.random(len(at)) < density) & (at < 0.98))
+
+
+def _draw_nuclei(places: Places, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+    """Draw the haematoxylin of all nuclei.  (h, w)"""
+    n = len(places.row)
+    depth, atypia = places.depth, places.atypia
+    stroma = depth <= 0
+    lymphocyte = stroma & (rng.random(n) < 0.35 + 0.6 * patient.inflammation)
+
+    def by_kind(epithelial: np.ndarray, of_lymphocyte: float, of_fibroblast: float) -> np.ndarray:
+        return np.where(stroma, np.where(lymphocyte, of_lymphocyte, of_fibroblast), epithelial)
+
+    # Size: atypical nuclei are large, and differ.
+    pleomorphism = np.exp(rng.normal(0, 0.35, n) * (0.3 + atypia))
+    radius = 2.3 + 0.5 * (1 - places.maturity) + 1.5 * atypia * pleomorphism
+    radius = by_kind(radius, 1.9, 2.0) * patient.nucleus * np.exp(rng.normal(0, 0.08, n))
+
+    # Shape: round, but stretched where basal, flattened, atypical, or of a fibroblast.
+    flattening = np.clip(depth - 0.75, 0, 1)
+    stretch = 1 + 0.25 * places.basal + 1.1 * flattening + 0.5 * atypia * rng.random(n)
+    stretch = np.sqrt(by_kind(stretch, 1.0, 2.4))
+
+    # Direction: basal nuclei stand, flattened ones and those in the stroma lie.
+    standing = np.pi / 2 + rng.normal(0, 0.25 + 0.9 * atypia, n)
+    lying = rng.normal(0, 0.3, n)
+    angle = np.where(stroma | (depth > 0.75), lying, standing)
+
+    # Ink: atypical nuclei are dark, and differ.
+    ink_spread = 0.12 + 0.15 * atypia
+    ink = 0.75 + 0.5 * places.basal + 0.75 * atypia + rng.normal(0, ink_spread, n)
+    ink = np.clip(by_kind(ink, 1.5, 0.9), 0.3, 2.4)
+    return _stamp(places.row, places.column, radius * stretch, radius / stretch, angle, ink)
+
+
+def _stain_amounts(
+    depth: np.ndarray,
+    nuclei: np.ndarray,
+    atypia: Atypia,
+    patient: Patient,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the amounts of haematoxylin and eosin in each pixel.  (h, w, 2)
+
+    Cytoplasm and stroma have a texture each. The lumen has no stain.
+    """
+    epithelium, tissue = depth > 0, ~(depth > 1)
+    height = np.clip(depth, 0, 1)
+
+    # Eosin.
+    cells = _noise(rng, 6, 6)
+    fibres = _noise(rng, 4, patient.fibre * 2)
+    patches = _noise(rng, 24, 24)
+    cytoplasm = 0.30 + 0.16 * height + 0.10 * cells - 0.1 * patches * height
     matrix = 0.48 + 0.22 * fibres
-    eosin = np.where(epithelium, plasm, matrix) * ~lumen
-    haze = (
-        np.where(epithelium, 0.10 + 0.10 * severity / _falling((up - reach) / softness), 0.05)
-        * ~lumen
-    )
-    amounts = (
-        np.stack([haematoxylin * ~lumen + haze, eosin], axis=-1)
-        * patient.gains
-        * np.exp(rng.normal(0, 0.06, 2))
-    )
-    picture = 255 * np.exp(-np.clip(amounts, 0, None) @ patient.stains) * rng.uniform(0.94, 1.0)
-    smooth = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(patient.blur)
-    )
-    return np.clip(np.asarray(smooth) + rng.normal(0, 2.5, (HEIGHT, WIDTH, 1)), 0, 255).astype(
-        np.uint8
-    )
+    eosin = np.where(epithelium, cytoplasm, matrix) * tissue
+
+    # Haematoxylin: nuclei, and a haze that is darker where cells are atypical.
+    atypical_haze = 0.10 + 0.10 * atypia.severity / atypia.falling(height)
+    haze = np.where(epithelium, atypical_haze, 0.05) * tissue
+    haematoxylin = nuclei * tissue + haze
+
+    amounts = np.stack([haematoxylin, eosin], axis=-1)
+    return amounts * patient.gains * np.exp(rng.normal(0, 0.06, 2))
+
+
+def _scan(amounts: np.ndarray, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+    """Turn amounts of stain into pixels, as a scanner does.
+
+    :param amounts: (h, w, 2)
+    :return: uint8 (h, w, 3)
+    """
+    density = np.clip(amounts, 0, None) @ patient.stains  # (h, w, 3)
+    light = 255 * np.exp(-density) * rng.uniform(0.94, 1.0)
+    sharp = Image.fromarray(np.clip(light, 0, 255).astype(np.uint8))
+    blurred = np.asarray(sharp.filter(ImageFilter.GaussianBlur(patient.blur)))
+    noise = rng.normal(0, 2.5, (HEIGHT, WIDTH, 1))
+    return np.clip(blurred + noise, 0, 255).astype(np.uint8)
 
 
 def _falling(x: np.ndarray) -> np.ndarray:
-    """What to divide by for a smooth step from one down to zero at zero.  (…,) -> (…,)"""
+    """Return the divisor of a smooth step down at zero.  (…,) -> (…,)"""
     return 1 + np.exp(np.clip(x, -30, 30))
 
 
 def _wave(x: np.ndarray, rng: np.random.Generator, amplitude: float) -> np.ndarray:
-    """A sum of three sines at random.  (w,) -> (w,)"""
-    wavelengths, phases = WIDTH / rng.uniform(0.5, 3.5, 3), rng.uniform(0, 2 * np.pi, 3)
-    return (
-        amplitude
-        * np.sin(2 * np.pi * x[:, None] / wavelengths + phases)
-        @ (rng.dirichlet(np.ones(3)))
-    )
+    """Draw a random sum of three sines.  (w,) -> (w,)"""
+    wavelengths = WIDTH / rng.uniform(0.5, 3.5, 3)
+    phases = rng.uniform(0, 2 * np.pi, 3)
+    sines = amplitude * np.sin(2 * np.pi * x[:, None] / wavelengths + phases)  # (w, 3)
+    return sines @ rng.dirichlet(np.ones(3))
 
 
 def _noise(rng: np.random.Generator, tall: float, wide: float) -> np.ndarray:
-    """Smooth noise with features of the given size in pixels, about -1 to 1.  (256, 128)"""
-    shape = (max(int(WIDTH / wide), 2), max(int(HEIGHT / tall), 2))
-    coarse = Image.fromarray(rng.normal(0, 0.5, shape[::-1]).astype(np.float32))
+    """Draw smooth noise with features of the given size in pixels.  (h, w)"""
+    shape = max(int(HEIGHT / tall), 2), max(int(WIDTH / wide), 2)
+    coarse = Image.fromarray(rng.normal(0, 0.5, shape).astype(np.float32))
     return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
@@ -239,42 +354,52 @@ def _stamp(
     angle: np.ndarray,
     ink: np.ndarray,
 ) -> np.ndarray:
-    """Ellipses with soft edges; where they overlap, the darker one is seen.  (n,) each -> (256, 128)"""
-    reach = REACH_OF_A_NUCLEUS
+    """Draw ellipses with soft edges. The darkest one is seen where they overlap.
+
+    :param row: centre in pixels from the top (n,)
+    :param column: centre in pixels from the left (n,)
+    :param major: first radius in pixels (n,)
+    :param minor: second radius in pixels (n,)
+    :param angle: angle of the first radius to the horizontal (n,)
+    :param ink: darkness (n,)
+    :return: (h, w)
+    """
+    # A square of pixels around each centre.
+    reach = NUCLEUS_REACH
     offsets = np.arange(-reach, reach + 1)
+    down, right = offsets[None, :, None], offsets[None, None, :]
     top, left = row.astype(int), column.astype(int)
-    dy = offsets[None, :, None] - (row - top)[:, None, None]
-    dx = offsets[None, None, :] - (column - left)[:, None, None]
+    dy = down - (row - top)[:, None, None]
+    dx = right - (column - left)[:, None, None]
+
+    # Distance from the centre, 1 at the outline.  (n, s, s)
+    major, minor = major[:, None, None], minor[:, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    along, across = (
-        (dx * cos + dy * sin) / major[:, None, None],
-        (dy * cos - dx * sin) / minor[:, None, None],
-    )
+    along = (dx * cos + dy * sin) / major
+    across = (dy * cos - dx * sin) / minor
     distance = np.sqrt(along**2 + across**2)
-    # a rim darker than the middle, and an edge a pixel wide
-    shade = (
-        ink[:, None, None]
-        * (0.75 + 0.25 * np.clip(distance, 0, 1) ** 2)
-        * np.clip((1.15 - distance) * minor[:, None, None], 0, 1)
-    )
+
+    # A rim darker than the middle, and an edge one pixel wide.
+    rim = 0.75 + 0.25 * np.clip(distance, 0, 1) ** 2
+    edge = np.clip((1.15 - distance) * minor, 0, 1)
+    shade = ink[:, None, None] * rim * edge
+
+    # Stamp the squares on a canvas with a margin.
     canvas = np.zeros((HEIGHT + 2 * reach, WIDTH + 2 * reach))
-    index = (
-        (top[:, None, None] + reach + offsets[None, :, None]) * canvas.shape[1]
-        + left[:, None, None]
-        + reach
-        + offsets[None, None, :]
-    )
+    rows = top[:, None, None] + reach + down
+    columns = left[:, None, None] + reach + right
+    index = rows * canvas.shape[1] + columns
     np.maximum.at(canvas.ravel(), index.ravel(), shade.ravel())
     return canvas[reach:-reach, reach:-reach]
 
 
 @dataclass(frozen=True)
-class Cast:
-    """Who is rendered: the grade of each image, and whose it is.
+class Cohort:
+    """Grade and patient of each image, from which it can be rendered.
 
     :param grades: int64 (n,)
     :param patients: int64 (n,)
-    :param seed: of the images
+    :param seed: random seed of patients and images
     """
 
     grades: np.ndarray
@@ -282,124 +407,134 @@ class Cast:
     seed: int
 
     def render(self, positions: np.ndarray) -> np.ndarray:
-        """Some of the images; each has a stream of its own.  (m,) -> uint8 (m, 256, 128, 3)"""
-        people = {
-            p: Patient.draw(np.random.default_rng((self.seed, 0, p)))
-            for p in set(self.patients[positions].tolist())
-        }
-        return np.stack(
-            [
-                render_phantom(
-                    int(self.grades[i]),
-                    people[int(self.patients[i])],
-                    np.random.default_rng((self.seed, 1, int(i))),
-                )
-                for i in positions
-            ]
-        )
+        """Return some of the images.
+
+        Each is drawn from a random stream of its own, whichever others are asked for.
+
+        :param positions: int (m,)
+        :return: uint8 (m, 256, 128, 3)
+        """
+        patients = {}
+        for p in set(self.patients[positions].tolist()):
+            patients[p] = Patient.draw(np.random.default_rng((self.seed, 0, p)))
+        images = []
+        for i in positions:
+            rng = np.random.default_rng((self.seed, 1, int(i)))
+            patient = patients[int(self.patients[i])]
+            images.append(render_phantom(int(self.grades[i]), patient, rng))
+        return np.stack(images)
 
 
-def _people(
+def _draw_patients(
     counts: Sequence[int] | np.ndarray, n_patients: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Grades in order, and a patient for each, of so many who have mostly one grade.  int64 (n,) each"""
-    mixtures = rng.dirichlet(
-        np.full(len(GRADES), GRADES_OF_A_PATIENT), n_patients
-    )  # (patients, grades)
+    """Draw a patient for each image. Most patients have one grade.
+
+    :param counts: number of images per grade
+    :param n_patients: number of patients
+    :param rng: random generator
+    :return: grades in order, and patients, int64 (n,) each
+    """
+    concentration = np.full(len(GRADES), GRADE_CONCENTRATION)
+    mixtures = rng.dirichlet(concentration, n_patients)  # (patients, grades)
     patients = [rng.choice(n_patients, n, p=p / p.sum()) for n, p in zip(counts, mixtures.T)]
     return np.repeat(np.arange(len(GRADES)), counts), np.concatenate(patients)
 
 
 @lru_cache(maxsize=8)
-def _real(seed: int) -> tuple[Cast, dict[str, np.ndarray]]:
-    """The real set, and the positions of each part in it."""
-    rng, everyone = np.random.default_rng(seed), np.array(COUNTS)
+def _real_cohort(seed: int) -> tuple[Cohort, dict[str, np.ndarray]]:
+    """Return the real set, and the positions of each part in it."""
+    rng = np.random.default_rng(seed)
+    everyone = np.array(COUNTS)
     counts = {part: np.round(everyone * share).astype(int) for part, share in SHARES.items()}
     counts["train"] = everyone - counts["valid"] - counts["test"]  # what rounding leaves
-    grades, whose = zip(*(_people(counts[part], PATIENTS[part], rng) for part in SHARES))
-    before = np.cumsum([0, *PATIENTS.values()])  # patients of the parts before
-    everything = Cast(
-        np.concatenate(grades), np.concatenate([n + w for n, w in zip(before, whose)]), seed
-    )
-    positions = np.split(
-        np.arange(len(everything.grades)), np.cumsum([len(g) for g in grades])[:-1]
-    )
-    return everything, dict(zip(SHARES, positions))
+
+    # Patients are numbered through from part to part.
+    grades, patients, positions = [], [], {}
+    n_images = n_patients = 0
+    for part in SHARES:
+        part_grades, part_patients = _draw_patients(counts[part], PATIENTS[part], rng)
+        grades.append(part_grades)
+        patients.append(part_patients + n_patients)
+        positions[part] = np.arange(n_images, n_images + len(part_grades))
+        n_images += len(part_grades)
+        n_patients += PATIENTS[part]
+    return Cohort(np.concatenate(grades), np.concatenate(patients), seed), positions
 
 
 @lru_cache(maxsize=8)
-def _candidate_plan(
+def _candidate_cohort(
     per_class: int, flaws: tuple[tuple[str, float], ...], seed: int
-) -> tuple[Cast, FlawPlan]:
-    cast = Cast(
-        *_people((per_class,) * len(GRADES), N_CANDIDATE_PATIENTS, np.random.default_rng(seed)),
-        seed,
-    )
-    return cast, plan_flaws(cast.grades, len(GRADES), dict(flaws), seed)
+) -> tuple[Cohort, FlawPlan]:
+    rng = np.random.default_rng(seed)
+    counts = (per_class,) * len(GRADES)
+    grades, patients = _draw_patients(counts, CANDIDATE_PATIENTS, rng)
+    return Cohort(grades, patients, seed), plan_flaws(grades, len(GRADES), dict(flaws), seed)
 
 
 def cervical_phantom(seed: int = 0) -> dict[str, Dataset]:
-    """The phantom of the paper's cervical set: as many images of each grade, split 7:1:2 by patient.
+    """Return a phantom of the paper's cervical set.
 
-    :param seed: of everything; another one is another hospital
+    It has as many images of each grade, split 7:1:2 by patient.
+
+    :param seed: random seed of everything; another one is another hospital
     :return: "train", "valid" and "test"; images are rendered when they are asked for
     """
-    cast, parts = _real(seed)
-    groups = [f"patient-{p:03d}" for p in cast.patients]
-    ids = tuple(f"{GRADES[g]}-{i:04d}" for i, g in enumerate(cast.grades))
-    everything = Dataset.of_images(
-        RenderedImages("cervical phantom", {"seed": seed, "version": VERSION}, np.arange(len(ids))),
-        cast.grades,
-        ids,
-        GRADES,
-        tuple(groups),
-    )
+    cohort, parts = _real_cohort(seed)
+    recipe = {"seed": seed, "version": VERSION}
+    images = RenderedImages("cervical phantom", recipe, np.arange(len(cohort.grades)))
+    groups = tuple(f"patient-{p:03d}" for p in cohort.patients)
+    ids = tuple(f"{GRADES[grade]}-{i:04d}" for i, grade in enumerate(cohort.grades))
+    everything = Dataset.of_images(images, cohort.grades, ids, GRADES, groups)
     return {name: everything.subset(parts[name]) for name in SHARES}
 
 
 def phantom_candidates(
     per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1
 ) -> Dataset:
-    """Candidates of known truth: images of other patients, of which some are spoilt.
+    """Return candidates of known truth.
 
-    :param per_class: images of each grade, before labels are spoilt
-    :param flaws: name of a flaw to the share of the candidates that get it
-    :param seed: of everything; not that of the real images
+    They are images of other patients than the real set's, some of them spoilt.
+
+    :param per_class: number of images per grade, before labels are spoilt
+    :param flaws: name of a flaw to its share of the candidates
+    :param seed: random seed of everything; must not be that of the real images
     """
-    _, plan = _candidate_plan(per_class, tuple(flaws.items()), seed)
-    pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
+    _, plan = _candidate_cohort(per_class, tuple(flaws.items()), seed)
     recipe = {
         "per_class": per_class,
-        "flaws": pairs,
+        "flaws": [list(pair) for pair in flaws.items()],  # their order counts
         "seed": seed,
         "version": [VERSION, FLAWS_VERSION],
     }
-    order = np.random.default_rng((seed, per_class)).permutation(
-        len(plan.labels)
-    )  # a position must not tell the grade
+    # In random order, so that a position does not tell the grade.
+    order = np.random.default_rng((seed, per_class)).permutation(len(plan.labels))
     images = RenderedImages("cervical phantom candidates", recipe, order)
     ids = tuple(f"candidate-{i:04d}" for i in range(len(order)))
     return Dataset.of_images(images, plan.labels[order], ids, GRADES, flaw=plan.flaw[order])
 
 
-def _check_version(version: object, ours: object) -> None:
-    if version != ours:
-        raise ValueError(
-            f"these pictures are of version {version} of the phantom, this release renders {ours}; build the bank again"
-        )
-
-
 def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
     _check_version(version, VERSION)
-    return _real(seed)[0].render(positions)
+    cohort, _ = _real_cohort(seed)
+    return cohort.render(positions)
 
 
 def _render_candidates(
     positions: np.ndarray, per_class: int, flaws: list[list[Any]], seed: int, version: list[int]
 ) -> np.ndarray:
     _check_version(version, [VERSION, FLAWS_VERSION])
-    cast, plan = _candidate_plan(per_class, tuple((name, share) for name, share in flaws), seed)
-    return plan.spoil(positions, cast.render(plan.source[positions]))
+    pairs = tuple((name, share) for name, share in flaws)
+    cohort, plan = _candidate_cohort(per_class, pairs, seed)
+    return plan.spoil(positions, cohort.render(plan.source[positions]))
+
+
+def _check_version(version: object, ours: object) -> None:
+    if version != ours:
+        raise ValueError(
+            f"these images are of version {version} of the phantom, this release renders {ours}; "
+            "build the bank again"
+        )
 
 
 RENDERERS["cervical phantom"] = _render_real

@@ -8,80 +8,103 @@ import numpy as np
 
 
 def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
-    """Draw a given number of positions of each class without replacement.
+    """Draw a given number of positions per class without replacement.
 
     :param labels: int (n,)
-    :param counts: how many of class 0, 1, …
-    :param seed: of the draw
+    :param counts: number of positions of class 0, 1, …
+    :param seed: random seed
     :return: int64 (sum(counts),), increasing
-    :raises ValueError: when a class has fewer, no count, or a negative one
+    :raises ValueError: if a class has fewer images, no count, or a negative one
     """
     if len(counts) <= labels.max(initial=-1):
         raise ValueError(
-            f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; give one for each"
+            f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; "
+            "give one for each"
         )
     rng = np.random.default_rng(seed)
     drawn = []
     for label, count in enumerate(counts):
         positions = np.flatnonzero(labels == label)
         if count < 0:
-            raise ValueError(f"{count} pictures of class {label} were asked for")
+            raise ValueError(f"{count} images of class {label} were asked for")
         if count > len(positions):
-            raise ValueError(f"class {label} has {len(positions)} pictures, {count} were asked for")
+            raise ValueError(f"class {label} has {len(positions)} images, {count} were asked for")
         drawn.append(rng.permutation(positions)[:count])
     return np.sort(np.concatenate(drawn))
 
 
 def apportion(labels: np.ndarray, total: int) -> list[int]:
-    """Counts of each class that add up to ``total`` in the proportions of ``labels`` (largest remainders).
+    """Return counts per class in the proportions of the labels.
+
+    The counts add up to ``total``. They are rounded by the method of largest remainders.
 
     :param labels: int (n,)
-    :param total: how many in all
+    :param total: sum of the counts
     """
     exact = total * np.bincount(labels) / len(labels)
     counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    largest_remainder_first = np.argsort(counts - exact, kind="stable")
+    counts[largest_remainder_first[: total - counts.sum()]] += 1
     return counts.tolist()
 
 
 def split_by_group(
     groups: Sequence[str], labels: np.ndarray, shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-    """Split so that no group (patient, slide) is in two parts, and each part has about its share of each class.
+    """Split images so that no group (patient, slide) is in two parts.
 
-    Groups are dealt out largest first, each to the part that it brings closest to its share of every class; the last ones to parts
-    that have none yet.
+    Each part gets about its share of each class. Groups are dealt out largest first, each to the
+    part that it brings closest to its share of every class. The last ones go to parts that have
+    none yet.
 
     :param groups: group of each image (n,)
     :param labels: int (n,)
     :param shares: name of a part to its share of the images; they add up to 1
-    :param seed: of the order of groups of the same size
-    :return: name to positions, int64, increasing
-    :raises ValueError: when groups and labels differ in number, the shares do not add up to 1, or there are fewer groups than parts
+    :param seed: random seed of the order of groups of the same size
+    :return: name of a part to its positions, int64, increasing
+    :raises ValueError: if groups and labels differ in number, the shares do not add up to 1, or
+        there are fewer groups than parts
     """
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups were given for {len(labels)} labels")
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"shares must be positive and add up to 1, got {dict(shares)}")
     if len(names) < len(shares):
         raise ValueError(
             f"{len(names)} groups cannot be split into {len(shares)} parts without dividing one"
         )
-    counts = np.zeros((len(names), labels.max() + 1))
-    np.add.at(counts, (index, labels), 1)
+    counts = np.zeros((len(names), labels.max() + 1))  # (groups, classes)
+    np.add.at(counts, (group_of, labels), 1)
+    part_of = _deal_groups(counts, np.array(list(shares.values())), seed)
+    return {name: np.flatnonzero(part_of[group_of] == i) for i, name in enumerate(shares)}
+
+
+def _deal_groups(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+    """Return the part that each group is dealt to.
+
+    :param counts: images per group and class, float (groups, classes)
+    :param shares: share of each part (parts,)
+    :param seed: random seed of the order of groups of the same size
+    :return: int (groups,)
+    """
+    n_groups = len(counts)
     total = counts.sum(0)
-    wanted = np.array(list(shares.values()))[:, None] * total
-    filled, part = np.zeros_like(wanted), np.zeros(len(names), int)
-    order = np.random.default_rng(seed).permutation(len(names))
-    for dealt, group in enumerate(order[np.argsort(-counts[order].sum(1), kind="stable")]):
-        before, after = (
-            (f - wanted) ** 2 / np.maximum(wanted * total, 1)
-            for f in (filled, filled + counts[group])
-        )
-        distance, empty = (after - before).sum(1), filled.sum(1) == 0
-        if len(names) - dealt <= empty.sum():
-            distance[~empty] = np.inf
-        part[group] = distance.argmin()
-        filled[part[group]] += counts[group]
-    return {name: np.flatnonzero(part[index] == i) for i, name in enumerate(shares)}
+    wanted = shares[:, None] * total  # (parts, classes)
+    tolerance = np.maximum(wanted * total, 1)
+    filled = np.zeros_like(wanted)
+    part_of = np.zeros(n_groups, int)
+
+    # Largest first, in random order where sizes are the same.
+    order = np.random.default_rng(seed).permutation(n_groups)
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    for dealt, group in enumerate(order):
+        before = (filled - wanted) ** 2 / tolerance
+        after = (filled + counts[group] - wanted) ** 2 / tolerance
+        cost = (after - before).sum(1)
+        empty = filled.sum(1) == 0
+        if n_groups - dealt <= empty.sum():  # one group left for each empty part
+            cost[~empty] = np.inf
+        part_of[group] = cost.argmin()
+        filled[part_of[group]] += counts[group]
+    return part_of
