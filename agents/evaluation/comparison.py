@@ -205,7 +205,7 @@ def compare(
 
     .. code-block:: python
 
-        comparison = compare(load_bank("toy"), ["none", "random", MySelector()], rounds=3)
+        comparison = compare(load_bank("toy"), ["none", CentroidSelector(0.3)], rounds=3)
         comparison.save("comparison.csv")
 
     :param bank: feature bank with a test split

@@ -9,7 +9,12 @@ from synthselect_env import FeatureBank, Selection
 
 
 class NoneSelector(Selector):
-    """Add no candidate. The classifier trains on real images alone."""
+    """Add no candidate. The classifier trains on real images alone.
+
+    .. code-block:: python
+
+        NoneSelector().select(load_bank("toy"), seed=0)
+    """
 
     name = "none"
 
@@ -20,7 +25,12 @@ class NoneSelector(Selector):
 
 
 class AllSelector(Selector):
-    """Add every candidate."""
+    """Add every candidate.
+
+    .. code-block:: python
+
+        AllSelector().select(load_bank("toy"), seed=0)
+    """
 
     name = "all"
 
@@ -61,6 +71,10 @@ class OracleSelector(Selector):
 class RandomSelector(RatioSelector):
     """Add a random share of each class.
 
+    .. code-block:: python
+
+        RandomSelector(ratio=0.3).select(load_bank("toy"), seed=0)
+
     :param ratio: see :class:`RatioSelector`
     """
 
@@ -76,6 +90,10 @@ class CentroidSelector(RatioSelector):
 
     Distances are cosine distances of features to the mean real feature of the class. This is the
     paper's best baseline.
+
+    .. code-block:: python
+
+        CentroidSelector(ratio=0.3).select(load_bank("toy"), seed=0)
 
     :param ratio: see :class:`RatioSelector`
     """

@@ -101,8 +101,8 @@ class TrainingSelector(Selector):
 
     .. code-block:: python
 
-        selector = TrainingSelector(CreditPPO, evaluations=128)
-        compare(load_bank("toy"), ["centroid", selector])
+        selector = TrainingSelector(CreditPPO, evaluations=64)
+        compare(load_bank("toy"), ["centroid", selector], rounds=1)
 
     :param algorithm: SB3 on-policy algorithm: PPO, A2C, REINFORCE, CreditPPO, …
     :param policy: policy over a controller
