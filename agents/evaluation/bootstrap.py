@@ -1,4 +1,4 @@
-"""Confidence intervals: of a mean, and of the difference of two classifiers on the same images."""
+"""Confidence intervals of a mean, and of the difference of two classifiers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def half_interval(values: np.ndarray) -> float:
 
     :param values: two or more values (n,)
     """
-    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    n = len(values)
+    quantile = student.ppf(0.975, n - 1)
+    return float(quantile * values.std(ddof=1) / np.sqrt(n))
 
 
 def paired_bootstrap(
@@ -40,7 +42,7 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Return the mean difference of a metric between paired classifiers, with its 95 % interval.
+    """Return the mean difference of paired classifiers, with its 95 % interval.
 
     Rounds and test images are both drawn again (the pigeonhole bootstrap, Owen 2007,
     arXiv:0711.0061, which errs on the wide side). Each draw is the same for both sides. Images of
@@ -76,7 +78,9 @@ def paired_bootstrap(
     difference = float(observed.mean())
 
     # Find the units that are drawn together: patients, or single images.
-    unit = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    unit = np.arange(len(labels))
+    if groups is not None:
+        _, unit = np.unique(groups, return_inverse=True)
     n_units = int(unit.max()) + 1
     if n_units < 2:  # all draws would be the same, which looks like certainty
         return difference, np.nan, np.nan
@@ -138,7 +142,7 @@ def _weighted_differences(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _image_values(log_p: torch.Tensor, labels: torch.Tensor, metric: str) -> np.ndarray | None:
-    """Return the values of single images if the metric is their mean.  float64 (2r, m)"""
+    """Return the values of single images, float64 (2r, m); None if the metric is no mean."""
     own = log_p[:, torch.arange(len(labels)), labels].double()
     if metric == "accuracy":
         return (log_p.argmax(2) == labels).double().numpy()
@@ -146,5 +150,6 @@ def _image_values(log_p: torch.Tensor, labels: torch.Tensor, metric: str) -> np.
         return own.numpy()
     if metric == "brier":
         # Sum over classes of (p - y)², written out.
-        return (log_p.double().exp().square().sum(2) - 2 * own.exp() + 1).numpy()
+        squares = log_p.double().exp().square().sum(2)
+        return (squares - 2 * own.exp() + 1).numpy()
     return None

@@ -133,11 +133,11 @@ class Comparison:
 
     @cached_property
     def _gains(self) -> dict[tuple[str, str, str], tuple[float, float, float]]:
-        """Gains computed so far. Every form of a table needs them, and each can take seconds."""
+        """Gains computed so far. All tables need them, and each can take seconds."""
         return {}
 
     def wins(self, selector: str, over: str, metric: str = "accuracy") -> tuple[int, int]:
-        """Return the number of rounds in which a selector was better, and of all rounds.
+        """Return the number of rounds that a selector won, and of all rounds.
 
         :param selector: name of the selector that wins
         :param over: name of the selector that it is compared with

@@ -31,7 +31,8 @@ def _quadratic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _gaussian(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    squared_a, squared_b = (a**2).sum(1), (b**2).sum(1)
+    squared = squared_a[:, None] + squared_b - 2 * a @ b.T
     return np.exp(-np.maximum(squared, 0) / 2)
 
 
@@ -62,7 +63,8 @@ def herd(candidates: np.ndarray, targets: np.ndarray, kernel: Kernel = _linear) 
     for start in range(0, n, CHUNK_SIZE):
         parts.append(kernel(candidates[start : start + CHUNK_SIZE], targets).mean(1))
     with_target = np.concatenate(parts)
-    with_itself = np.array([kernel(row[None], row[None])[0, 0] for row in candidates])
+    singles = [candidates[i : i + 1] for i in range(n)]
+    with_itself = np.array([kernel(single, single)[0, 0] for single in singles])
     with_taken = np.zeros(n)
 
     order = np.empty(n, np.int64)
@@ -72,7 +74,7 @@ def herd(candidates: np.ndarray, targets: np.ndarray, kernel: Kernel = _linear) 
         best = excess.argmin()
         order[t] = best
         with_itself[best] = np.inf  # not again
-        with_taken += kernel(candidates, candidates[best : best + 1])[:, 0]
+        with_taken += kernel(candidates, singles[best])[:, 0]
     return order
 
 
@@ -96,9 +98,9 @@ class MatchingSelector(RatioSelector):
         """
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Return the share of its class that each candidate is taken before, above 0 to 1.  (n,)
+        """Score candidates by when they are taken, from 1 down to above 0.  (n,)
 
-        Nothing is random here.
+        A score is the share of its class before which a candidate is taken. Nothing is random here.
         """
         candidates, targets, classes = self.vectors(bank)
         scores = np.zeros(len(candidates))
@@ -107,8 +109,9 @@ class MatchingSelector(RatioSelector):
             wanted = targets[classes == label]
             if not len(wanted):
                 wanted = targets  # a class without targets is matched with those of all
-            order = members[herd(candidates[members], wanted, KERNELS[self.kernel])]
-            scores[order] = 1 - np.arange(len(order)) / max(len(order), 1)
+            order = herd(candidates[members], wanted, KERNELS[self.kernel])
+            taken_before = np.arange(len(order)) / max(len(order), 1)
+            scores[members[order]] = 1 - taken_before
         return scores
 
 
@@ -135,7 +138,7 @@ class GradientMatchingSelector(MatchingSelector):
     name = "gradient matching"
 
     def vectors(self, bank: FeatureBank) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the gradients of candidates and of validation images, (n, c p) and (m, c p)."""
+        """Return the gradients of candidates and of validation images."""
         classifier = label_probe(bank)
         gradients = []
         for split in (bank.candidates, bank.valid):
@@ -143,7 +146,7 @@ class GradientMatchingSelector(MatchingSelector):
             surplus = probabilities - np.eye(len(bank.classes))[split.labels]  # (n, c)
             x = classifier.components(split.features).numpy()  # (n, p)
             outer = surplus[:, :, None] * x[:, None, :]
-            gradients.append(outer.reshape(len(split), -1))
+            gradients.append(outer.reshape(len(split), -1))  # (n, c p)
         return gradients[0], gradients[1], bank.valid.labels
 
 
@@ -175,5 +178,6 @@ class HerdingSelector(MatchingSelector):
         """Return the features of candidates and of real training images."""
         candidates = bank.candidates.features - bank.centroids[bank.candidates.labels]
         real = bank.train.features - bank.centroids[bank.train.labels]
-        scale = max(float(np.sqrt((real**2).sum(1).mean())), MIN_SCALE)
+        mean_square = (real**2).sum(1).mean()
+        scale = max(float(np.sqrt(mean_square)), MIN_SCALE)
         return candidates / scale, real / scale, bank.train.labels

@@ -1,4 +1,4 @@
-"""Selectors by distance to real images of the same class, in a learned metric or after a filter."""
+"""Selectors by distance to real images, in a learned metric or after a filter."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class TripletSelector(RatioSelector):
         self.learning_rate = learning_rate
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Return minus the distance of each embedding to the mean real one of its class.  (n,)"""
+        """Return minus the distance to the mean embedding of the class.  (n,)"""
         # Standardise by the real training images.
         mean = bank.train.features.mean(0)
         std = np.maximum(bank.train.features.std(0), MIN_STANDARD_DEVIATION)

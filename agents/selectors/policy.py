@@ -24,12 +24,12 @@ BATCHES_TO_TRY = 8
 
 
 class PolicySelector(Selector):
-    """Keep the candidates that a trained policy keeps, scored by their probability of being kept.
+    """Keep the candidates that a trained policy keeps.
 
-    A policy is rewarded for the selections that it draws, and not for its most probable action.
-    So as many candidates of each class are kept as the policy keeps on average, the most probable
-    ones first. A cut at probability one half could keep far more or fewer, or one class only,
-    which no reward has ever judged.
+    Scores are probabilities of being kept. A policy is rewarded for the selections that it draws,
+    and not for its most probable action. So as many candidates of each class are kept as the policy
+    keeps on average, the most probable ones first. A cut at probability one half could keep far
+    more or fewer, or one class only, which no reward has ever judged.
 
     .. code-block:: python
 
@@ -152,8 +152,9 @@ class TrainingSelector(Selector):
         self.name = name or algorithm.__name__
 
     def settings(self) -> dict[str, object]:
-        """Return all attributes, and the kind of device, which has random numbers of its own."""
-        return {**super().settings(), "device": pick_device(self.kwargs.get("device", "auto")).type}
+        """Return all attributes, and the kind of device: each draws other random numbers."""
+        device = pick_device(self.kwargs.get("device", "auto"))
+        return {**super().settings(), "device": device.type}
 
     def train(self, bank: FeatureBank, seed: int) -> OnPolicyAlgorithm:
         """Return an agent trained on the bank.

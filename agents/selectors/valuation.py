@@ -114,11 +114,13 @@ class KNNShapleySelector(RatioSelector):
             # Order the players by their distance to each validation image.
             part = slice(start, start + CHUNK_SIZE)
             nearest = np.argsort(-judges[part] @ players.T, axis=1, kind="stable")  # (v, N)
-            match = (labels[nearest] == bank.valid.labels[part, None]).astype(np.float64)
+            own_labels = bank.valid.labels[part, None]
+            match = (labels[nearest] == own_labels).astype(np.float64)
 
             # The farthest player first: each value is that of the next farther one and a step.
             steps = np.diff(match, axis=1, append=0.0) / -divisors
-            shapley = np.cumsum(steps[:, ::-1], axis=1)[:, ::-1]
+            farthest_first = np.cumsum(steps[:, ::-1], axis=1)
+            shapley = farthest_first[:, ::-1]
 
             # Back to the order of the players.
             by_player = np.empty_like(shapley)
@@ -134,7 +136,7 @@ def _unit(features: np.ndarray) -> np.ndarray:  # (n, d) -> float64 (n, d)
 
 
 class DataOOBSelector(RatioSelector):
-    """Add the candidates whose label is predicted by classifiers that did not train on them.
+    """Add the candidates whose label out-of-bag classifiers predict.
 
     After Data-OOB (Kwon and Zou 2023, arXiv:2304.07718). Real training images and candidates are
     bagged together. A candidate's value is the share of the classifiers without it in their bag
@@ -177,7 +179,8 @@ class DataOOBSelector(RatioSelector):
         x = (x / step).round() * step  # sums over a bag are exact, as in the probe
         labels = torch.from_numpy(np.concatenate([bank.train.labels, bank.candidates.labels]))
         y = torch.nn.functional.one_hot(labels, len(bank.classes)).to(torch.float64)
-        head = RidgeHead(Design(x[:0], y[:0]), Design(x, y), PROBE_RIDGE)
+        nothing, everything = Design(x[:0], y[:0]), Design(x, y)
+        head = RidgeHead(nothing, everything, PROBE_RIDGE)
 
         # Fit a classifier per bag, and let it predict the images outside.
         rng = np.random.default_rng(seed)

@@ -67,7 +67,7 @@ def test_intervals_hold_what_they_promise() -> None:
         ours, theirs = (
             np.stack([np.zeros_like(m), -m], axis=2).astype(np.float32) for m in margins
         )
-        _, low, high = paired_bootstrap(ours, theirs, np.zeros(80, np.int64), resamples=300)
+        _, low, high = paired_bootstrap(ours, theirs, np.zeros(80, np.int64), resamples=200)
         covered += low <= 0 <= high
     assert covered / 200 >= 0.9
 
