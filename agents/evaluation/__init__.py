@@ -1,4 +1,4 @@
-"""How well a selector selects: the comparison protocol and its intervals."""
+"""Evaluation of selectors: the comparison protocol and confidence intervals."""
 
 from agents.evaluation.bootstrap import half_interval, paired_bootstrap
 from agents.evaluation.comparison import Comparison, Outcome, compare

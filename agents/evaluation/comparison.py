@@ -1,11 +1,16 @@
-"""The protocol: selectors × rounds → figures on the test split.  The only reader of ``bank.test``."""
+"""The comparison protocol: selectors × rounds → metrics on the test split.
+
+The test split is protected in three ways. Selectors and the classifier get ``bank.sealed``, a bank
+without it. All selections are made before it is opened. And :func:`compare` is the only code of
+this library that reads ``bank.test``.
+"""
 
 from __future__ import annotations
 
 import csv
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -29,18 +34,18 @@ from synthselect_env.storage import Cache, atomic_write, class_digest, content_k
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One selector in one round.
+    """Result of one selector in one round.
 
-    :param selector: its name
+    :param selector: name of the selector
     :param round: number of the round
-    :param selection: what it kept
-    :param valid: metric to figure on the validation split
-    :param test: metric to figure on the test split
+    :param selection: its selection
+    :param valid: metrics on the validation split, by name
+    :param test: metrics on the test split, by name
     :param predictions: log-probabilities of the m test images, float32 (m, c)
-    :param seconds: that selecting took
-    :param evaluations: that selecting spent
-    :param is_rl: whether the selector is reinforcement learning's, which has the others to beat
-    :param knows_truth: whether the selector was told which candidates are sound, which no method is
+    :param seconds: time that selecting took
+    :param evaluations: number of evaluator calls that selecting spent
+    :param is_rl: see :attr:`~agents.selectors.Selector.is_rl`
+    :param knows_truth: see :attr:`~agents.selectors.Selector.knows_truth`
     """
 
     selector: str
@@ -56,19 +61,25 @@ class Outcome:
 
     @property
     def gap(self) -> float:
-        """Validation accuracy minus test accuracy: what was gained on the images that were optimised on, and only there."""
+        """Validation accuracy minus test accuracy: the part that does not carry over."""
         return self.valid["accuracy"] - self.test["accuracy"]
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Outcomes of several selectors under one classifier.
+    """Outcomes of several selectors under one classifier, as :func:`compare` returns them.
 
-    :param classifier: what gave the figures
-    :param outcomes: a selector and round each
-    :param labels: of the test images, int64 (m,)
-    :param groups: their patients (m,), where they are known
-    :param classes: names of the classes, in label order; of two, sensitivity is the second's and specificity the first's
+    .. code-block:: python
+
+        comparison = compare(load_bank("toy"), ["none", "centroid"])
+        gain, low, high = comparison.gain("centroid", over="none")
+
+    :param classifier: description of the classifier behind the metrics
+    :param outcomes: one outcome per selector and round
+    :param labels: labels of the test images, int64 (m,)
+    :param groups: patients of the test images (m,), if they are known
+    :param classes: class names in label order. Of two classes, sensitivity belongs to the second
+        and specificity to the first
     """
 
     classifier: str
@@ -79,13 +90,13 @@ class Comparison:
 
     @property
     def selectors(self) -> list[str]:
-        """Names, in the order of comparison."""
+        """Names of the selectors, in the order of comparison."""
         return list(dict.fromkeys(outcome.selector for outcome in self.outcomes))
 
     def of(self, selector: str) -> list[Outcome]:
-        """The outcomes of one selector, a round each.
+        """Return the outcomes of one selector, one per round.
 
-        :raises ValueError: when it was not compared
+        :raises ValueError: if it was not compared
         """
         found = [outcome for outcome in self.outcomes if outcome.selector == selector]
         if not found:
@@ -93,65 +104,70 @@ class Comparison:
         return found
 
     def test_metrics(self, selector: str, metric: str) -> np.ndarray:
-        """A selector's test figures, one a round."""
+        """Return a selector's values of one test metric, one per round.  (r,)"""
         return np.array([outcome.test[metric] for outcome in self.of(selector)])
 
     def gain(
         self, selector: str, over: str = "none", metric: str = "accuracy"
     ) -> tuple[float, float, float]:
-        """A selector's mean test gain over another one, with its 95 % interval by the paired bootstrap over rounds and test images.
+        """Return a selector's mean test gain over another one, with its 95 % interval.
 
-        See :func:`~agents.evaluation.bootstrap.paired_bootstrap`.
+        The interval is a paired bootstrap over rounds and test images, see
+        :func:`~agents.evaluation.bootstrap.paired_bootstrap`.
 
-        :param selector: whose gain
-        :param over: over whom
-        :param metric: which figure
-        :return: mean, lower and upper end; above zero where the selector is better, also by the Brier score, which is a loss
-        :raises ValueError: when one of the two was not compared
+        :param selector: name of the selector that gains
+        :param over: name of the selector that it is compared with
+        :param metric: name of the metric
+        :return: mean, lower and upper end. A positive gain is an improvement, also of the Brier
+            score, which is a loss
+        :raises ValueError: if one of the two was not compared
         """
-        if (key := (selector, over, metric)) not in self._gains:
-            ours, theirs = (
-                np.stack([o.predictions for o in self.of(name)]) for name in (selector, over)
-            )
-            mean, *ends = more_is_better(
-                metric, np.array(paired_bootstrap(ours, theirs, self.labels, metric, self.groups))
-            ).tolist()
+        key = (selector, over, metric)
+        if key not in self._gains:
+            ours = np.stack([outcome.predictions for outcome in self.of(selector)])
+            theirs = np.stack([outcome.predictions for outcome in self.of(over)])
+            interval = paired_bootstrap(ours, theirs, self.labels, metric, self.groups)
+            mean, *ends = more_is_better(metric, np.array(interval)).tolist()
             self._gains[key] = (mean, min(ends), max(ends))
         return self._gains[key]
 
     @cached_property
     def _gains(self) -> dict[tuple[str, str, str], tuple[float, float, float]]:
-        """Intervals that were asked for: every form of a table has them, and a large test split's take seconds each."""
+        """Gains computed so far. All tables need them, and each can take seconds."""
         return {}
 
     def wins(self, selector: str, over: str, metric: str = "accuracy") -> tuple[int, int]:
-        """In how many rounds a selector's test figure was better than another one's, and how many rounds there were.
+        """Return the number of rounds that a selector won, and of all rounds.
 
-        :raises ValueError: when one of the two was not compared
+        :param selector: name of the selector that wins
+        :param over: name of the selector that it is compared with
+        :param metric: name of the test metric
+        :raises ValueError: if one of the two was not compared
         """
-        above = more_is_better(metric, self.test_metrics(selector, metric)) > more_is_better(
-            metric, self.test_metrics(over, metric)
-        )
-        return int(above.sum()), len(above)
+        ours = more_is_better(metric, self.test_metrics(selector, metric))
+        theirs = more_is_better(metric, self.test_metrics(over, metric))
+        better = ours > theirs
+        return int(better.sum()), len(better)
 
     def best_control(self, metric: str = "accuracy") -> str | None:
-        """The best selector by mean test figure that is not reinforcement learning's and was not told the truth; None without one.
+        """Return the selector with the best mean test metric among the controls.
 
-        Chosen on the test split, in its favour: whoever claims to be better has this one to beat.
+        Controls are all selectors that are not reinforcement learning and were not told the truth.
+        The choice is made on the test split, in the control's favour: a method that claims to be
+        better has to beat this one.
+
+        :return: name of the selector, or None if there is no control
         """
-        controls = [
-            name
-            for name in self.selectors
-            if not (self.of(name)[0].is_rl or self.of(name)[0].knows_truth)
-        ]
-        return max(
-            controls,
-            key=lambda name: more_is_better(metric, self.test_metrics(name, metric)).mean(),
-            default=None,
-        )
+
+        def mean(name: str) -> float:
+            return more_is_better(metric, self.test_metrics(name, metric)).mean()
+
+        excluded = {o.selector for o in self.outcomes if o.is_rl or o.knows_truth}
+        controls = [name for name in self.selectors if name not in excluded]
+        return max(controls, key=mean, default=None)
 
     def save(self, path: str | Path) -> None:
-        """Write a CSV with a row a selector and round."""
+        """Write a CSV with one row per selector and round."""
         columns = ["classifier", "selector", "round", "selected", "evaluations", "seconds"]
         columns += [f"{split}_{metric}" for split in ("test", "valid") for metric in METRICS]
         with (
@@ -160,19 +176,12 @@ class Comparison:
         ):
             writer = csv.writer(file)
             writer.writerow(columns)
-            for o in self.outcomes:
-                figures = [split[metric] for split in (o.test, o.valid) for metric in METRICS]
-                writer.writerow(
-                    [
-                        self.classifier,
-                        o.selector,
-                        o.round,
-                        o.selection.count,
-                        o.evaluations,
-                        f"{o.seconds:.2f}",
-                        *figures,
-                    ]
-                )
+            for outcome in self.outcomes:
+                row: list[object] = [self.classifier, outcome.selector, outcome.round]
+                row += [outcome.selection.count, outcome.evaluations, f"{outcome.seconds:.2f}"]
+                row += [outcome.test[metric] for metric in METRICS]
+                row += [outcome.valid[metric] for metric in METRICS]
+                writer.writerow(row)
 
 
 def compare(
@@ -185,24 +194,80 @@ def compare(
     on_outcome: Callable[[Outcome], None] | None = None,
     **classifier_kwargs: object,
 ) -> Comparison:
-    """Let every selector select, train the same classifier on each selection, and score it on the test split.
+    """Compare selectors by the test metrics of classifiers trained on their selections.
 
-    Round r has seed ``seed + r`` for all selectors and classifiers, so that rounds are paired. All selections are made first, on a bank
-    without its test split; that split is opened afterwards.
+    Round r has seed ``seed + r`` for all selectors and classifiers, so rounds are paired. All
+    selections are made first, on a bank without its test split. That split is opened afterwards.
 
-    With a directory, each selection and each classifier's predictions are written as soon as they are made, under names that change with
-    whatever they depend on, and a comparison that was interrupted goes on where it stopped. ``comparison.csv`` there has the rows so far.
+    With a directory, every selection and every classifier's predictions are stored as soon as they
+    are made, under keys of everything that they depend on. An interrupted comparison goes on where
+    it stopped. ``comparison.csv`` in the directory has the rows so far.
 
-    :param bank: the bank
+    .. code-block:: python
+
+        comparison = compare(load_bank("toy"), ["none", CentroidSelector(0.3)], rounds=3)
+        comparison.save("comparison.csv")
+
+    :param bank: feature bank with a test split
     :param selectors: selectors, or names in :data:`~agents.selectors.SELECTORS`
-    :param rounds: repetitions
-    :param classifier: "linear_probe", "resnet18", "resnet34", or an evaluator
-    :param seed: of the first round
-    :param directory: where to keep what is done, or None. A selector without :meth:`~agents.selectors.Selector.settings` selects again
-    :param on_outcome: called with each row when it is there
-    :param classifier_kwargs: passed to the classifier's constructor when it is given by name
-    :raises ValueError: when a selector or classifier is unknown, two selectors have the same name, there is no round, or the bank has no test
-        split
+    :param rounds: number of repetitions
+    :param classifier: "linear_probe", "resnet18", "resnet34", or an evaluator that trains
+        classifiers
+    :param seed: random seed of the first round
+    :param directory: folder in which to store results, or None. Selectors without
+        :meth:`~agents.selectors.Selector.settings` select again
+    :param on_outcome: function that is called with each outcome as soon as it is there
+    :param classifier_kwargs: constructor arguments of a classifier that is given by name
+    :raises ValueError: if a selector or classifier is unknown, two selectors have the same name,
+        there is no round, or the bank has no test split
+    """
+    # Check everything before the first selection.
+    chosen = _resolve_selectors(selectors)
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if bank.test is None:
+        raise ValueError(
+            f"{bank.source}: there is no test split to compare on; "
+            "give the bank one that no selection has seen"
+        )
+    sealed = bank.sealed
+    evaluator = make_evaluator(classifier, sealed, **classifier_kwargs)
+    if not isinstance(evaluator.unwrapped, ClassifierEvaluator):
+        raise ValueError(
+            f"{type(evaluator).__name__} trains no classifier that the test split could judge; "
+            "compare by another one"
+        )
+    folder = None if directory is None else Path(directory)
+    if folder is not None:
+        evaluator = CachedEvaluator(evaluator, folder / "predictions")
+    seed = int(seed)
+
+    # Select, on the sealed bank.
+    selected = [[_select(s, sealed, seed + r, folder) for s in chosen] for r in range(rounds)]
+
+    # Open the test split.
+    test = bank.test
+    groups = None if test.groups is None else np.asarray(test.groups)
+
+    # Train and judge the classifiers, and save after each batch.
+    judge = _Judge(evaluator, bank.valid, test)
+    comparison = Comparison(evaluator.description, (), test.labels, groups, bank.classes)
+    for r, round_selected in enumerate(selected):
+        for start in range(0, len(chosen), evaluator.batch_size):
+            batch = round_selected[start : start + evaluator.batch_size]
+            for outcome in judge.outcomes(batch, r, seed + r):
+                comparison = replace(comparison, outcomes=(*comparison.outcomes, outcome))
+                if on_outcome:
+                    on_outcome(outcome)
+            if folder is not None:
+                comparison.save(folder / "comparison.csv")
+    return comparison
+
+
+def _resolve_selectors(selectors: Sequence[str | Selector]) -> list[Selector]:
+    """Return selectors for names and selectors.
+
+    :raises ValueError: if a name is unknown, or two selectors have the same one
     """
     unknown = [s for s in selectors if isinstance(s, str) and s not in SELECTORS]
     if unknown:
@@ -210,97 +275,103 @@ def compare(
             f"unknown selector {', '.join(unknown)}; one of {', '.join(SELECTORS)}, or a Selector"
         )
     chosen = [SELECTORS[s]() if isinstance(s, str) else s for s in selectors]
-    names = [s.name for s in chosen]
+    names = [selector.name for selector in chosen]
     if len(set(names)) < len(names):
         raise ValueError(f"selectors must have different names, got {', '.join(names)}")
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    if bank.test is None:
-        raise ValueError(
-            f"{bank.source}: there is no test split to compare on; give the bank one that no selection has seen"
-        )
-    sealed = bank.sealed
-    evaluator = make_evaluator(classifier, sealed, **classifier_kwargs)
-    if not isinstance(evaluator.unwrapped, ClassifierEvaluator):
-        raise ValueError(
-            f"{type(evaluator).__name__} trains no classifier that the test split could judge; compare by another one"
-        )
-    where = None if directory is None else Path(directory)
-    judge: Any = evaluator if where is None else CachedEvaluator(evaluator, where / "predictions")
-    seed = int(seed)
-    selected = [
-        [_select(selector, sealed, seed + r, where) for selector in chosen] for r in range(rounds)
-    ]
-
-    # The test split is opened here.
-    groups = None if bank.test.groups is None else np.asarray(bank.test.groups)
-    both = Dataset.concatenate([bank.valid, bank.test])
-    n_valid = len(bank.valid)
-    outcomes: list[Outcome] = []
-    for r in range(rounds):
-        for start in range(0, len(chosen), judge.batch_size):
-            rows = range(start, min(start + judge.batch_size, len(chosen)))
-            masks = np.stack([selected[r][i][0].mask for i in rows])
-            log_p = judge.predict(masks, seed + r, both).astype(np.float32)
-            predicted = log_p[:, :n_valid], log_p[:, n_valid:]
-            figures = [
-                Evaluations.from_predictions(p, s.labels)
-                for p, s in zip(predicted, (bank.valid, bank.test))
-            ]
-            for k, i in enumerate(rows):
-                valid, test = (
-                    {metric: float(getattr(values, metric)[k]) for metric in METRICS}
-                    for values in figures
-                )
-                selection, seconds = selected[r][i]
-                outcomes.append(
-                    Outcome(
-                        names[i],
-                        r,
-                        selection,
-                        valid,
-                        test,
-                        predicted[1][k],
-                        seconds,
-                        chosen[i].evaluations,
-                        chosen[i].is_rl,
-                        chosen[i].knows_truth,
-                    )  # fmt: skip
-                )
-                if on_outcome:
-                    on_outcome(outcomes[-1])
-            if where is not None:
-                Comparison(
-                    evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes
-                ).save(where / "comparison.csv")
-    return Comparison(
-        evaluator.description, tuple(outcomes), bank.test.labels, groups, bank.classes
-    )
+    return chosen
 
 
-def _select(
-    selector: Selector, bank: FeatureBank, seed: int, directory: Path | None
-) -> tuple[Selection, float]:
-    """A selection and the seconds that it took, from disk where it was made before."""
-    cache = key = None
-    if directory is not None:
-        try:
-            code = [
-                class_digest(type(selector)),
-                library_digest(),
-                *map(version, ("torch", "stable-baselines3")),
-            ]
-            key = content_key(code, selector.settings(), bank.digest, seed)
-            cache = Cache(directory / "selections")
-        except NotImplementedError:
-            pass  # a selector that does not say what its selection depends on selects again
-    if cache is not None and key is not None and (entry := cache.get(key)) is not None:
-        return Selection.of(bank, entry["mask"], entry["scores"], selector.name), float(
-            entry["seconds"]
-        )
+@dataclass(frozen=True, eq=False)
+class _Selected:
+    """A selection that is still to be judged.
+
+    :param selector: selector that made it
+    :param selection: its selection
+    :param seconds: time that selecting took
+    """
+
+    selector: Selector
+    selection: Selection
+    seconds: float
+
+
+def _select(selector: Selector, bank: FeatureBank, seed: int, folder: Path | None) -> _Selected:
+    """Select, or read the selection from disk if it was made before."""
+    key = None if folder is None else _selection_key(selector, bank, seed)
+    if folder is None or key is None:
+        return _select_now(selector, bank, seed)
+    cache = Cache(folder / "selections")
+    entry = cache.get(key)
+    if entry is not None:
+        selection = Selection.of(bank, entry["mask"], entry["scores"], selector.name)
+        return _Selected(selector, selection, float(entry["seconds"]))
+    selected = _select_now(selector, bank, seed)
+    mask, scores = selected.selection.mask, selected.selection.scores
+    cache.put(key, mask=mask, scores=scores, seconds=np.array(selected.seconds))
+    return selected
+
+
+def _select_now(selector: Selector, bank: FeatureBank, seed: int) -> _Selected:
     start = time.perf_counter()
     selection = selector.select(bank, seed)
-    seconds = time.perf_counter() - start
-    if cache is not None and key is not None:
-        cache.put(key, mask=selection.mask, scores=selection.scores, seconds=np.array(seconds))
-    return selection, seconds
+    return _Selected(selector, selection, time.perf_counter() - start)
+
+
+def _selection_key(selector: Selector, bank: FeatureBank, seed: int) -> str | None:
+    """Return the key of everything that a selection depends on.
+
+    It is None for a selector that does not tell, whose selections are not stored.
+    """
+    libraries = ("torch", "stable-baselines3")
+    try:
+        code = [class_digest(type(selector)), library_digest(), *map(version, libraries)]
+        return content_key(code, selector.settings(), bank.digest, seed)
+    except NotImplementedError:
+        return None
+
+
+class _Judge:
+    """Train classifiers on selections, and measure them on both splits.
+
+    :param evaluator: evaluator with ``predict``
+    :param valid: validation split
+    :param test: test split
+    """
+
+    def __init__(self, evaluator: Any, valid: Dataset, test: Dataset) -> None:
+        self.evaluator = evaluator
+        self.valid = valid
+        self.test = test
+        self.both = Dataset.concatenate([valid, test])  # one training predicts both splits
+
+    def outcomes(self, selected: list[_Selected], number: int, seed: int) -> list[Outcome]:
+        """Return one outcome per selection.
+
+        :param selected: selections, which are trained on side by side
+        :param number: number of the round
+        :param seed: random seed of the training
+        """
+        # Train one classifier per selection.
+        masks = np.stack([s.selection.mask for s in selected])  # (k, n)
+        log_p = self.evaluator.predict(masks, seed, self.both).astype(np.float32)  # (k, m, c)
+
+        # Measure it on each split.
+        n_valid = len(self.valid)
+        test_log_p = log_p[:, n_valid:]
+        valid = Evaluations.from_predictions(log_p[:, :n_valid], self.valid.labels)
+        test = Evaluations.from_predictions(test_log_p, self.test.labels)
+        return [
+            Outcome(
+                selector=s.selector.name,
+                round=number,
+                selection=s.selection,
+                valid={metric: float(getattr(valid, metric)[k]) for metric in METRICS},
+                test={metric: float(getattr(test, metric)[k]) for metric in METRICS},
+                predictions=test_log_p[k],
+                seconds=s.seconds,
+                evaluations=s.selector.evaluations,
+                is_rl=s.selector.is_rl,
+                knows_truth=s.selector.knows_truth,
+            )
+            for k, s in enumerate(selected)
+        ]

@@ -1,4 +1,7 @@
-"""Who selects: one ``select(bank, seed) -> Selection`` for all."""
+"""Selectors: from ``none`` to reinforcement learning, all with one method.
+
+``selector.select(bank, seed) -> Selection``. See :class:`Selector` for how to write one.
+"""
 
 from agents.selectors.base import RatioSelector, Selector
 from agents.selectors.baselines import (
@@ -8,6 +11,7 @@ from agents.selectors.baselines import (
     OracleSelector,
     RandomSelector,
 )
+from agents.selectors.matching import GradientMatchingSelector, HerdingSelector
 from agents.selectors.metric_learning import EntropyCentroidSelector, TripletSelector
 from agents.selectors.policy import PolicySelector, TrainingSelector, mask_of_episode
 from agents.selectors.search import (
@@ -21,16 +25,14 @@ from agents.selectors.search import (
 from agents.selectors.valuation import (
     ConfidenceSelector,
     DataOOBSelector,
-    GradientMatchingSelector,
-    HerdingSelector,
     InfluenceSelector,
     KNNShapleySelector,
     LabelFitRealismSelector,
 )
 
 SELECTORS: dict[str, type[Selector]] = {
-    s.name: s
-    for s in (
+    selector.name: selector
+    for selector in (
         NoneSelector,
         AllSelector,
         RandomSelector,
@@ -52,7 +54,11 @@ SELECTORS: dict[str, type[Selector]] = {
         DVRLSelector,
     )
 }
-"""Selectors by name; a trained policy is a :class:`PolicySelector`, an agent to be trained a :class:`TrainingSelector`."""
+"""Selectors by name. Add a class of your own here to give it by name, or pass an object instead.
+
+A trained policy is wrapped by :class:`PolicySelector`, an agent to train by
+:class:`TrainingSelector`.
+"""
 
 __all__ = [
     "SELECTORS",
@@ -65,11 +71,11 @@ __all__ = [
     "DVRLSelector",
     "DataOOBSelector",
     "EntropyCentroidSelector",
-    "FitAndLooksSelector",
     "GradientMatchingSelector",
     "HerdingSelector",
     "InfluenceSelector",
     "KNNShapleySelector",
+    "LabelFitRealismSelector",
     "NoneSelector",
     "OracleSelector",
     "PolicySelector",

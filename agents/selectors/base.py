@@ -1,4 +1,4 @@
-"""What a selector is."""
+"""Selector: the one interface of everything that selects candidates."""
 
 from __future__ import annotations
 
@@ -10,33 +10,61 @@ import numpy as np
 from torch import nn
 
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.evaluators import Evaluator
+from synthselect_env.evaluators import CreditEvaluator, Evaluator, has_credit
 from synthselect_env.training.checkpoints import weights_digest
 
 
 class Selector(ABC):
-    """Decides which candidates of a bank to keep."""
+    """Decide which candidates of a bank to keep.
+
+    A subclass needs a :attr:`name` and one method, :meth:`select`. One that ranks candidates is
+    shorter still as a :class:`RatioSelector`.
+
+    .. code-block:: python
+
+        from agents.evaluation import compare
+        from agents.selectors import Selector
+        from synthselect_env import Selection, load_bank
+
+        class NearSelector(Selector):
+            name = "near"
+
+            def select(self, bank, seed):
+                distances = bank.centroid_distances
+                return Selection.of(bank, distances < 0.5, -distances, self.name)
+
+        compare(load_bank("toy"), ["random", NearSelector()])
+
+    :func:`~agents.evaluation.compare` takes the object as it is. To give it by name as well, add
+    the class to the registry: ``SELECTORS["near"] = NearSelector``. The class is then made without
+    arguments.
+    """
 
     name: str
+    """Name in tables. Different for all selectors of a comparison."""
     evaluations = 0
-    """Evaluations that a selection spends."""
+    """Number of evaluator calls that one selection spends. Shown in tables."""
     is_rl = False
-    """Whether it is reinforcement learning's: a row that has to beat the best of the others."""
+    """Whether reinforcement learning selects. Tables hold such rows against the best other one."""
     knows_truth = False
-    """Whether it is told which candidates are sound: what is to be reached, and no method."""
+    """Whether the selector is told which candidates are sound. Tables then treat its row as an
+    upper bound, and not as a method to beat."""
 
     @abstractmethod
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Decide, without a look at the bank's test split.
+        """Decide for every candidate, without a look at the bank's test split.
 
-        :param bank: the bank
-        :param seed: of whatever is random
+        :param bank: feature bank
+        :param seed: seed of everything that is random. Global random state must stay as it was
         """
 
     def settings(self) -> dict[str, object]:
-        """What the selection depends on beside bank and seed, JSON-able: by default all attributes.
+        """Return what a selection depends on beside bank and seed, JSON-able.
 
-        :raises NotImplementedError: where an attribute is not known to be said in full; its selections cannot be remembered
+        By default these are all attributes. A comparison stores selections under them.
+
+        :raises NotImplementedError: if an attribute is of an unknown kind. Selections are then not
+            stored; override this method to change that
         """
         return {
             name: _plain(value, f"{type(self).__name__}.{name}")
@@ -45,7 +73,7 @@ class Selector(ABC):
 
 
 def _plain(value: Any, where: str) -> object:
-    """A value as JSON has it; evaluators and networks by their digests, classes by their names."""
+    """Return a value in JSON's terms: evaluators and networks as digests, classes as names."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -66,12 +94,27 @@ def _plain(value: Any, where: str) -> object:
 
 
 class RatioSelector(Selector):
-    """Keeps the best-scored share of each class.
+    """Keep the best-scored share of each class.
 
-    The paper's augmentation ratio is 0.5 for all its baselines; taken per class, the pool's class balance is kept.
+    The paper's augmentation ratio is 0.5 for all its baselines. It is applied per class, which
+    keeps the pool's class balance. A subclass needs a ``name`` and :meth:`score`:
 
-    :param ratio: share to keep, 0 to 1
-    :raises ValueError: when the ratio lies outside
+    .. code-block:: python
+
+        from agents.evaluation import compare
+        from agents.selectors import RatioSelector
+        from synthselect_env import load_bank
+
+        class LongestSelector(RatioSelector):
+            name = "longest"
+
+            def score(self, bank, seed):
+                return (bank.candidates.features**2).sum(1)
+
+        compare(load_bank("toy"), ["random", LongestSelector(ratio=0.3)])
+
+    :param ratio: share of each class to keep, 0 to 1
+    :raises ValueError: if the ratio lies outside
     """
 
     def __init__(self, ratio: float = 0.5) -> None:
@@ -81,13 +124,20 @@ class RatioSelector(Selector):
 
     @abstractmethod
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """A score a candidate, the higher the more wanted.  (n,)"""
+        """Score every candidate; higher scores are kept first.
+
+        :param bank: feature bank
+        :param seed: seed of everything that is random
+        :return: (n,)
+        """
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Keep the best-scored share of each class (ties by position)."""
-        scores, labels = self.score(bank, seed), bank.candidates.labels
+        """Keep the best-scored share of each class. Ties go to the earlier candidate."""
+        scores = self.score(bank, seed)
+        labels = bank.candidates.labels
         counts = self.ratio * np.bincount(labels, minlength=len(bank.classes))
-        return Selection.of(bank, best_of_each_class(scores, labels, counts), scores, self.name)
+        mask = best_of_each_class(scores, labels, counts)
+        return Selection.of(bank, mask, scores, self.name)
 
 
 def best_of_each_class(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -95,11 +145,25 @@ def best_of_each_class(scores: np.ndarray, labels: np.ndarray, counts: np.ndarra
 
     :param scores: (n,)
     :param labels: int (n,)
-    :param counts: how many of each class, rounded (c,)
+    :param counts: number to mark per class (c,); fractions are rounded
     :return: bool (n,); ties go to the earlier position
     """
     mask = np.zeros(len(labels), bool)
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels == label)
-        mask[members[np.argsort(-scores[members], kind="stable")][: round(float(count))]] = True
+        best_first = members[np.argsort(-scores[members], kind="stable")]
+        mask[best_first[: round(float(count))]] = True
     return mask
+
+
+def require_credit(evaluator: Evaluator) -> CreditEvaluator:
+    """Return the evaluator if it has ``credit``.
+
+    :raises NotImplementedError: if it has not
+    """
+    if has_credit(evaluator):
+        return evaluator
+    raise NotImplementedError(
+        f"{type(evaluator).__name__} cannot say what each candidate is worth; "
+        "the linear probe and the datamodel can"
+    )

@@ -1,4 +1,4 @@
-"""The selectors that learn nothing: none, all, random, centroid distance."""
+"""Selectors that learn nothing: none, all, oracle, random and centroid distance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from synthselect_env import FeatureBank, Selection
 
 
 class NoneSelector(Selector):
-    """Adds no candidate: the classifier of the real images alone."""
+    """Add no candidate. The classifier trains on real images alone.
+
+    .. code-block:: python
+
+        NoneSelector().select(load_bank("toy"), seed=0)
+    """
 
     name = "none"
 
@@ -20,7 +25,12 @@ class NoneSelector(Selector):
 
 
 class AllSelector(Selector):
-    """Adds every candidate."""
+    """Add every candidate.
+
+    .. code-block:: python
+
+        AllSelector().select(load_bank("toy"), seed=0)
+    """
 
     name = "all"
 
@@ -31,39 +41,65 @@ class AllSelector(Selector):
 
 
 class OracleSelector(Selector):
-    """Adds every sound candidate and no other: what is to be reached on a bank of known truth, and no method."""
+    """Add exactly the sound candidates of a bank of known truth.
+
+    This is the result to reach, and not a method: it reads ``bank.candidates.flaw``.
+
+    .. code-block:: python
+
+        bank = load_bank("pcam-planted")
+        OracleSelector().select(bank, seed=0).count
+    """
 
     name = "oracle"
     knows_truth = True
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Keep what is known to be sound.
+        """Keep the candidates that are known to be sound.
 
-        :raises ValueError: when the bank does not know the truth
+        :raises ValueError: if the bank does not know the truth
         """
         if bank.candidates.flaw is None:
             raise ValueError(
-                f"{bank.source}: candidates/flaw is missing; the oracle needs a bank of known truth, e.g. load_bank('pcam-planted')"
+                f"{bank.source}: candidates/flaw is missing; "
+                "the oracle needs a bank of known truth, e.g. load_bank('pcam-planted')"
             )
         sound = bank.candidates.flaw == 0
         return Selection.of(bank, sound, sound.astype(float), self.name)
 
 
 class RandomSelector(RatioSelector):
-    """Adds a random share of each class."""
+    """Add a random share of each class.
+
+    .. code-block:: python
+
+        RandomSelector(ratio=0.3).select(load_bank("toy"), seed=0)
+
+    :param ratio: see :class:`RatioSelector`
+    """
 
     name = "random"
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Uniform random numbers."""
+        """Return uniform random numbers.  (n,)"""
         return np.random.default_rng(seed).random(len(bank.candidates))
 
 
 class CentroidSelector(RatioSelector):
-    """Adds the candidates nearest to their class centroid, by cosine distance of features (the paper's best baseline)."""
+    """Add the candidates nearest to their class centroid.
+
+    Distances are cosine distances of features to the mean real feature of the class. This is the
+    paper's best baseline.
+
+    .. code-block:: python
+
+        CentroidSelector(ratio=0.3).select(load_bank("toy"), seed=0)
+
+    :param ratio: see :class:`RatioSelector`
+    """
 
     name = "centroid"
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Minus the cosine distance."""
+        """Return minus the cosine distance.  (n,)"""
         return -bank.centroid_distances

@@ -1,4 +1,4 @@
-"""Selectors by a distance to the real images of the own class: in a learned metric, or among the candidates that a classifier is sure of."""
+"""Selectors by distance to real images, in a learned metric or after a filter."""
 
 from __future__ import annotations
 
@@ -12,25 +12,39 @@ from synthselect_env import FeatureBank
 from synthselect_env.evaluators.candidate_scores import label_probe
 from synthselect_env.training.device import seeded
 
-MAX_DISTANCE = 2.0
-"""Of cosines."""
+MAX_COSINE_DISTANCE = 2.0
+"""Largest cosine distance that there is."""
+
+MIN_STANDARD_DEVIATION = 1e-6
+"""Lower bound of a feature's spread. A constant feature would be divided by zero."""
+
+MIN_IMAGES_PER_CLASS = 2
+"""Images of each class in a batch of triplets: an anchor needs a partner."""
 
 
 class TripletSelector(RatioSelector):
-    """Adds the candidates nearest to their class centroid in a metric that is learned with a triplet loss (the paper's metric-learning baseline).
+    """Add the candidates nearest to their class centroid in a learned metric.
 
-    The paper says no more than that, with a ratio of 0.5. Our reading: the metric is learned on the real training features, and takes
-    the place of the cosine distance in its centroid baseline. An embedding is a linear map of the standardised features, scaled to
-    length 1 as in FaceNet (Schroff et al. 2015, arXiv:1503.03832); each anchor of a class-balanced batch is held against the farthest
-    image of its class and the nearest of another one (Hermans et al. 2017, arXiv:1703.07737). Labels of candidates are not learned from.
+    This is the paper's metric-learning baseline, of which it says no more than that a triplet loss
+    is used. In our reading, the metric is learned on the real training features and replaces the
+    cosine distance of its centroid baseline. Labels of candidates are not learned from.
+
+    An embedding is a linear map of the standardised features, scaled to length 1 as in FaceNet
+    (Schroff et al. 2015, arXiv:1503.03832). Batches are balanced by class. Each anchor is held
+    against the farthest image of its class and the nearest of another one (Hermans et al. 2017,
+    arXiv:1703.07737).
+
+    .. code-block:: python
+
+        TripletSelector(width=16).select(load_bank("toy"), seed=0)
 
     :param ratio: see :class:`RatioSelector`
-    :param width: of the embedding
-    :param margin: of squared distance between embeddings, which lies between 0 and 4
-    :param steps: of Adam
+    :param width: length of an embedding
+    :param margin: margin of the loss, in squared distances, which lie between 0 and 4
+    :param steps: number of training steps
     :param batch_size: images in a batch, divided among the classes
-    :param learning_rate: of Adam
-    :raises ValueError: when a parameter is out of range
+    :param learning_rate: learning rate of Adam
+    :raises ValueError: if a parameter is out of range
     """
 
     name = "triplet"
@@ -47,61 +61,72 @@ class TripletSelector(RatioSelector):
         super().__init__(ratio)
         if min(width, steps, batch_size) < 1 or margin <= 0 or learning_rate <= 0:
             raise ValueError(
-                f"width, steps, batch_size must be at least 1, margin and learning_rate above 0, got {width}, {steps}, {batch_size}, {margin}, {learning_rate}"
+                "width, steps, batch_size must be at least 1, margin and learning_rate above 0, "
+                f"got {width}, {steps}, {batch_size}, {margin}, {learning_rate}"
             )
-        self.width, self.margin, self.steps, self.batch_size, self.learning_rate = (
-            width,
-            margin,
-            steps,
-            batch_size,
-            learning_rate,
-        )
+        self.width = width
+        self.margin = margin
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Minus the distance of a candidate's embedding to the mean of its class's real embeddings."""
-        mean, std = bank.train.features.mean(0), np.maximum(bank.train.features.std(0), 1e-6)
-        real, pool = (
-            torch.from_numpy((split.features - mean) / std)
-            for split in (bank.train, bank.candidates)
-        )
-        labels, own = torch.from_numpy(bank.train.labels), torch.from_numpy(bank.candidates.labels)
-        embed = self.learn(real, labels, len(bank.classes), seed)
+        """Return minus the distance to the mean embedding of the class.  (n,)"""
+        # Standardise by the real training images.
+        mean = bank.train.features.mean(0)
+        std = np.maximum(bank.train.features.std(0), MIN_STANDARD_DEVIATION)
+        real = torch.from_numpy((bank.train.features - mean) / std)
+        pool = torch.from_numpy((bank.candidates.features - mean) / std)
+        real_labels = torch.from_numpy(bank.train.labels)
+        pool_labels = torch.from_numpy(bank.candidates.labels)
+
+        # Learn the metric, and measure distances in it.
+        n_classes = len(bank.classes)
+        embed = self.learn(real, real_labels, n_classes, seed)
         with torch.no_grad():
             embedded = embed(real)
-            centroids = torch.stack(
-                [embedded[labels == label].mean(0) for label in range(len(bank.classes))]
-            )
-            return -(embed(pool) - centroids[own]).norm(dim=1).double().numpy()
+            means = [embedded[real_labels == label].mean(0) for label in range(n_classes)]
+            offsets = embed(pool) - torch.stack(means)[pool_labels]  # (n, width)
+            return -offsets.norm(dim=1).double().numpy()
 
     def learn(
         self, features: torch.Tensor, labels: torch.Tensor, n_classes: int, seed: int
     ) -> Embedding:
-        """The embedding.
+        """Train the embedding.
 
-        :param features: standardised, float32 (n, d)
+        :param features: standardised features, float32 (n, d)
         :param labels: int64 (n,), each class at least once
         :param n_classes: number of classes
-        :param seed: of the initial weights and the batches
+        :param seed: random seed of initial weights and batches
         """
+        # Set up the network. All randomness comes from the seed.
         generator = torch.Generator().manual_seed(seed)
         with seeded(seed):
             embed = Embedding(features.shape[1], self.width)
         optimizer = torch.optim.Adam(embed.parameters(), lr=self.learning_rate)
+
+        # Every batch has the same number of images per class, class after class.
         members = [(labels == label).nonzero()[:, 0] for label in range(n_classes)]
-        each = max(2, self.batch_size // n_classes)  # an anchor needs a partner
-        same = torch.arange(n_classes).repeat_interleave(each)
-        same = same[:, None] == same
+        per_class = max(MIN_IMAGES_PER_CLASS, self.batch_size // n_classes)
+        batch_labels = torch.arange(n_classes).repeat_interleave(per_class)
+        same_class = batch_labels[:, None] == batch_labels  # (b, b)
+
         for _ in range(self.steps):
-            # with replacement: a class may have fewer images than its part of the batch
-            batch = torch.cat(
-                [m[torch.randint(len(m), (each,), generator=generator)] for m in members]
-            )
-            embedded = embed(features[batch])
-            squared = 2 - 2 * embedded @ embedded.T  # distances of unit vectors
-            farthest = squared.masked_fill(~same, -torch.inf).amax(1)
-            nearest = squared.masked_fill(same, torch.inf).amin(1)
+            # Draw with replacement: a class may have fewer images than its part of the batch.
+            drawn = [
+                images[torch.randint(len(images), (per_class,), generator=generator)]
+                for images in members
+            ]
+            embedded = embed(features[torch.cat(drawn)])  # (b, width)
+
+            # Find each anchor's hardest triplet.
+            squared = 2 - 2 * embedded @ embedded.T  # squared distances of unit vectors (b, b)
+            farthest = squared.masked_fill(~same_class, -torch.inf).amax(1)
+            nearest = squared.masked_fill(same_class, torch.inf).amin(1)
+            loss = (farthest - nearest + self.margin).relu().mean()
+
             optimizer.zero_grad()
-            (farthest - nearest + self.margin).relu().mean().backward()
+            loss.backward()
             optimizer.step()
         return embed
 
@@ -109,8 +134,8 @@ class TripletSelector(RatioSelector):
 class Embedding(nn.Module):
     """A linear map onto the unit sphere.
 
-    :param n_features: d
-    :param width: of the embedding
+    :param n_features: length of a feature vector
+    :param width: length of an embedding
     """
 
     def __init__(self, n_features: int, width: int) -> None:
@@ -123,16 +148,22 @@ class Embedding(nn.Module):
 
 
 class EntropyCentroidSelector(RatioSelector):
-    """Drops the candidates that a classifier is least sure of, and adds the nearest others to their class centroid.
+    """Add the nearest candidates to their class centroid, without the most uncertain ones.
 
-    After the paper's authors' other method, two filters one after the other (Xue et al., *Selective Synthetic Augmentation with HistoGAN*,
-    Medical Image Analysis 67, 2021, arXiv:1912.03837). Our reading: the first is the entropy of the predicted class under a linear
-    probe on the real training features, with a quantile a class as the threshold; the second is the cosine distance of the paper's
-    centroid baseline. A dropped candidate is added only where the ratio asks for more than are left.
+    This follows the other method of the paper's authors, two filters one after the other (Xue et
+    al., *Selective Synthetic Augmentation with HistoGAN*, Medical Image Analysis 67, 2021,
+    arXiv:1912.03837). In our reading, the first filter is the entropy of the predicted class under
+    a linear probe on the real training features, with one quantile per class as the threshold. The
+    second is the cosine distance of the paper's centroid baseline. A dropped candidate is added
+    only where the ratio asks for more than are left.
+
+    .. code-block:: python
+
+        EntropyCentroidSelector(certain=0.5).select(load_bank("toy"), seed=0)
 
     :param ratio: see :class:`RatioSelector`
-    :param certain: share of each class with the least entropy that is left, 0 to 1
-    :raises ValueError: when it lies outside
+    :param certain: share of each class that passes the first filter, 0 to 1
+    :raises ValueError: if a share lies outside
     """
 
     name = "entropy + centroid"
@@ -144,11 +175,13 @@ class EntropyCentroidSelector(RatioSelector):
         self.certain = certain
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
-        """Minus the cosine distance, and less by the largest possible one for a dropped candidate; nothing here is random."""
-        log_p = class_log_probabilities(label_probe(bank), bank.candidates)
+        """Return minus the cosine distance, with dropped candidates last.  (n,)
+
+        Nothing is random here.
+        """
+        log_p = class_log_probabilities(label_probe(bank), bank.candidates)  # (n, c)
+        negative_entropy = (np.exp(log_p) * log_p).sum(1)
         labels = bank.candidates.labels
         counts = self.certain * np.bincount(labels, minlength=len(bank.classes))
-        left = best_of_each_class(
-            (np.exp(log_p) * log_p).sum(1), labels, counts
-        )  # minus the entropy
-        return -bank.centroid_distances - MAX_DISTANCE * ~left
+        left = best_of_each_class(negative_entropy, labels, counts)
+        return -bank.centroid_distances - MAX_COSINE_DISTANCE * ~left

@@ -1,4 +1,4 @@
-"""A trained policy as a selector."""
+"""Selectors by reinforcement learning: a trained policy, and an agent that is trained first."""
 
 from __future__ import annotations
 
@@ -19,20 +19,30 @@ from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward
 from synthselect_env.evaluators import Evaluator
 from synthselect_env.training.device import pick_device
 
+BATCHES_TO_TRY = 8
+"""Numbers of batches that are tried on either side of the most likely one."""
+
 
 class PolicySelector(Selector):
-    """Keeps what a trained policy keeps, each candidate scored by its probability of being kept.
+    """Keep the candidates that a trained policy keeps.
 
-    A policy is rewarded for what it draws, not for its most probable action: of each class, as many candidates are kept as
-    the policy keeps on average, the most probable ones. Cutting at a probability of one half instead can select far fewer or
-    more candidates, or of one class only, which no reward has ever judged.
+    Scores are probabilities of being kept. A policy is rewarded for the selections that it draws,
+    and not for its most probable action. So as many candidates of each class are kept as the policy
+    keeps on average, the most probable ones first. A cut at probability one half could keep far
+    more or fewer, or one class only, which no reward has ever judged.
 
-    :param model: a trained SB3 algorithm with one of this library's policies
-    :param n_batches: batches that the pool is shown in; by default as many as make batches of the size that the policy was trained on,
-        the paper's eight where they do
-    :param name: name in tables; the algorithm's by default
-    :raises ValueError: when the model's policy is another kind, or saw observations normalised by their running statistics
-        (which a model that was loaded without its environment does not tell)
+    .. code-block:: python
+
+        env = SelectionVecEnv(load_bank("toy"), n_envs=4)
+        model = PPO(TransformerPolicy, env, n_steps=8, batch_size=32).learn(64)
+        PolicySelector(model).select(load_bank("toy"), seed=0)
+
+    :param model: trained SB3 algorithm with one of this library's policies
+    :param n_batches: number of batches that the pool is shown in. By default, batches have the size
+        that the policy was trained on; there are the paper's eight where that fits
+    :param name: name in tables; by default the algorithm's
+    :raises ValueError: if the model has another kind of policy, or observations were normalised by
+        running statistics (which a model loaded without its environment does not tell)
     """
 
     is_rl = True
@@ -42,7 +52,8 @@ class PolicySelector(Selector):
     ) -> None:
         if not isinstance(model.policy, SelectionPolicy):
             raise ValueError(
-                f"PolicySelector reads policies over a controller (TransformerPolicy, …), not {type(model.policy).__name__}"
+                "PolicySelector reads policies over a controller (TransformerPolicy, …), "
+                f"not {type(model.policy).__name__}"
             )
         refuse_normalised(model)
         self.policy: SelectionPolicy = model.policy
@@ -52,30 +63,33 @@ class PolicySelector(Selector):
         self.name = name or type(model).__name__
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Keep the most probable candidates; nothing here is random.
+        """Keep the most probable candidates. Nothing is random here.
 
-        :raises ValueError: when the bank's features do not fit the policy
+        :raises ValueError: if the bank's features do not fit the policy
         """
-        d = self.policy.observation_space.shape[1]  # type: ignore[index]
+        # Show the pool to the policy, batch by batch.
+        width = self.policy.observation_space.shape[1]  # type: ignore[index]
         batches = bank.make_batches(self.n_batches or self._default_batches(bank))
-        table = batch_observations(rows_of_width(bank, d), batches)
+        table = batch_observations(rows_of_width(bank, width), batches)  # (batches, batch_size, d)
         probabilities = np.zeros(len(bank.candidates))
         for batch, rows in zip(batches, torch.from_numpy(table)):
-            probabilities[batch] = (
-                self.policy.keep_probabilities(rows[None])[0, : len(batch)].cpu().numpy()
-            )
+            answer = self.policy.keep_probabilities(rows[None])  # (1, batch_size)
+            probabilities[batch] = answer[0, : len(batch)].cpu().numpy()
+
+        # Keep as many of each class as the policy does on average.
         labels = bank.candidates.labels
         expected = np.bincount(labels, weights=probabilities, minlength=len(bank.classes))
-        return Selection.of(
-            bank, best_of_each_class(probabilities, labels, expected), probabilities, self.name
-        )
+        mask = best_of_each_class(probabilities, labels, expected)
+        return Selection.of(bank, mask, probabilities, self.name)
 
     def _default_batches(self, bank: FeatureBank) -> int:
+        """Return the number of batches that makes them as large as in training."""
         n = len(bank.candidates)
-        about = max(1, round(n / self.batch_size))
-        nearest = sorted(
-            range(max(1, about - 8), about + 9), key=lambda k: abs(k - n / self.batch_size)
-        )  # batches of one pool differ in length
+        expected = n / self.batch_size
+        middle = max(1, round(expected))
+        nearby = range(max(1, middle - BATCHES_TO_TRY), middle + BATCHES_TO_TRY + 1)
+        # Batches of one pool differ in size, so the largest one is compared.
+        nearest = sorted(nearby, key=lambda count: abs(count - expected))
         for count in (N_BATCHES, *nearest):
             if count <= n and max(map(len, bank.make_batches(count))) == self.batch_size:
                 return count
@@ -83,18 +97,26 @@ class PolicySelector(Selector):
 
 
 class TrainingSelector(Selector):
-    """Trains an agent on the bank, and keeps what it keeps.
+    """Train an agent on the bank, and keep the candidates that it keeps.
 
-    :param algorithm: an SB3 on-policy algorithm: PPO, A2C, REINFORCE, CreditPPO, …
-    :param policy: a policy over a controller
-    :param evaluations: environment steps, each of which scores a selection; a rollout that no longer fits is not begun
-    :param n_envs: selections that are scored at once; fewer where a rollout would not fit
-    :param evaluator: what rewards; None for the default
-    :param reward: a name, a :class:`~synthselect_env.envs.rewards.Reward`, or a dictionary of its parameters
-    :param extended_features: whether the agent sees more than features, see :func:`~synthselect_env.envs.selection_env.observations`
-    :param name: name in tables; the algorithm's by default
-    :param kwargs: passed to the algorithm; ``n_steps`` is one episode by default
-    :raises ValueError: when not even one rollout of one environment fits
+    .. code-block:: python
+
+        selector = TrainingSelector(CreditPPO, evaluations=64)
+        compare(load_bank("toy"), ["centroid", selector], rounds=1)
+
+    :param algorithm: SB3 on-policy algorithm: PPO, A2C, REINFORCE, CreditPPO, …
+    :param policy: policy over a controller
+    :param evaluations: number of environment steps, each of which scores one selection. A rollout
+        that no longer fits is not begun
+    :param n_envs: number of selections scored at once; fewer where a rollout would not fit
+    :param evaluator: evaluator of the reward; None for the bank's default
+    :param reward: name, :class:`~synthselect_env.envs.rewards.Reward`, or dictionary of its
+        parameters
+    :param extended_features: whether the agent sees more than features, see
+        :func:`~synthselect_env.envs.observations.candidate_rows`
+    :param name: name in tables; by default the algorithm's
+    :param kwargs: constructor arguments of the algorithm; ``n_steps`` is one episode by default
+    :raises ValueError: if not even one rollout of one environment fits
     """
 
     is_rl = True
@@ -111,11 +133,9 @@ class TrainingSelector(Selector):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.algorithm, self.policy, self.kwargs = (
-            algorithm,
-            policy,
-            {"n_steps": N_BATCHES, **kwargs},
-        )
+        self.algorithm = algorithm
+        self.policy = policy
+        self.kwargs = {"n_steps": N_BATCHES, **kwargs}
         n_steps = self.kwargs["n_steps"]
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
@@ -123,52 +143,57 @@ class TrainingSelector(Selector):
             raise ValueError(
                 f"{evaluations} evaluations are less than a rollout of n_steps={n_steps}"
             )
-        n_envs = min(n_envs, evaluations // n_steps)
-        evaluations -= evaluations % (n_steps * n_envs)
-        self.evaluations, self.n_envs, self.evaluator, self.reward = (
-            evaluations,
-            n_envs,
-            evaluator,
-            reward,
-        )
+        # SB3 ends with a whole rollout: fit the environments, then drop the remainder.
+        self.n_envs = min(n_envs, evaluations // n_steps)
+        self.evaluations = evaluations - evaluations % (n_steps * self.n_envs)
+        self.evaluator = evaluator
+        self.reward = reward
         self.extended_features = extended_features
         self.name = name or algorithm.__name__
 
     def settings(self) -> dict[str, object]:
-        """Its attributes, and the kind of device that it trains on, whose random numbers are its own."""
-        return {**super().settings(), "device": pick_device(self.kwargs.get("device", "auto")).type}
+        """Return all attributes, and the kind of device: each draws other random numbers."""
+        device = pick_device(self.kwargs.get("device", "auto"))
+        return {**super().settings(), "device": device.type}
 
     def train(self, bank: FeatureBank, seed: int) -> OnPolicyAlgorithm:
-        """The trained agent.
+        """Return an agent trained on the bank.
 
-        :param bank: the bank
-        :param seed: of the evaluations and of the agent
+        :param bank: feature bank
+        :param seed: random seed of evaluations and agent
         """
         env = SelectionVecEnv(
             bank, self.n_envs, self.evaluator, self.reward, extended_features=self.extended_features
         )
         env.seed(seed)
-        return self.algorithm(self.policy, env, seed=seed, **self.kwargs).learn(self.evaluations)  # type: ignore[call-arg]
+        model = self.algorithm(self.policy, env, seed=seed, **self.kwargs)  # type: ignore[call-arg]
+        return model.learn(self.evaluations)
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Train, and select as :class:`PolicySelector` does."""
+        """Train the agent, and select as :class:`PolicySelector` does."""
         return PolicySelector(self.train(bank, seed), N_BATCHES, self.name).select(bank, seed)
 
 
 def mask_of_episode(model: BaseAlgorithm, env: gym.Env[Any, Any], seed: int) -> np.ndarray:
-    """What any trained algorithm keeps in one episode of the environment that it plays, by its most probable actions.
+    """Play one episode with a model's most probable actions, and return the selection.
 
-    :param model: a trained SB3 algorithm, of whatever policy; one of this library's is read by :class:`PolicySelector`
-    :param env: a selection environment, wrapped as the algorithm needs it
-    :param seed: of the episode
+    Works for any trained algorithm. One with this library's policies is better read by
+    :class:`PolicySelector`.
+
+    :param model: trained SB3 algorithm with any policy
+    :param env: selection environment, wrapped as the algorithm needs it
+    :param seed: random seed of the episode
     :return: bool (n,)
     """
     observation, _ = env.reset(seed=seed)
     normalised = model.get_vec_normalize_env()
-    state, start, finished = None, np.ones(1, bool), False
+    state = None  # of a recurrent policy
+    start = np.ones(1, bool)
+    finished = False
     while not finished:
         seen = observation if normalised is None else normalised.normalize_obs(observation)
         action, state = model.predict(seen, state=state, episode_start=start, deterministic=True)
         observation, _, terminated, truncated, _ = env.step(action)
-        start, finished = np.zeros(1, bool), terminated or truncated
+        start = np.zeros(1, bool)
+        finished = terminated or truncated
     return env.unwrapped.selection  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Selectors that ask an evaluator: random search, cross-entropy method, Data Banzhaf, ascent of the credit, DVRL."""
+"""Selectors that search with an evaluator, within a number of evaluations."""
 
 from __future__ import annotations
 
@@ -8,28 +8,45 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.selectors.base import Selector
+from agents.selectors.base import Selector, require_credit
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.envs.observations import batch_observations, candidate_rows
 from synthselect_env.evaluators import Evaluator, make_evaluator
 from synthselect_env.training.device import seeded
 
-TOGETHER = 32
-"""About so many selections are evaluated at once."""
+POPULATION = 32
+"""Selections that one round of a search evaluates, about."""
+
+MIN_DEVIATION = 1e-8
+"""Added to the deviation of a round's scores, which may all be the same."""
 
 
 class SearchSelector(Selector):
-    """Looks for the selection with the best validation log-likelihood, within a number of evaluations.
+    """Search for the selection with the best validation log-likelihood.
 
-    :param evaluator: a name, an evaluator of the bank that is selected from, or None for the default
-    :param evaluations: how many selections may be scored
-    :raises ValueError: when there are too few evaluations to begin with
+    A subclass needs a ``name`` and :meth:`search`:
+
+    .. code-block:: python
+
+        class ExampleSearch(SearchSelector):
+            name = "example search"
+
+            def search(self, bank, evaluator, seed):
+                rng = np.random.default_rng(seed)
+                masks = rng.random((self.evaluations, len(bank.candidates))) < 0.5
+                values = evaluator.evaluate(masks, seed).log_likelihood
+                return np.where(masks[values.argmax()], 1.0, -1.0)
+
+    :param evaluator: evaluator, its name, or None for the bank's default
+    :param evaluations: number of selections that may be scored
+    :raises ValueError: if there are too few evaluations to begin with
     """
 
     def __init__(self, evaluator: str | Evaluator | None = None, evaluations: int = 1024) -> None:
         if evaluations < 2:
             raise ValueError(f"evaluations must be at least 2, got {evaluations}")
-        self.evaluator, self.evaluations = evaluator, evaluations
+        self.evaluator = evaluator
+        self.evaluations = evaluations
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Search, and keep the candidates with a positive score."""
@@ -38,34 +55,64 @@ class SearchSelector(Selector):
 
     @abstractmethod
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
-        """A score a candidate; a positive one is a wish to keep it.  (n,)"""
+        """Score every candidate; a positive score keeps it.
 
-    def rounds(self, together: int = TOGETHER) -> list[int]:
-        """Sizes of the groups that the evaluations are spent in, about so many each: equal ones, as each moves a search as far."""
-        n = max(1, round(self.evaluations / together))
-        size, rest = divmod(self.evaluations, n)
-        return [size + 1] * rest + [size] * (n - rest)
+        :param bank: feature bank
+        :param evaluator: evaluator to search with, which may be asked ``self.evaluations`` times
+        :param seed: random seed of the search and of the evaluations
+        :return: (n,)
+        """
+
+    def rounds(self, population: int = POPULATION) -> list[int]:
+        """Return the numbers of selections per round. They add up to the evaluations.
+
+        Rounds are of one size, give or take one, as each moves a search equally far.
+
+        :param population: wanted number of selections per round
+        """
+        n_rounds = max(1, round(self.evaluations / population))
+        size, rest = divmod(self.evaluations, n_rounds)
+        return [size + 1] * rest + [size] * (n_rounds - rest)
 
 
 class RandomSearchSelector(SearchSelector):
-    """The best of many random selections, of all sizes: the control of every search."""
+    """Keep the best of many random selections of all sizes.
+
+    This is the control of every other search.
+
+    .. code-block:: python
+
+        RandomSearchSelector(evaluations=64).select(load_bank("toy"), seed=0)
+
+    :param evaluator: see :class:`SearchSelector`
+    :param evaluations: see :class:`SearchSelector`
+    """
 
     name = "random search"
 
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
-        """1 for what the best selection keeps, -1 for what it does not."""
-        rng, n = np.random.default_rng(seed), len(bank.candidates)
-        best, best_figure = np.zeros(n, bool), -np.inf
+        """Return 1 for candidates in the best selection, and -1 for the others.  (n,)"""
+        rng = np.random.default_rng(seed)
+        n = len(bank.candidates)
+        best = np.zeros(n, bool)
+        best_value = -np.inf
         for k in self.rounds():
             masks = rng.random((k, n)) < rng.random((k, 1))
-            figures = evaluator.evaluate(masks, seed).log_likelihood
-            if figures.max() > best_figure:
-                best, best_figure = masks[figures.argmax()], figures.max()
+            values = evaluator.evaluate(masks, seed).log_likelihood
+            if values.max() > best_value:
+                best = masks[values.argmax()]
+                best_value = values.max()
         return np.where(best, 1.0, -1.0)
 
 
 class CrossEntropySelector(SearchSelector):
-    """Cross-entropy method (Rubinstein 1999): one probability a candidate, moved towards the best selections of each round.
+    """Cross-entropy method (Rubinstein 1999) on one probability per candidate.
+
+    Each round draws selections by the probabilities, and moves these towards the best ones.
+
+    .. code-block:: python
+
+        CrossEntropySelector(evaluations=64, elite=0.5).select(load_bank("toy"), seed=0)
 
     :param evaluator: see :class:`SearchSelector`
     :param evaluations: see :class:`SearchSelector`
@@ -83,54 +130,73 @@ class CrossEntropySelector(SearchSelector):
         smoothing: float = 0.5,
     ) -> None:
         super().__init__(evaluator, evaluations)
-        self.elite, self.smoothing = elite, smoothing
+        self.elite = elite
+        self.smoothing = smoothing
 
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
-        """How far the last probability lies above one half."""
-        rng, n = np.random.default_rng(seed), len(bank.candidates)
+        """Return the final probabilities, less one half.  (n,)"""
+        rng = np.random.default_rng(seed)
+        n = len(bank.candidates)
         p = np.full(n, 0.5)
         for k in self.rounds():
             masks = rng.random((k, n)) < p
-            best = np.argsort(-evaluator.evaluate(masks, seed).log_likelihood)[
-                : max(1, round(self.elite * k))
-            ]
+            values = evaluator.evaluate(masks, seed).log_likelihood
+            best = np.argsort(-values)[: max(1, round(self.elite * k))]
             p = self.smoothing * p + (1 - self.smoothing) * masks[best].mean(0)
         return p - 0.5
 
 
 class BanzhafSelector(SearchSelector):
-    """Data Banzhaf (Wang and Jia 2023) by maximum sample reuse: what selections with a candidate score above those without it.
+    """Data Banzhaf (Wang and Jia 2023) by maximum sample reuse.
 
-    Each candidate is in half of the random selections; every selection says something about every candidate.
+    A candidate's value is the mean score of random selections with it, less that of those without
+    it. Each candidate is in half of the selections, so every selection tells about every candidate.
+
+    .. code-block:: python
+
+        BanzhafSelector(evaluations=64).select(load_bank("toy"), seed=0)
+
+    :param evaluator: see :class:`SearchSelector`
+    :param evaluations: see :class:`SearchSelector`
     """
 
     name = "Data Banzhaf"
 
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
-        """The estimated values."""
-        rng, n = np.random.default_rng(seed), len(bank.candidates)
-        groups, figures = [], []
+        """Return the estimated values.  (n,)"""
+        # Score random selections.
+        rng = np.random.default_rng(seed)
+        n = len(bank.candidates)
+        groups, group_values = [], []
         for k in self.rounds():
             groups.append(rng.random((k, n)) < 0.5)
-            figures.append(evaluator.evaluate(groups[-1], seed).log_likelihood)
-        masks, scores = np.concatenate(groups), np.concatenate(figures)
-        scores = (
-            scores - scores.mean()
-        )  # so that a candidate that was never drawn, or always, counts as average there
-        with_it, without = (
-            m.T @ scores / np.maximum(m.sum(0), 1) for m in (masks.astype(float), 1.0 - masks)
-        )
-        return with_it - without
+            group_values.append(evaluator.evaluate(groups[-1], seed).log_likelihood)
+        masks = np.concatenate(groups)  # (evaluations, n)
+        values = np.concatenate(group_values)  # (evaluations,)
+
+        # A candidate that was always drawn, or never, lacks one mean: zero must be the average.
+        values = values - values.mean()
+
+        def mean_value(chosen: np.ndarray) -> np.ndarray:  # (evaluations, n) -> (n,)
+            return chosen.T @ values / np.maximum(chosen.sum(0), 1)
+
+        return mean_value(masks.astype(float)) - mean_value(1.0 - masks)
 
 
 class CreditSelector(SearchSelector):
-    """Gradient ascent on the log-odds of each candidate along the evaluator's exact credit, without a policy.
+    """Gradient ascent on one log-odds per candidate, along the evaluator's exact credit.
+
+    There is no policy: this shows what the credit alone is good for.
+
+    .. code-block:: python
+
+        CreditSelector("linear_probe", evaluations=64).select(load_bank("toy"), seed=0)
 
     :param evaluator: see :class:`SearchSelector`; must have credit
     :param evaluations: see :class:`SearchSelector`
-    :param learning_rate: of Adam
-    :param drawn: selections a step
-    :raises NotImplementedError: on selecting, when the evaluator has no credit
+    :param learning_rate: learning rate of Adam
+    :param samples_per_step: number of selections that each step draws, about
+    :raises NotImplementedError: if the evaluator has no credit; raised on selecting
     """
 
     name = "credit ascent"
@@ -140,36 +206,46 @@ class CreditSelector(SearchSelector):
         evaluator: str | Evaluator | None = None,
         evaluations: int = 1024,
         learning_rate: float = 0.15,
-        drawn: int = 4,
+        samples_per_step: int = 4,
     ) -> None:
         super().__init__(evaluator, evaluations)
-        self.learning_rate, self.drawn = learning_rate, drawn
+        self.learning_rate = learning_rate
+        self.samples_per_step = samples_per_step
 
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
-        """The final log-odds."""
-        rng, n = np.random.default_rng(seed), len(bank.candidates)
+        """Return the final log-odds.  (n,)"""
+        credited = require_credit(evaluator)
+        rng = np.random.default_rng(seed)
+        n = len(bank.candidates)
         log_odds = torch.zeros(n, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.Adam([log_odds], lr=self.learning_rate)
-        for k in self.rounds(self.drawn):
+        for k in self.rounds(self.samples_per_step):
             p = log_odds.sigmoid()
             masks = rng.random((k, n)) < p.detach().numpy()
+            credit = torch.from_numpy(credited.credit(masks, seed).mean(0))  # (n,)
+            loss = -(p * credit).sum()
             optimizer.zero_grad()
-            (-(p * torch.from_numpy(evaluator.credit(masks, seed).mean(0))).sum()).backward()
+            loss.backward()
             optimizer.step()
         return log_odds.detach().numpy()
 
 
 class DVRLSelector(SearchSelector):
-    """Data valuation using reinforcement learning (Yoon, Arik and Pfister 2020): a network values a candidate by its own row alone.
+    """Data valuation using reinforcement learning (Yoon, Arik and Pfister 2020).
 
-    The estimator sees what an agent sees of a candidate (:func:`~synthselect_env.envs.selection_env.observations`, with context), answers the probability of keeping it, and learns by
-    REINFORCE. Ours: selections are scored by the evaluator, and not by a predictor that is trained along; several are drawn for a step, and
-    each is compared with the mean of the others, where the paper has a moving average of earlier steps.
+    A network sees one candidate at a time, with extended features, and answers the probability of
+    keeping it. It learns by REINFORCE. Two things differ from the paper. The evaluator scores
+    selections, and not a predictor that is trained along. Several selections are drawn per step,
+    each compared with the mean of the others, and not with a moving average of earlier steps.
+
+    .. code-block:: python
+
+        DVRLSelector(evaluations=64).select(load_bank("toy"), seed=0)
 
     :param evaluator: see :class:`SearchSelector`
     :param evaluations: see :class:`SearchSelector`
-    :param width: of the estimator's two hidden layers
-    :param learning_rate: of Adam
+    :param width: width of the network's two hidden layers
+    :param learning_rate: learning rate of Adam
     """
 
     name = "DVRL"
@@ -182,14 +258,16 @@ class DVRLSelector(SearchSelector):
         learning_rate: float = 3e-3,
     ) -> None:
         super().__init__(evaluator, evaluations)
-        self.width, self.learning_rate = width, learning_rate
+        self.width = width
+        self.learning_rate = learning_rate
 
     def search(self, bank: FeatureBank, evaluator: Evaluator, seed: int) -> np.ndarray:
-        """The final log-odds."""
+        """Return the final log-odds.  (n,)"""
+        # Prepare one row per candidate, and the network. All randomness comes from the seed.
+        whole_pool = [np.arange(len(bank.candidates))]
+        extended, _ = candidate_rows(bank, True)
+        rows = torch.from_numpy(batch_observations(extended, whole_pool)[0])  # (n, d)
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.from_numpy(
-            batch_observations(candidate_rows(bank, True)[0], [np.arange(len(bank.candidates))])[0]
-        )
         with seeded(seed):
             network = nn.Sequential(
                 nn.Linear(rows.shape[1], self.width),
@@ -199,18 +277,26 @@ class DVRLSelector(SearchSelector):
                 nn.Linear(self.width, 1),
             )
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+
         for k in self.rounds():
+            # Draw selections and score them.
             log_odds = network(rows)[:, 0]
             masks = torch.rand(k, len(rows), generator=generator) < log_odds.detach().sigmoid()
-            figures = torch.from_numpy(
-                evaluator.evaluate(masks.numpy(), seed).log_likelihood
-            ).float()
-            gain = (figures - (figures.sum() - figures) / (k - 1)) / (figures.std() + 1e-8)
-            log_p = -nn.functional.binary_cross_entropy_with_logits(
+            evaluations = evaluator.evaluate(masks.numpy(), seed)
+            values = torch.from_numpy(evaluations.log_likelihood).float()  # (k,)
+
+            # Compare each with the mean of the others.
+            others = (values.sum() - values) / (k - 1)
+            advantage = (values - others) / (values.std() + MIN_DEVIATION)
+
+            # Make the better selections more likely.
+            cross_entropy = nn.functional.binary_cross_entropy_with_logits(
                 log_odds.expand(k, -1), masks.float(), reduction="none"
-            ).sum(1)
+            )  # (k, n)
+            log_p = -cross_entropy.sum(1)
+            loss = -(advantage * log_p).mean()
             optimizer.zero_grad()
-            (-(gain * log_p).mean()).backward()
+            loss.backward()
             optimizer.step()
         with torch.no_grad():
             return network(rows)[:, 0].double().numpy()
