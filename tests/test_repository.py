@@ -92,4 +92,4 @@ def test_optional_packages_are_optional() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == 'pictures need matplotlib: pip install "synthselect[report]"'
+    assert done.stdout.strip() == 'plots need matplotlib: pip install "synthselect[report]"'

@@ -1,4 +1,4 @@
-"""Tables, charts, images, and all of them in one HTML file."""
+"""Show comparisons and selections: tables, charts, images, and all of them in one HTML file."""
 
 from agents.report.charts import (
     centroid_histogram,
@@ -28,6 +28,7 @@ __all__ = [
     "discovery",
     "discovery_curve",
     "feature_map",
+    "flaw_detection_metrics",
     "gap_chart",
     "kept_and_discarded",
     "learning_curves",
@@ -37,6 +38,5 @@ __all__ = [
     "recommendation",
     "save_figure",
     "selection_rates",
-    "flaw_detection_metrics",
     "write_report",
 ]

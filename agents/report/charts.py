@@ -1,27 +1,32 @@
-"""Training runs, comparisons and selections as charts.  Needs matplotlib: ``pip install "synthselect[report]"``."""
+"""Plot training runs, comparisons and selections. Needs matplotlib: ``pip install "synthselect[report]"``."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agents.evaluation.comparison import Comparison
 from agents.report.flaw_detection import discovery, flaw_detection_metrics
-from agents.report.plotting import COLOURS, DISCARDED, KEPT, POOL, literal, panels
+from agents.report.plotting import DISCARDED, KEPT, POOL, literal, panels, series_colours
 from synthselect_env import FeatureBank, Selection
+from synthselect_env.data.dataset import Dataset
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEAST_DISTANCE = 1e-4
+MIN_DISTANCE = 1e-4
 """Smaller distances are shown as this one; a logarithmic axis has no zero."""
+DISTANCE_BINS = 40
+"""Bins of the histogram of distances."""
 MAP_POINTS = 5000
-"""Real images and candidates on the map, at most; more would be one blot, and cost a minute."""
+"""Largest number of real images, and of candidates, on the map. More would be one blot."""
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+"""Marker of each class on the map."""
 CURVES = {
     "rollout/ep_rew_mean": "reward of an episode",
     "validation/log_likelihood": "validation log-likelihood",
@@ -31,14 +36,16 @@ CURVES = {
     "validation/accuracy": "validation accuracy",
     "validation/auc": "validation AUC",
 }
-"""Columns of a run's ``metrics.csv`` that are drawn, and what they are."""
+"""Columns of a run's ``metrics.csv`` that are plotted, and their titles."""
+STEPS = "time/total_timesteps"
+"""Column of a run's ``metrics.csv`` with the environment steps."""
 
 
 def read_history(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a run's ``metrics.csv``.
+    """Read the columns of a run's ``metrics.csv``.
 
-    :param path: the file
-    :return: name to (rows,), NaN where a cell is empty or no number
+    :param path: file to read
+    :return: column name to values (rows,), NaN where a cell is empty or not a number
     """
 
     def number(cell: str | None) -> float:
@@ -53,70 +60,91 @@ def read_history(path: str | Path) -> dict[str, np.ndarray]:
     return {name: np.array([number(row[name]) for row in rows]) for name in reader.fieldnames or ()}
 
 
-def learning_curves(history: Mapping[str, np.ndarray], n_candidates: int) -> Figure:
-    """What a training run recorded, a panel a quantity: each update, and the moving average over a twentieth of the run.
+def recorded_curves(history: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of the :data:`CURVES` that a history has values of.
 
-    :param history: of :func:`read_history`; which of :data:`CURVES` it has is what is drawn
-    :param n_candidates: size of the pool, of which the selection rate is a share
-    :raises ValueError: when it has none of them
+    :param history: columns of :func:`read_history`
     """
-    drawn = [name for name in CURVES if name in history and np.isfinite(history[name]).any()]
-    if not drawn:
+    return [name for name in CURVES if name in history and np.isfinite(history[name]).any()]
+
+
+def learning_curves(history: Mapping[str, np.ndarray], n_candidates: int) -> Figure:
+    """Plot what a training run recorded, one panel per quantity.
+
+    Each update is shown, and the moving average over a twentieth of the run.
+
+    :param history: columns of :func:`read_history`; those in :data:`CURVES` are plotted
+    :param n_candidates: size of the pool, of which the selection rate is a share
+    :raises ValueError: if the history has none of them
+    :raises ImportError: if matplotlib is not installed
+    """
+    names = recorded_curves(history)
+    if not names:
         raise ValueError(
-            f"history has no row of {', '.join(CURVES)}; is it a metrics.csv that SelectionMetrics wrote?"
+            f"history has no row of {', '.join(CURVES)}; "
+            "is it a metrics.csv that SelectionMetrics wrote?"
         )
-    figure, axes = panels(len(drawn), 4.6, 2.5)
-    for panel, name in zip(axes, drawn):
-        values = history[name] / n_candidates if name == "rollout/selected" else history[name]
-        values = -values if name == "train/entropy_loss" else values
-        known = np.isfinite(values)
-        steps, values = (
-            history.get("time/total_timesteps", np.arange(1.0, len(values) + 1))[known],
-            values[known],
-        )
-        window = np.ones(max(1, len(values) // 20))
-        average = np.convolve(values, window, "same") / np.convolve(
-            np.ones(len(values)), window, "same"
-        )
+    figure, axes = panels(len(names), 4.6, 2.5)
+    for panel, name in zip(axes, names):
+        # Values of the column in the panel's unit, where there are some.
+        column = history[name]
+        known = np.isfinite(column)
+        steps = history.get(STEPS, np.arange(1.0, len(column) + 1))[known]
+        values = column[known]
+        if name == "rollout/selected":
+            values = values / n_candidates
+        elif name == "train/entropy_loss":
+            values = -values
+
+        # Curves and axes.
         panel.plot(steps, values, color=POOL, linewidth=0.8, alpha=0.7)
-        panel.plot(steps, average, color=KEPT, linewidth=1.8)
+        panel.plot(steps, _moving_average(values), color=KEPT, linewidth=1.8)
         panel.set_title(CURVES[name], loc="left", fontsize=10)
         panel.ticklabel_format(useOffset=False)
         panel.locator_params(axis="x", nbins=5)
         panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         if panel in axes[-2:]:
-            panel.set_xlabel(
-                "environment steps" if "time/total_timesteps" in history else "updates"
-            )
+            panel.set_xlabel("environment steps" if STEPS in history else "updates")
     return figure
 
 
-def gap_chart(comparison: Comparison) -> Figure:
-    """Validation and test accuracy of each selector, and the gap between them in points: what was gained on validation images only.
+def _moving_average(values: np.ndarray) -> np.ndarray:
+    """Return the average over a twentieth of the values around each one."""
+    window = np.ones(max(1, len(values) // 20))
+    sums = np.convolve(values, window, "same")
+    counts = np.convolve(np.ones(len(values)), window, "same")
+    return sums / counts
 
-    :param comparison: mean over its rounds
+
+def gap_chart(comparison: Comparison) -> Figure:
+    """Plot validation and test accuracy of each selector, and the gap between them in points.
+
+    The gap is what was gained on validation images only.
+
+    :param comparison: comparison to show; large dots are means over its rounds
+    :raises ImportError: if matplotlib is not installed
     """
     names = comparison.selectors
     figure, (axes,) = panels(1, 5.2, 0.34 * len(names) + 1.1)
     for row, name in enumerate(names):
+        # Accuracies in percent, one value per round.
         outcomes = comparison.of(name)
-        valid, test = (
-            100 * np.array([figures["accuracy"] for figures in split])
-            for split in ([o.valid for o in outcomes], [o.test for o in outcomes])
-        )
+        valid = 100 * np.array([outcome.valid["accuracy"] for outcome in outcomes])
+        test = 100 * np.array([outcome.test["accuracy"] for outcome in outcomes])
+
+        # A line from mean to mean, a pale dot per round, a large one for the mean.
         axes.plot([valid.mean(), test.mean()], [row, row], color=POOL, linewidth=1.5, zorder=1)
-        for values, colour, label in ((valid, DISCARDED, "validation"), (test, KEPT, "test")):
-            axes.scatter(
-                values, [row] * len(values), s=14, color=colour, alpha=0.35, linewidths=0, zorder=2
-            )
-            axes.scatter(
-                values.mean(), row, s=48, color=colour, label=label if row == 0 else None, zorder=3
-            )
-        edge = max(*valid, *test)
+        for values, colour, split in ((valid, DISCARDED, "validation"), (test, KEPT, "test")):
+            pale: dict[str, Any] = {"color": colour, "alpha": 0.35, "linewidths": 0}
+            axes.scatter(values, [row] * len(values), s=14, zorder=2, **pale)
+            label = split if row == 0 else None
+            axes.scatter(values.mean(), row, s=48, color=colour, label=label, zorder=3)
+
+        # The gap, to the right of all dots.
         gap = f"{valid.mean() - test.mean():+.1f}".replace("-", "−")
-        axes.annotate(gap, (edge, row), (9, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set_yticks(range(len(names)), [literal(name) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+        edge = max(*valid, *test)
+        _annotate(axes, gap, (edge, row), offset=9, size=9)
+    _label_selectors(axes, names)
     axes.margins(x=0.12)  # room for the gaps
     axes.set_xlabel("accuracy, %")
     axes.grid(axis="x", color=POOL, alpha=0.25)
@@ -125,215 +153,216 @@ def gap_chart(comparison: Comparison) -> Figure:
 
 
 def selection_rates(bank: FeatureBank, comparison: Comparison) -> Figure:
-    """Share of each class's candidates that each selector keeps, mean over rounds.
+    """Plot the share of each class's candidates that each selector keeps, mean over rounds.
 
-    :param bank: whose candidates were selected from
-    :param comparison: whose selections
+    :param bank: bank of the candidates
+    :param comparison: comparison with the selections
+    :raises ImportError: if matplotlib is not installed
     """
-    names, classes = comparison.selectors, bank.classes
-    thickness = 0.8 / len(classes)
-    figure, (axes,) = panels(1, 5.2, (0.16 * len(classes) + 0.16) * len(names) + 1.1)
-    for label, (title, colour) in enumerate(zip(classes, _cycle(len(classes)))):
+    names = comparison.selectors
+    n_classes = len(bank.classes)
+    thickness = 0.8 / n_classes
+    height = (0.16 * n_classes + 0.16) * len(names) + 1.1
+    figure, (axes,) = panels(1, 5.2, height)
+
+    # One bar per class and selector; the bars of a selector stand together.
+    colours = series_colours(n_classes)
+    for label, (title, colour) in enumerate(zip(bank.classes, colours)):
         members = bank.candidates.labels == label
-        rates = [
-            100
-            * float(
-                np.mean(
-                    [
-                        o.selection.mask[members].mean() if members.any() else 0
-                        for o in comparison.of(name)
-                    ]
-                )
-            )
-            for name in names
-        ]
-        places = np.arange(len(names)) + (label - (len(classes) - 1) / 2) * thickness
-        hatch = "" if label < len(COLOURS) - 1 else "//"  # colours begin again
-        axes.barh(places, rates, 0.9 * thickness, color=colour, hatch=hatch, label=literal(title))
+        rates = [_selection_rate(comparison, name, members) for name in names]
+        places = np.arange(len(names)) + (label - (n_classes - 1) / 2) * thickness
+        hatch = "//" if colour in colours[:label] else ""  # colours begin again
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "label": literal(title)}
+        axes.barh(places, rates, 0.9 * thickness, **style)
         for place, rate in zip(places, rates):
-            axes.annotate(
-                f"{rate:.0f}",
-                (rate, place),
-                (3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-    axes.set_yticks(range(len(names)), [literal(name) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+            _annotate(axes, f"{rate:.0f}", (rate, place), offset=3, size=8)
+
+    _label_selectors(axes, names)
     axes.set_xlim(0, 105)
     axes.set_xlabel("candidates kept, %")
-    figure.legend(
-        frameon=False,
-        fontsize=9,
-        ncols=max(1, min(4, 60 // max(map(len, classes)))),
-        loc="outside upper right",
-    )
+    # Long names stand below each other.
+    ncols = max(1, min(4, 60 // max(map(len, bank.classes))))
+    figure.legend(frameon=False, fontsize=9, ncols=ncols, loc="outside upper right")
     return figure
+
+
+def _selection_rate(comparison: Comparison, name: str, members: np.ndarray) -> float:
+    """Return the percentage of the members that a selector keeps, mean over rounds."""
+    if not members.any():
+        return 0.0
+    masks = [outcome.selection.mask for outcome in comparison.of(name)]
+    return 100 * float(np.mean([mask[members].mean() for mask in masks]))
+
+
+def _label_selectors(axes: Axes, names: list[str]) -> None:
+    """Label the rows of a chart with the selectors' names, the first one on top."""
+    axes.set_yticks(range(len(names)), [literal(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _annotate(axes: Axes, text: str, place: tuple[float, float], offset: int, size: int) -> None:
+    """Write text to the right of a place, ``offset`` dots away from it."""
+    away = (offset, 0)
+    axes.annotate(text, place, away, textcoords="offset points", va="center", fontsize=size)
 
 
 def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -> Figure:
-    """Distances to the class centroid of the pool and of selections from it (the paper's Fig. 4), a panel a class.
+    """Plot distances to the class centroid of the pool and of selections, one panel per class.
 
-    The axis is logarithmic: most candidates lie within a hundredth of their centroid, and what matters is how far the rest is.
+    This is the paper's Fig. 4. The axis is logarithmic, because most candidates lie close to their
+    centroid and what matters is how far the rest is.
 
-    :param bank: the bank
-    :param selections: name to selection
-    :raises ImportError: without matplotlib
+    :param bank: bank of the candidates
+    :param selections: selections by name
+    :raises ImportError: if matplotlib is not installed
     """
     figure, axes = panels(len(bank.classes), 4.6, 3.4)
-    distance = bank.centroid_distances
+    distances = np.maximum(bank.centroid_distances, MIN_DISTANCE)
     for label, (panel, name) in enumerate(zip(axes, bank.classes)):
-        members = bank.candidates.labels == label
         panel.set_title(literal(name), fontsize=10)
         panel.set_xlabel("cosine distance to the class centroid")
         panel.set_ylabel("candidates" if label % 2 == 0 else "")
-        if not members.any():
-            continue
-        shown = np.maximum(distance, LEAST_DISTANCE)
-        edges = np.geomspace(shown[members].min(), shown[members].max() * 1.001, 41).tolist()
-        panel.hist(shown[members], edges, color=POOL, alpha=0.35, label=f"pool ({members.sum():,})")
-        for colour, (title, selection) in zip(_cycle(len(selections)), selections.items()):
-            kept = members & selection.mask
-            panel.hist(
-                shown[kept],
-                edges,
-                histtype="step",
-                linewidth=1.6,
-                color=colour,
-                label=f"{literal(title)} ({kept.sum():,})",
-            )
-        panel.set_xscale("log")
-        ticks = np.geomspace(
-            edges[0], edges[-1], 4
-        )  # the axis's own would overlap where it spans less than a decade or two
-        panel.minorticks_off()
-        panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-        panel.set_ylim(top=1.25 * panel.get_ylim()[1])  # room for the legend
-        panel.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+        members = bank.candidates.labels == label
+        if members.any():
+            _plot_distances(panel, distances, members, selections)
     return figure
 
 
-def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two directions of largest variance.
+def _plot_distances(
+    panel: Axes, distances: np.ndarray, members: np.ndarray, selections: Mapping[str, Selection]
+) -> None:
+    """Plot histograms of the distances of one class: of its pool, and of each selection."""
+    pool = distances[members]
+    edges = np.geomspace(pool.min(), pool.max() * 1.001, DISTANCE_BINS + 1).tolist()
+    panel.hist(pool, edges, color=POOL, alpha=0.35, label=f"pool ({members.sum():,})")
+    for colour, (title, selection) in zip(series_colours(len(selections)), selections.items()):
+        kept = members & selection.mask
+        outline: dict[str, Any] = {"histtype": "step", "linewidth": 1.6, "color": colour}
+        panel.hist(distances[kept], edges, label=f"{literal(title)} ({kept.sum():,})", **outline)
 
-    :param features: (n, d) with d of 2 or more
-    :return: directions (d, 2), each with its largest entry positive, and the shares of the variance that they hold (2,)
+    # matplotlib's own ticks would overlap where the axis spans less than a decade or two.
+    panel.set_xscale("log")
+    panel.minorticks_off()
+    ticks = np.geomspace(edges[0], edges[-1], 4)
+    panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    panel.set_ylim(top=1.25 * panel.get_ylim()[1])  # room for the legend
+    panel.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+
+
+def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two directions of largest variance.
+
+    :param features: feature vectors (n, d), d of 2 or more
+    :return: directions (d, 2), each with its largest entry positive, and their shares of the
+        variance (2,)
     """
     variances, directions = np.linalg.eigh(np.cov(features, rowvar=False))  # ascending
-    plane = directions[:, :-3:-1]
-    return plane * np.sign(plane[np.abs(plane).argmax(0), [0, 1]]), variances[:-3:-1] / max(
-        variances.sum(), 1e-12
-    )
+    plane = directions[:, :-3:-1]  # (d, d) -> (d, 2), the largest first
+    largest_entries = plane[np.abs(plane).argmax(0), [0, 1]]
+    shares = variances[:-3:-1] / max(variances.sum(), 1e-12)
+    return plane * np.sign(largest_entries), shares
 
 
 def feature_map(bank: FeatureBank, selection: Selection, seed: int = 0) -> Figure:
-    """Real training images, kept and discarded candidates in the plane of the features' first two principal components, a marker a class.
+    """Plot real images, kept and discarded candidates by their first two principal components.
 
-    :param bank: with two features or more
-    :param selection: what was kept
-    :param seed: of the draw where there are more than :data:`MAP_POINTS`
+    Each class has a marker of its own.
+
+    :param bank: bank with at least two features
+    :param selection: kept candidates
+    :param seed: random seed of the draw where there are more than :data:`MAP_POINTS`
+    :raises ImportError: if matplotlib is not installed
     """
+    # Draw the images that are shown.
     rng = np.random.default_rng(seed)
-    real, drawn = (
-        np.sort(rng.permutation(len(split))[:MAP_POINTS]) for split in (bank.train, bank.candidates)
-    )
-    real_rows, rows = (
-        bank.train.features[real].astype(np.float64),
-        bank.candidates.features[drawn].astype(np.float64),
-    )
-    everything = np.concatenate([real_rows, rows])
+    real = _draw_points(bank.train, rng)
+    drawn = _draw_points(bank.candidates, rng)
+    real_features = bank.train.features[real].astype(np.float64)
+    features = bank.candidates.features[drawn].astype(np.float64)
+
+    # Project them: (n, d) -> (n, 2).
+    everything = np.concatenate([real_features, features])
     plane, shares = principal_plane(everything)
-    real_rows, rows = (part - everything.mean(0) for part in (real_rows, rows))
+    centre = everything.mean(0)
+    real_places = (real_features - centre) @ plane
+    places = (features - centre) @ plane
+
+    # One panel for the kept candidates, one for the discarded ones, real images behind both.
     figure, axes = panels(2, 4.6, 4.0)
-    groups = [
-        (selection.mask[drawn], KEPT, "kept"),
-        (~selection.mask[drawn], DISCARDED, "discarded"),
-    ]
+    real_labels = bank.train.labels[real]
+    labels = bank.candidates.labels[drawn]
+    kept = selection.mask[drawn]
+    groups = [(kept, KEPT, "kept"), (~kept, DISCARDED, "discarded")]
     for panel, (members, colour, title) in zip(axes, groups):
         for label, name in enumerate(bank.classes):
             marker = MARKERS[label % len(MARKERS)]
-            backdrop = real_rows[bank.train.labels[real] == label] @ plane
-            places = rows[members & (bank.candidates.labels[drawn] == label)] @ plane
-            # thousands of points: as pixels they take a tenth of the space that they take as shapes
-            panel.scatter(
-                backdrop[:, 0],
-                backdrop[:, 1],
-                s=14,
-                marker=marker,
-                color=POOL,
-                alpha=0.3,
-                linewidths=0,
-                rasterized=True,
-                zorder=1,
-            )
-            panel.scatter(
-                places[:, 0],
-                places[:, 1],
-                s=11,
-                marker=marker,
-                color=colour,
-                alpha=0.5,
-                linewidths=0,
-                rasterized=True,
-                zorder=2,
-            )
+            in_front = places[members & (labels == label)]
+            _scatter(panel, real_places[real_labels == label], marker, POOL, 14, 0.3, zorder=1)
+            _scatter(panel, in_front, marker, colour, 11, 0.5, zorder=2)
             panel.scatter([], [], s=30, marker=marker, color=colour, label=literal(name))
         panel.scatter([], [], s=30, color=POOL, label="real")
         panel.set_title(f"{title} ({members.sum():,})", fontsize=10)
         panel.set_xlabel(f"first component ({100 * shares[0]:.0f} % of the variance)")
-        panel.set_ylabel(f"second component ({100 * shares[1]:.0f} %)" if panel is axes[0] else "")
         panel.legend(frameon=False, fontsize=8, loc="best")
+    axes[0].set_ylabel(f"second component ({100 * shares[1]:.0f} %)")
     axes[1].sharex(axes[0])
     axes[1].sharey(axes[0])
     axes[0].autoscale()
     return figure
 
 
-def discovery_curve(selections: Mapping[str, Selection], flaw: np.ndarray) -> Figure:
-    """Share of the sound candidates that is found by inspecting candidates in the order of their scores; a dot at what was kept.
+def _draw_points(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
+    """Return random positions of up to :data:`MAP_POINTS` images, in ascending order."""
+    return np.sort(rng.permutation(len(dataset))[:MAP_POINTS])
 
-    :param selections: name to selection
-    :param flaw: int (n,), 0 for a sound candidate
+
+def _scatter(
+    panel: Axes, places: np.ndarray, marker: str, colour: str, size: int, alpha: float, zorder: int
+) -> None:
+    """Plot places (n, 2) as pixels: thousands of shapes would take ten times the space."""
+    panel.scatter(
+        places[:, 0],
+        places[:, 1],
+        s=size,
+        marker=marker,
+        color=colour,
+        alpha=alpha,
+        linewidths=0,
+        rasterized=True,
+        zorder=zorder,
+    )
+
+
+def discovery_curve(selections: Mapping[str, Selection], flaw: np.ndarray) -> Figure:
+    """Plot the share of sound candidates found by inspecting candidates in order of their scores.
+
+    A dot marks what a selection kept.
+
+    :param selections: selections by name
+    :param flaw: kind of flaw per candidate, int (n,); 0 for a sound candidate
+    :raises ImportError: if matplotlib is not installed
     """
     sound = flaw == 0
+    n = len(sound)
+    inspected = np.arange(n + 1)
     figure, (axes,) = panels(1, 5.2, 4.0)
-    inspected = np.arange(len(sound) + 1)
-    axes.plot(
-        inspected,
-        np.minimum(inspected / sound.sum(), 1),
-        color=POOL,
-        linewidth=1,
-        linestyle=":",
-        label="every sound one first",
-    )
-    axes.plot(
-        inspected,
-        inspected / len(sound),
-        color=POOL,
-        linewidth=1,
-        linestyle="--",
-        label="in any order",
-    )
-    for colour, (name, selection) in zip(_cycle(len(selections)), selections.items()):
-        figures = flaw_detection_metrics(selection, flaw)
-        axes.plot(
-            inspected,
-            discovery(selection.scores, sound),
-            color=colour,
-            linewidth=1.8,
-            label=f"{literal(name)} (AUC {figures['AUC']:.2f})",
-        )
-        axes.scatter(selection.count, figures["recall"], s=40, color=colour, zorder=3)
+
+    # The best order there is, and a random one.
+    ideal = np.minimum(inspected / sound.sum(), 1)
+    thin: dict[str, Any] = {"color": POOL, "linewidth": 1}
+    axes.plot(inspected, ideal, linestyle=":", label="every sound one first", **thin)
+    axes.plot(inspected, inspected / n, linestyle="--", label="in any order", **thin)
+
+    for colour, (name, selection) in zip(series_colours(len(selections)), selections.items()):
+        metrics = flaw_detection_metrics(selection, flaw)
+        found = discovery(selection.scores, sound)
+        label = f"{literal(name)} (AUC {metrics['AUC']:.2f})"
+        axes.plot(inspected, found, color=colour, linewidth=1.8, label=label)
+        axes.scatter(selection.count, metrics["recall"], s=40, color=colour, zorder=3)
     axes.set_xlabel("candidates inspected")
     axes.set_ylabel("share of the sound ones found")
     axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    axes.set_xlim(0, len(sound))
+    axes.set_xlim(0, n)
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
-
-
-def _cycle(n: int) -> list[str]:
-    """n colours for series."""
-    return [COLOURS[1 + i % (len(COLOURS) - 1)] for i in range(n)]

@@ -1,4 +1,4 @@
-"""How well a selection finds the sound candidates, where it is known which they are."""
+"""Measure how well a selection finds the sound candidates of a bank of known truth."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from synthselect_env.metrics import auc_one_vs_rest
 
 
 def discovery(scores: np.ndarray, sound: np.ndarray) -> np.ndarray:
-    """Share of the sound candidates that is found by inspecting the k best-scored ones, for k from 0 to n.
+    """Return the share of sound candidates found by inspecting the k best-scored ones.
 
-    Candidates of equal score are inspected in random order; the share is the expected one.
+    Candidates of equal score are inspected in random order. The share is the expected one.
 
-    :param scores: (n,), the higher the earlier
+    :param scores: score per candidate, float (n,); the highest is inspected first
     :param sound: bool (n,), with at least one True
-    :return: (n + 1,)
+    :return: share for k = 0 to n, float (n + 1,)
     """
+    # Candidates of equal score form a group, within which the share grows linearly.
     values, group = np.unique(-scores, return_inverse=True)
-    sizes, found = np.bincount(group), np.bincount(group, weights=sound)
-    inspected = np.concatenate([[0], np.cumsum(sizes)])
-    return (
-        np.interp(np.arange(len(scores) + 1), inspected, np.concatenate([[0], np.cumsum(found)]))
-        / sound.sum()
-    )
+    sizes = np.bincount(group)
+    found = np.bincount(group, weights=sound)
+    inspected_after_group = np.concatenate([[0], np.cumsum(sizes)])
+    found_after_group = np.concatenate([[0], np.cumsum(found)])
+    inspected = np.arange(len(scores) + 1)
+    return np.interp(inspected, inspected_after_group, found_after_group) / sound.sum()
 
 
 def flaw_detection_metrics(selection: Selection, flaw: np.ndarray) -> dict[str, float]:
-    """AUC of the scores, and precision, recall and F1 of the mask, with the sound candidates as the ones to find.
+    """Return AUC of the scores, and precision, recall and F1 of the kept candidates.
 
-    :param selection: to judge
-    :param flaw: int (n,), 0 for a sound candidate
-    :return: figures by name; NaN where there is nothing to divide by
+    The sound candidates are the positive class.
+
+    :param selection: selection to judge
+    :param flaw: kind of flaw per candidate, int (n,); 0 for a sound candidate
+    :return: metric name to value, NaN where a denominator is zero
     """
     sound = flaw == 0
+    n_sound = float(sound.sum())
     hits = float((selection.mask & sound).sum())
     auc = auc_one_vs_rest(torch.from_numpy(selection.scores)[None], torch.from_numpy(sound))
     return {
         "AUC": float(auc[0]),
-        "precision": hits / selection.count if selection.count else float("nan"),
-        "recall": hits / float(sound.sum()) if sound.any() else float("nan"),
-        "F1": 2 * hits / float(selection.count + sound.sum())
-        if selection.count + sound.sum()
-        else float("nan"),
+        "precision": _ratio(hits, selection.count),
+        "recall": _ratio(hits, n_sound),
+        "F1": _ratio(2 * hits, selection.count + n_sound),
     }
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("nan")

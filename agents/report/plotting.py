@@ -1,4 +1,4 @@
-"""What all figures share: how one is begun and saved, and its colours."""
+"""Start and save matplotlib figures, in the colours of the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS = (
     "#cc6b2c",
     "#b9559b",
 )
-"""The pool or whatever else is background, then one a series; mid-tones, which show on white and on black."""
+"""Colour of the background, then one per series; mid-tones, which show on white and on black."""
 ON_DARK = (
     "#8f96a0",
     "#6ea3ee",
@@ -34,31 +34,43 @@ ON_DARK = (
     "#ee9a62",
     "#e48cc8",
 )
-"""The same where the page is known to be dark."""
+"""The same colours for a page that is known to be dark."""
 POOL, KEPT, DISCARDED = COLOURS[:3]
+SAVED_DPI = 150
+"""Dots per inch of saved figures, and of the points inside an SVG."""
+
+
+def series_colours(n: int) -> list[str]:
+    """Return one colour for each of n series; they repeat when they run out.
+
+    :param n: number of series
+    """
+    colours = COLOURS[1:]
+    return [colours[i % len(colours)] for i in range(n)]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure.
+    """Return an empty figure.
 
-    :param width: in inches
-    :param height: in inches
-    :raises ImportError: without matplotlib
+    :param width: width in inches
+    :param height: height in inches
+    :raises ImportError: if matplotlib is not installed
     """
     try:
         from matplotlib.figure import Figure  # not pyplot: no global state, no display
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "synthselect[report]"') from error
+        raise ImportError('plots need matplotlib: pip install "synthselect[report]"') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def panels(n: int, width: float, height: float, columns: int = 2) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels, row by row, without the box's upper and right side.
+    """Return a figure with n panels, filled row by row.
 
-    :param n: how many panels
-    :param width: of a panel, in inches
-    :param height: of a panel, in inches
-    :param columns: at most so many in a row
+    :param n: number of panels
+    :param width: width of a panel in inches
+    :param height: height of a panel in inches
+    :param columns: largest number of panels in a row
+    :raises ImportError: if matplotlib is not installed
     """
     columns = min(n, columns)
     rows = -(-n // columns)
@@ -71,16 +83,22 @@ def panels(n: int, width: float, height: float, columns: int = 2) -> tuple[Figur
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib shows as it is: two dollar signs would begin and end a formula, and an underscore in front hide it from legends."""
-    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
+    """Return text in a form that matplotlib shows unchanged.
+
+    Two dollar signs would enclose a formula. A leading underscore would hide a legend entry.
+    """
+    start = "\u200b" if text.startswith("_") else ""
+    return start + text.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as the format that the path's suffix names.
+    """Write a figure in the format that the path's suffix names.
 
-    :raises ValueError: when it has no suffix
+    :param figure: figure to write
+    :param path: file to write, e.g. ``gap.png`` or ``gap.svg``
+    :raises ValueError: if the path has no suffix
     """
     if not Path(path).suffix:
-        raise ValueError(f"{path}: name the picture's format by a suffix, .png or .svg")
+        raise ValueError(f"{path}: name the plot's format by a suffix, .png or .svg")
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=SAVED_DPI)

@@ -1,4 +1,4 @@
-"""Comparisons as text, Markdown and LaTeX, and what they say in a sentence."""
+"""Write comparisons as text, Markdown and LaTeX, and recommend what to do in a sentence."""
 
 from __future__ import annotations
 
@@ -7,159 +7,206 @@ import numpy as np
 from agents.evaluation.comparison import Comparison
 from synthselect_env import Selection
 
-BESIDE = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
-"""Metrics shown beside the accuracy, and their heads."""
+SHOWN_METRICS = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
+"""Metrics shown beside the accuracy, and the heads of their columns."""
 FEW_PATIENTS = 20
-"""From so many on, a bootstrap over patients covers about what it says (:func:`~agents.evaluation.bootstrap.paired_bootstrap`)."""
+"""Fewer patients than this make a bootstrap interval too narrow.
+
+See :func:`~agents.evaluation.bootstrap.paired_bootstrap`.
+"""
 LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+}
+"""LaTeX commands for special characters."""
 
 
 def spread(values: np.ndarray, form: str) -> str:
-    """A figure, with its standard deviation over rounds where there are several.
+    """Return the mean as text, with the standard deviation if there are several rounds.
 
-    :param values: one a round
-    :param form: format specification of a number
+    :param values: one value per round
+    :param form: format specification of a number, e.g. ".4f"
     """
     text = format(values.mean(), form)
-    return text if len(values) == 1 else f"{text} ± {format(values.std(ddof=1), form)}"
+    if len(values) == 1:
+        return text
+    return f"{text} ± {format(values.std(ddof=1), form)}"
+
+
+def points(value: float) -> str:
+    """Return a difference in percentage points, with its sign.
+
+    :param value: difference of two shares, e.g. a gain in accuracy
+    """
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def gain_cell(gain: tuple[float, float, float]) -> str:
+    """Return a gain and its interval in percentage points; dots where there is no interval.
+
+    :param gain: mean, lower and upper end
+    """
+    mean, low, high = (points(value) for value in gain)
+    return f"{mean} [{low}, {high}]" if np.isfinite(gain[1]) else f"{mean} […]"
 
 
 def comparison_cells(comparison: Comparison) -> list[list[str]]:
-    """The test split's figures as cells: the heads of the columns, then a row a selector.
+    """Return the test metrics as cells: the heads of the columns, then one row per selector.
 
-    :param comparison: what to show; with several rounds mean ± standard deviation. Beside it the gap, validation minus test accuracy, and the gains
-        in accuracy over "none" and, for reinforcement learning's rows, over the best of the others, in points with 95 % intervals
+    With several rounds a cell has mean ± standard deviation. Two columns are in points of accuracy:
+
+    - the gap is validation minus test accuracy;
+    - a gain has its 95 % interval. All selectors are compared with "none". Those trained by
+      reinforcement learning are also compared with the best other selector.
+
+    :param comparison: comparison to show
     """
     names = comparison.selectors
-    control = (
-        comparison.best_control() if any(comparison.of(name)[0].is_rl for name in names) else None
-    )
-    spent = any(comparison.of(name)[0].evaluations for name in names)
-    over = (["none"] if "none" in names else []) + (
-        [control] if control not in (None, "none") else []
-    )
-    rows = [
-        [
-            "selection",
-            "selected",
-            "accuracy",
-            "gap",
-            *(f"gain over {name}" for name in over),
-            *BESIDE.values(),
-        ]
-    ]
-    rows[0] += (["evaluations"] if spent else []) + ["seconds"]
+    references = _references(comparison)
+    shows_evaluations = any(comparison.of(name)[0].evaluations for name in names)
+
+    heads = ["selection", "selected", "accuracy", "gap"]
+    heads += [f"gain over {name}" for name in references]
+    heads += SHOWN_METRICS.values()
+    heads += ["evaluations"] if shows_evaluations else []
+    heads += ["seconds"]
+
+    rows = [heads]
     for name in names:
         outcomes = comparison.of(name)
-        row = [name, spread(np.array([float(o.selection.count) for o in outcomes]), ",.0f")]
-        row += [
-            spread(comparison.test_metrics(name, "accuracy"), ".4f"),
-            points(float(np.mean([o.gap for o in outcomes]))),
-        ]
-        for other in over:
-            said = name != other and (other == "none" or outcomes[0].is_rl)
-            row.append(gain_cell(comparison.gain(name, other)) if said else "")
-        row += [spread(comparison.test_metrics(name, metric), ".4f") for metric in BESIDE]
-        row += ([f"{outcomes[0].evaluations:,}"] if spent else []) + [
-            f"{np.mean([o.seconds for o in outcomes]):.1f}"
-        ]
+        counts = np.array([float(outcome.selection.count) for outcome in outcomes])
+        seconds = np.mean([outcome.seconds for outcome in outcomes])
+        row = [name, spread(counts, ",.0f")]
+        row += [spread(comparison.test_metrics(name, "accuracy"), ".4f")]
+        row += [points(_mean_gap(comparison, name))]
+        row += [_gain_over(comparison, name, reference) for reference in references]
+        row += [spread(comparison.test_metrics(name, metric), ".4f") for metric in SHOWN_METRICS]
+        row += [f"{outcomes[0].evaluations:,}"] if shows_evaluations else []
+        row += [f"{seconds:.1f}"]
         rows.append(row)
     return rows
 
 
-def gain_cell(gain: tuple[float, float, float]) -> str:
-    """A gain and the ends of its interval, in percentage points; dots where there is none."""
-    mean, low, high = map(points, gain)
-    return f"{mean} [{low}, {high}]" if np.isfinite(gain[1]) else f"{mean} […]"
+def _references(comparison: Comparison) -> list[str]:
+    """Return the selectors over which gains are shown."""
+    names = comparison.selectors
+    references = ["none"] if "none" in names else []
+    if any(comparison.of(name)[0].is_rl for name in names):
+        control = comparison.best_control()
+        if control not in (None, "none"):
+            references.append(str(control))
+    return references
+
+
+def _gain_over(comparison: Comparison, name: str, reference: str) -> str:
+    """Return the cell of a gain; empty where the two are not to be compared."""
+    is_rl = comparison.of(name)[0].is_rl
+    if name == reference or (reference != "none" and not is_rl):
+        return ""
+    return gain_cell(comparison.gain(name, reference))
+
+
+def _mean_gap(comparison: Comparison, name: str) -> float:
+    return float(np.mean([outcome.gap for outcome in comparison.of(name)]))
 
 
 def comparison_title(comparison: Comparison) -> str:
-    """What stands above a comparison's table: whose figures they are, and what is sensitive to which class."""
-    title, classes = f"Test split, classifier: {comparison.classifier}", comparison.classes
+    """Return the title of a table: the classifier, and the classes that metrics are about.
+
+    :param comparison: comparison of the table
+    """
+    title = f"Test split, classifier: {comparison.classifier}"
+    classes = comparison.classes
     if len(classes) == 2:
         return f"{title}; sensitivity to {classes[1]}, specificity of {classes[0]}"
-    return (
-        f"{title}; AUC, sensitivity and specificity are means over the classes"
-        if classes
-        else title
-    )
+    if classes:
+        return f"{title}; AUC, sensitivity and specificity are means over the classes"
+    return title
 
 
-def drawn_again(comparison: Comparison) -> str:
-    """What the bootstrap behind a comparison's intervals draws again."""
-    pictures = "test pictures" if comparison.groups is None else "the test split's patients"
+def resampled_units(comparison: Comparison) -> str:
+    """Return what the bootstrap behind a comparison's intervals resamples, in words.
+
+    :param comparison: comparison with the intervals
+    """
+    images = "test images" if comparison.groups is None else "the test split's patients"
     rounds = len(comparison.of(comparison.selectors[0]))
-    return (
-        f"rounds and {pictures}"
-        if rounds > 1
-        else f"{pictures} alone: another seed may say otherwise"
-    )
+    if rounds > 1:
+        return f"rounds and {images}"
+    return f"{images} alone: another seed may say otherwise"
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """The test split's figures as text, a line a selector; the classifier that gave them stands above.
+    """Return the test metrics as text, one line per selector, below the classifier's name.
 
-    :param comparison: what to show, see :func:`comparison_cells`
+    :param comparison: comparison to show, see :func:`comparison_cells`
     """
     rows = comparison_cells(comparison)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    return "\n".join([comparison_title(comparison), lines[0], "-" * len(lines[0]), *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        lines.append("  ".join(cells))
+    rule = "-" * len(lines[0])
+    return "\n".join([comparison_title(comparison), lines[0], rule, *lines[1:]])
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """The same table in Markdown.
+    """Return the same table in Markdown.
 
-    :param comparison: what to show, see :func:`comparison_cells`
+    :param comparison: comparison to show, see :func:`comparison_cells`
     """
-    head, *rows = [
-        [cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row]
-        for row in comparison_cells(comparison)
-    ]
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def escaped(text: str) -> str:
+        return text.replace("\\", "\\\\").replace("|", "\\|")
+
+    heads, *rows = [[escaped(cell) for cell in row] for row in comparison_cells(comparison)]
+    rule = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join(line(cells) for cells in (heads, rule, *rows))
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    r"""The same table in LaTeX, for a document with ``\usepackage{booktabs}``.
+    r"""Return the same table in LaTeX, for a document with ``\usepackage{booktabs}``.
 
-    :param comparison: what to show, see :func:`comparison_cells`
+    :param comparison: comparison to show, see :func:`comparison_cells`
     """
     cells = [[latex(cell) for cell in row] for row in comparison_cells(comparison)]
-    head, *rows = [f"{' & '.join(row)} \\\\" for row in cells]
+    heads, *rows = [" & ".join(row) + r" \\" for row in cells]
+    columns = "l" + "r" * (len(cells[0]) - 1)
+    title = " ".join(comparison_title(comparison).split())  # a line break would end the comment
     lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}",
+        f"% {title}",
+        rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        head,
+        heads,
         r"\midrule",
         *rows,
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    title = " ".join(comparison_title(comparison).split())  # a line break would end the comment
-    return "\n".join([f"% {title}", *lines])
+    return "\n".join(lines)
 
 
 def latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(LATEX.get(character, character) for character in text)
+    """Return text with LaTeX's special characters escaped.
 
-
-def points(value: float) -> str:
-    """A difference in percentage points, with its sign.
-
-    :param value: a share, e.g. a gain in accuracy
+    :param text: text to escape
     """
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return "".join(LATEX.get(character, character) for character in text)
 
 
 def recommendation(
@@ -167,56 +214,71 @@ def recommendation(
 ) -> tuple[str, str]:
     """Recommend whether to add what ``ours`` selected, by its gain in test accuracy over nothing.
 
-    A second sentence gives the validation–test gap, the optimism of the split that rewards are measured on.
+    A second sentence states the validation–test gap: how optimistic the split is that rewards are
+    measured on.
 
-    :param comparison: must have "none"
+    :param comparison: comparison with "none" among its selectors
     :param ours: name of the selector in question
-    :param selection: the candidates in question; None for those of the first round
-    :return: "add", "leave", or "undecided" where the 95 % interval contains zero; and the text that says so
-    :raises ValueError: when "none" or ``ours`` was not compared
+    :param selection: candidates in question; None for those of the first round
+    :return: decision and text. The decision is "add", "leave", or "undecided" where the 95 %
+        interval contains zero
+    :raises ValueError: if "none" or ``ours`` was not compared
     """
     mean, low, high = comparison.gain(ours)
-    rounds = len(comparison.of(ours))
-    selection = comparison.of(ours)[0].selection if selection is None else selection
-    gap = f"Validation–test gap: {points(float(np.mean([outcome.gap for outcome in comparison.of(ours)])))} points."
-    if selection.count == 0:
-        return (
-            "leave",
-            f"Add nothing: {ours} keeps none of the {len(selection):,} candidates. {gap}",
-        )
-    these = (
-        f"all {len(selection):,}"
-        if selection.mask.all()
-        else f"these {selection.count:,} of {len(selection):,}"
-    )
-    interval = (
-        f"95 % interval {points(low)} to {points(high)}"
-        if np.isfinite(low)
-        else "of one patient, which tells nothing of others"
-    )
-    patients = np.inf if comparison.groups is None else len(np.unique(comparison.groups))
-    if 1 < patients < FEW_PATIENTS:
-        interval += f" (too narrow, being over {patients} patients)"
-    if low <= 0 <= high:
-        interval += ", which contains zero"
-    figures = f"{points(mean)} points of test accuracy, {interval}"
-    if "random" in comparison.selectors and ours != "random":
-        won, _ = comparison.wins(ours, "random")
-        figures += f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
-    balanced = float(
-        (
-            comparison.test_metrics(ours, "balanced_accuracy")
-            - comparison.test_metrics("none", "balanced_accuracy")
-        ).mean()
-    )
-    if balanced * mean < 0:
-        figures += (
-            f", but {points(balanced)} of balanced accuracy, in which every class counts the same"
-        )
-    if rounds == 1 and np.isfinite(low):
-        figures += f"; one round, so that the interval is over {drawn_again(comparison)}"
+    if selection is None:
+        selection = comparison.of(ours)[0].selection
+    gap = f"Validation–test gap: {points(_mean_gap(comparison, ours))} points."
+
+    # Nothing selected: there is nothing to add.
+    n, count = len(selection), selection.count
+    if count == 0:
+        return "leave", f"Add nothing: {ours} keeps none of the {n:,} candidates. {gap}"
+
+    # The gain, its interval, and what qualifies them.
+    facts = f"{points(mean)} points of test accuracy, {_interval(comparison, low, high)}"
+    facts += _wins_over_random(comparison, ours)
+    facts += _balanced_accuracy_remark(comparison, ours, mean)
+    if len(comparison.of(ours)) == 1 and np.isfinite(low):
+        facts += f"; one round, so that the interval is over {resampled_units(comparison)}"
+
+    # The decision.
+    these = f"all {n:,}" if selection.mask.all() else f"these {count:,} of {n:,}"
     if low > 0:
-        return "add", f"Add {these}: {figures}. {gap}"
+        return "add", f"Add {these}: {facts}. {gap}"
     if high < 0:
-        return "leave", f"Do not add {these}: {figures}. {gap}"
-    return "undecided", f"Undecided whether to add {these}: {figures}. {gap}"
+        return "leave", f"Do not add {these}: {facts}. {gap}"
+    return "undecided", f"Undecided whether to add {these}: {facts}. {gap}"
+
+
+def _interval(comparison: Comparison, low: float, high: float) -> str:
+    """Return the interval of a gain in words, with a warning where there are few patients."""
+    if np.isfinite(low):
+        text = f"95 % interval {points(low)} to {points(high)}"
+    else:
+        text = "of one patient, which tells nothing of others"
+    if comparison.groups is not None:
+        patients = len(np.unique(comparison.groups))
+        if 1 < patients < FEW_PATIENTS:
+            text += f" (too narrow, being over {patients} patients)"
+    if low <= 0 <= high:
+        text += ", which contains zero"
+    return text
+
+
+def _wins_over_random(comparison: Comparison, ours: str) -> str:
+    """Return in how many rounds ``ours`` beat random; empty where random was not compared."""
+    if ours == "random" or "random" not in comparison.selectors:
+        return ""
+    won, rounds = comparison.wins(ours, "random")
+    return f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
+
+
+def _balanced_accuracy_remark(comparison: Comparison, ours: str, gain: float) -> str:
+    """Return a remark if the gain in balanced accuracy has the other sign; empty otherwise."""
+    with_ours = comparison.test_metrics(ours, "balanced_accuracy")
+    with_none = comparison.test_metrics("none", "balanced_accuracy")
+    balanced = float((with_ours - with_none).mean())
+    if balanced * gain < 0:
+        said = f"{points(balanced)} of balanced accuracy"
+        return f", but {said}, in which every class counts the same"
+    return ""
