@@ -30,5 +30,5 @@ def test_images(toy: FeatureBank, tmp_path: Path) -> None:
     assert sum(bar.get_height() for bar in pool) == 32
     save_figure(histogram, tmp_path / "distances.svg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["distances.svg", "kept.png"]
-    with pytest.raises(ValueError, match="nothing to picture"):
+    with pytest.raises(ValueError, match="nothing to plot"):
         kept_and_discarded(replace(toy, candidates=replace(toy.candidates, images=None)), selection)
