@@ -1,4 +1,4 @@
-"""Show comparisons and selections: tables, charts, images, and all of them in one HTML file."""
+"""Tables, charts and images of comparisons, and one HTML file with all of them."""
 
 from agents.report.charts import (
     centroid_histogram,

@@ -1,4 +1,7 @@
-"""Plot training runs, comparisons and selections. Needs matplotlib: ``pip install "synthselect[report]"``."""
+"""Plot training runs, comparisons and selections.
+
+Needs matplotlib: ``pip install "synthselect[report]"``.
+"""
 
 from __future__ import annotations
 
@@ -117,9 +120,9 @@ def _moving_average(values: np.ndarray) -> np.ndarray:
 
 
 def gap_chart(comparison: Comparison) -> Figure:
-    """Plot validation and test accuracy of each selector, and the gap between them in points.
+    """Plot validation and test accuracy of each selector, and their gap.
 
-    The gap is what was gained on validation images only.
+    The gap is in points. It is what was gained on validation images only.
 
     :param comparison: comparison to show; large dots are means over its rounds
     :raises ImportError: if matplotlib is not installed
@@ -153,7 +156,9 @@ def gap_chart(comparison: Comparison) -> Figure:
 
 
 def selection_rates(bank: FeatureBank, comparison: Comparison) -> Figure:
-    """Plot the share of each class's candidates that each selector keeps, mean over rounds.
+    """Plot the share of each class that each selector keeps.
+
+    Shares are means over rounds.
 
     :param bank: bank of the candidates
     :param comparison: comparison with the selections
@@ -187,7 +192,7 @@ def selection_rates(bank: FeatureBank, comparison: Comparison) -> Figure:
 
 
 def _selection_rate(comparison: Comparison, name: str, members: np.ndarray) -> float:
-    """Return the percentage of the members that a selector keeps, mean over rounds."""
+    """Return the percentage of members that a selector keeps over its rounds."""
     if not members.any():
         return 0.0
     masks = [outcome.selection.mask for outcome in comparison.of(name)]
@@ -195,22 +200,22 @@ def _selection_rate(comparison: Comparison, name: str, members: np.ndarray) -> f
 
 
 def _label_selectors(axes: Axes, names: list[str]) -> None:
-    """Label the rows of a chart with the selectors' names, the first one on top."""
+    """Label a chart's rows with the selectors' names, from the top."""
     axes.set_yticks(range(len(names)), [literal(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def _annotate(axes: Axes, text: str, place: tuple[float, float], offset: int, size: int) -> None:
-    """Write text to the right of a place, ``offset`` dots away from it."""
+    """Write text to the right of a place, ``offset`` points away."""
     away = (offset, 0)
     axes.annotate(text, place, away, textcoords="offset points", va="center", fontsize=size)
 
 
 def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -> Figure:
-    """Plot distances to the class centroid of the pool and of selections, one panel per class.
+    """Plot distances to the class centroid of the pool and of selections.
 
-    This is the paper's Fig. 4. The axis is logarithmic, because most candidates lie close to their
-    centroid and what matters is how far the rest is.
+    This is the paper's Fig. 4, one panel per class. The axis is logarithmic, because most
+    candidates lie close to their centroid and what matters is how far the rest is.
 
     :param bank: bank of the candidates
     :param selections: selections by name
@@ -231,7 +236,7 @@ def centroid_histogram(bank: FeatureBank, selections: Mapping[str, Selection]) -
 def _plot_distances(
     panel: Axes, distances: np.ndarray, members: np.ndarray, selections: Mapping[str, Selection]
 ) -> None:
-    """Plot histograms of the distances of one class: of its pool, and of each selection."""
+    """Plot one class's distances, of its pool and of each selection."""
     pool = distances[members]
     edges = np.geomspace(pool.min(), pool.max() * 1.001, DISTANCE_BINS + 1).tolist()
     panel.hist(pool, edges, color=POOL, alpha=0.35, label=f"pool ({members.sum():,})")
@@ -264,9 +269,9 @@ def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def feature_map(bank: FeatureBank, selection: Selection, seed: int = 0) -> Figure:
-    """Plot real images, kept and discarded candidates by their first two principal components.
+    """Plot real images and candidates by their first two principal components.
 
-    Each class has a marker of its own.
+    Kept and discarded candidates have a panel each, and each class a marker of its own.
 
     :param bank: bank with at least two features
     :param selection: kept candidates
@@ -319,7 +324,7 @@ def _draw_points(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
 def _scatter(
     panel: Axes, places: np.ndarray, marker: str, colour: str, size: int, alpha: float, zorder: int
 ) -> None:
-    """Plot places (n, 2) as pixels: thousands of shapes would take ten times the space."""
+    """Plot places (n, 2) as pixels; thousands of shapes would be large."""
     panel.scatter(
         places[:, 0],
         places[:, 1],
@@ -334,9 +339,9 @@ def _scatter(
 
 
 def discovery_curve(selections: Mapping[str, Selection], flaw: np.ndarray) -> Figure:
-    """Plot the share of sound candidates found by inspecting candidates in order of their scores.
+    """Plot the share of sound candidates found against candidates inspected.
 
-    A dot marks what a selection kept.
+    Candidates are inspected in order of their scores. A dot marks what a selection kept.
 
     :param selections: selections by name
     :param flaw: kind of flaw per candidate, int (n,); 0 for a sound candidate

@@ -1,4 +1,4 @@
-"""Measure how well a selection finds the sound candidates of a bank of known truth."""
+"""Measure how well a selection finds candidates that are known to be sound."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from synthselect_env.metrics import auc_one_vs_rest
 
 
 def discovery(scores: np.ndarray, sound: np.ndarray) -> np.ndarray:
-    """Return the share of sound candidates found by inspecting the k best-scored ones.
+    """Return the share of sound candidates found after k inspections.
 
-    Candidates of equal score are inspected in random order. The share is the expected one.
+    Candidates are inspected in order of their scores, and in random order where scores are equal.
+    The share is the expected one.
 
     :param scores: score per candidate, float (n,); the highest is inspected first
     :param sound: bool (n,), with at least one True
@@ -29,9 +30,10 @@ def discovery(scores: np.ndarray, sound: np.ndarray) -> np.ndarray:
 
 
 def flaw_detection_metrics(selection: Selection, flaw: np.ndarray) -> dict[str, float]:
-    """Return AUC of the scores, and precision, recall and F1 of the kept candidates.
+    """Return AUC, precision, recall and F1 of finding sound candidates.
 
-    The sound candidates are the positive class.
+    The AUC is that of the scores, the others are those of the kept candidates. The sound
+    candidates are the positive class.
 
     :param selection: selection to judge
     :param flaw: kind of flaw per candidate, int (n,); 0 for a sound candidate

@@ -67,7 +67,7 @@ def write_report(
     others: Sequence[Comparison] = (),
     seed: int = 0,
 ) -> Path:
-    """Write what a selection is worth, and show it, in one HTML file.
+    """Write what a selection is worth to one HTML file.
 
     The file refers to nothing outside itself.
 

@@ -1,4 +1,4 @@
-"""Write tables, charts and images as parts of an HTML file that needs nothing else."""
+"""Write tables, charts and images as self-contained HTML."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
 
 def _drawn_svg(figure: Figure, name: str) -> str:
-    """Return matplotlib's SVG without its XML header; the same figure gives the same text."""
+    """Return matplotlib's reproducible SVG without its XML header."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -144,7 +144,7 @@ def html_image_rows(rows: Sequence[ImageRow], scored: Selection | None = None) -
 
 
 def _row_images(row: ImageRow) -> list[str]:
-    """Return an image element per position; empty strings if the dataset has no images."""
+    """Return an image element per position; empty without images."""
     if row.dataset.images is None or not len(row.positions):
         return [""] * len(row.positions)
     height, width = row.dataset.image_size
@@ -155,7 +155,7 @@ def _row_images(row: ImageRow) -> list[str]:
 
 
 def _row_captions(row: ImageRow, scored: Selection | None) -> list[str]:
-    """Return score and id per position; empty strings without a selection."""
+    """Return score and id per position; empty without a selection."""
     if scored is None:
         return [""] * len(row.positions)
     scores = scored.scores[row.positions]

@@ -1,4 +1,7 @@
-"""Show candidates and real images in rows. Needs matplotlib: ``pip install "synthselect[report]"``."""
+"""Show candidates and real images in rows.
+
+Needs matplotlib: ``pip install "synthselect[report]"``.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def real_rows(bank: FeatureBank, seed: int = 0, columns: int = 16) -> list[Image
 
 
 def wanted_rows(bank: FeatureBank, selection: Selection, columns: int = 8) -> list[ImageRow]:
-    """Return two rows per class: candidates with the highest and with the lowest scores.
+    """Return two rows per class: candidates with highest and lowest scores.
 
     The most extreme score comes first. Equal scores are ordered by position.
 
@@ -140,7 +143,7 @@ def _draw(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 def _plot_rows(
     bank: FeatureBank, rows: Sequence[ImageRow], columns: int, scored: Selection | None = None
 ) -> Figure:
-    """Plot rows of images, with score and id under each image if a selection is given."""
+    """Plot rows of images, with scores and ids of a selection."""
     for row in rows:
         if row.dataset.images is None:
             name = "train" if row.dataset is bank.train else "candidates"
@@ -164,7 +167,7 @@ def _plot_rows(
 
 
 def _row_pixels(row: ImageRow, columns: int, size: tuple[int, int]) -> np.ndarray:
-    """Return a row of images as one image, with blanks at the end so that all rows are as wide."""
+    """Return a row as one image, with blanks up to the number of columns."""
     images = np.full((columns, *size, 3), 255, np.uint8)
     if len(row.positions):
         images[: len(row.positions)] = row.dataset.subset(row.positions).pixels(size)

@@ -41,7 +41,9 @@ SAVED_DPI = 150
 
 
 def series_colours(n: int) -> list[str]:
-    """Return one colour for each of n series; they repeat when they run out.
+    """Return one colour for each of n series.
+
+    Colours repeat when they run out.
 
     :param n: number of series
     """

@@ -1,4 +1,4 @@
-"""Sections of the report: charts, tables and images of one comparison and one selection."""
+"""Sections of the report, with their charts, tables and images."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ReportContent:
 
     @property
     def bank_name(self) -> str:
-        """Name of the bank, without the folders of the machine that it lay on."""
+        """Name of the bank, without the folders of its file."""
         return Path(self.bank.source).stem
 
     @property
@@ -101,7 +101,7 @@ class ReportContent:
         return _charts(self)
 
     def chart(self, name: str) -> str:
-        """Return a chart as HTML; empty if there are no data for it.
+        """Return a chart as HTML; empty without data for it.
 
         :param name: key of :data:`CAPTIONS`
         """
@@ -153,7 +153,9 @@ def _has_ranking(selection: Selection) -> bool:
 
 
 def image_figures(report: ReportContent) -> dict[str, Figure]:
-    """Return the rows of images as figures, by name; none if the bank has no images.
+    """Return the rows of images as figures, by name.
+
+    A bank without images has none.
 
     :param report: content of the report
     """
@@ -170,7 +172,7 @@ def image_figures(report: ReportContent) -> dict[str, Figure]:
 
 
 def report_sections(report: ReportContent) -> list[Section]:
-    """Return the sections of a report, without those that there is nothing to show in.
+    """Return the sections that there is something to show in.
 
     :param report: content of the report
     """
@@ -189,7 +191,7 @@ def report_sections(report: ReportContent) -> list[Section]:
 
 
 def _comparison(report: ReportContent) -> str:
-    """Return a table per classifier, a note on rounds and intervals, and the gap chart."""
+    """Return a table per classifier, a note, and the gap chart."""
     tables = ""
     for comparison in (report.comparison, *report.others):
         table = html_table(comparison_cells(comparison), report.ours)
@@ -227,7 +229,7 @@ def _wanted(report: ReportContent) -> str:
 
 
 def _known_truth(report: ReportContent) -> str:
-    """Return how well selectors find the sound candidates, and which flaws ours keeps."""
+    """Return how well selectors find sound candidates, and the flaws that ours keeps."""
     flaw = report.bank.candidates.flaw
     if flaw is None:
         return ""
@@ -241,7 +243,7 @@ def _known_truth(report: ReportContent) -> str:
 
 
 def _detection_rows(comparison: Comparison, flaw: np.ndarray) -> list[list[str]]:
-    """Return the detection metrics as cells: heads, then one row per selector."""
+    """Return heads, then one row per selector with its detection metrics."""
     rows = [["selection", "AUC of the scores", "precision", "recall", "F1"]]
     for name in comparison.selectors:
         outcomes = comparison.of(name)
@@ -255,7 +257,7 @@ def _detection_rows(comparison: Comparison, flaw: np.ndarray) -> list[list[str]]
 
 
 def _flaw_rows(selection: Selection, flaw: np.ndarray) -> list[list[str]]:
-    """Return how many candidates of each flaw are kept as cells: heads, then one row per flaw."""
+    """Return heads, then one row per flaw with its kept candidates."""
     rows = [["candidates", "pool", "kept", "share"]]
     for kind in np.unique(flaw):
         members = flaw == kind
@@ -297,7 +299,7 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[list[str]]:
 
 
 def _versions() -> Iterator[list[str]]:
-    """Yield the versions of Python and of :data:`PACKAGES` as rows of name and value."""
+    """Yield versions of Python and of packages as name and value."""
     yield ["versions.python", platform.python_version()]
     for package in PACKAGES:
         try:

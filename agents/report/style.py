@@ -1,4 +1,4 @@
-"""Style sheet of the report, for light and dark screens and for phones."""
+"""Style sheet of the report, for light and dark screens."""
 
 from __future__ import annotations
 

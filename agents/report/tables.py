@@ -1,4 +1,4 @@
-"""Write comparisons as text, Markdown and LaTeX, and recommend what to do in a sentence."""
+"""Write comparisons as text, Markdown and LaTeX, and recommend what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ LATEX = {
 
 
 def spread(values: np.ndarray, form: str) -> str:
-    """Return the mean as text, with the standard deviation if there are several rounds.
+    """Return the mean as text, with the standard deviation over rounds.
+
+    A single round has no standard deviation.
 
     :param values: one value per round
     :param form: format specification of a number, e.g. ".4f"
@@ -52,7 +54,9 @@ def points(value: float) -> str:
 
 
 def gain_cell(gain: tuple[float, float, float]) -> str:
-    """Return a gain and its interval in percentage points; dots where there is no interval.
+    """Return a gain and its interval in percentage points.
+
+    Dots stand for an interval that is not known.
 
     :param gain: mean, lower and upper end
     """
@@ -61,9 +65,10 @@ def gain_cell(gain: tuple[float, float, float]) -> str:
 
 
 def comparison_cells(comparison: Comparison) -> list[list[str]]:
-    """Return the test metrics as cells: the heads of the columns, then one row per selector.
+    """Return the test metrics as cells, one row per selector.
 
-    With several rounds a cell has mean ± standard deviation. Two columns are in points of accuracy:
+    The first row has the heads of the columns. With several rounds a cell has mean ± standard
+    deviation. Two columns are in points of accuracy:
 
     - the gap is validation minus test accuracy;
     - a gain has its 95 % interval. All selectors are compared with "none". Those trained by
@@ -109,7 +114,7 @@ def _references(comparison: Comparison) -> list[str]:
 
 
 def _gain_over(comparison: Comparison, name: str, reference: str) -> str:
-    """Return the cell of a gain; empty where the two are not to be compared."""
+    """Return the cell of a gain; empty if it is not shown."""
     is_rl = comparison.of(name)[0].is_rl
     if name == reference or (reference != "none" and not is_rl):
         return ""
@@ -121,7 +126,7 @@ def _mean_gap(comparison: Comparison, name: str) -> float:
 
 
 def comparison_title(comparison: Comparison) -> str:
-    """Return the title of a table: the classifier, and the classes that metrics are about.
+    """Return a table's title: the classifier, and the metrics' classes.
 
     :param comparison: comparison of the table
     """
@@ -147,7 +152,9 @@ def resampled_units(comparison: Comparison) -> str:
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Return the test metrics as text, one line per selector, below the classifier's name.
+    """Return the test metrics as text, one line per selector.
+
+    The classifier's name stands above.
 
     :param comparison: comparison to show, see :func:`comparison_cells`
     """
@@ -212,10 +219,10 @@ def latex(text: str) -> str:
 def recommendation(
     comparison: Comparison, ours: str, selection: Selection | None = None
 ) -> tuple[str, str]:
-    """Recommend whether to add what ``ours`` selected, by its gain in test accuracy over nothing.
+    """Recommend whether to add what ``ours`` selected.
 
-    A second sentence states the validation–test gap: how optimistic the split is that rewards are
-    measured on.
+    The gain in test accuracy over adding nothing decides. A second sentence states the
+    validation–test gap: how optimistic the split is that rewards are measured on.
 
     :param comparison: comparison with "none" among its selectors
     :param ours: name of the selector in question
@@ -251,7 +258,7 @@ def recommendation(
 
 
 def _interval(comparison: Comparison, low: float, high: float) -> str:
-    """Return the interval of a gain in words, with a warning where there are few patients."""
+    """Return a gain's interval in words, with a warning of few patients."""
     if np.isfinite(low):
         text = f"95 % interval {points(low)} to {points(high)}"
     else:
@@ -266,7 +273,7 @@ def _interval(comparison: Comparison, low: float, high: float) -> str:
 
 
 def _wins_over_random(comparison: Comparison, ours: str) -> str:
-    """Return in how many rounds ``ours`` beat random; empty where random was not compared."""
+    """Return in how many rounds ``ours`` beat random, if that was compared."""
     if ours == "random" or "random" not in comparison.selectors:
         return ""
     won, rounds = comparison.wins(ours, "random")
@@ -274,7 +281,7 @@ def _wins_over_random(comparison: Comparison, ours: str) -> str:
 
 
 def _balanced_accuracy_remark(comparison: Comparison, ours: str, gain: float) -> str:
-    """Return a remark if the gain in balanced accuracy has the other sign; empty otherwise."""
+    """Return a remark if balanced accuracy disagrees with the gain."""
     with_ours = comparison.test_metrics(ours, "balanced_accuracy")
     with_none = comparison.test_metrics("none", "balanced_accuracy")
     balanced = float((with_ours - with_none).mean())
