@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -23,8 +23,12 @@ class Evaluations:
 
     See :func:`~synthselect_env.metrics.classification_metrics` for their definitions.
 
-    :param epochs: metric name to (k, e), its values after the last e epochs, oldest first. A
-        classifier without epochs has e = 1
+    .. code-block:: python
+
+        Evaluations.from_metrics({"accuracy": [0.8, 0.9]}).accuracy
+
+    :param epochs: metric name to (k, e), its values after the last e epochs, oldest first; empty
+        for a classifier without epochs, which gets e = 1
     """
 
     accuracy: np.ndarray
@@ -36,6 +40,11 @@ class Evaluations:
     brier: np.ndarray
     epochs: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if not self.epochs:
+            last = {name: np.asarray(getattr(self, name))[:, None] for name in METRICS}
+            object.__setattr__(self, "epochs", last)
+
     @classmethod
     def from_epochs(cls, epochs: Mapping[str, np.ndarray]) -> Evaluations:
         """Return the evaluations of k classifiers from their metrics after each epoch.
@@ -45,15 +54,17 @@ class Evaluations:
         """
         values = {name: np.asarray(epochs[name], np.float64) for name in epochs}
         unknown = sorted(set(values) - set(METRICS))
-        shapes = {v.shape for v in values.values()}
-        if unknown or len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        shapes = {array.shape for array in values.values()}
+        if unknown or len(shapes) != 1 or len(min(shapes)) != 2:
+            got = [f"{name} {array.shape}" for name, array in values.items()]
             raise ValueError(
-                f"expected arrays (selections, epochs) of {', '.join(METRICS)} or some of them, got "
-                + (", ".join(f"{name} {v.shape}" for name, v in values.items()) or "none")
+                f"expected arrays (selections, epochs) of {', '.join(METRICS)} or some of them, "
+                f"got {', '.join(got) or 'none'}"
             )
-        missing = np.full(next(iter(shapes)), np.nan)
+        missing = np.full(min(shapes), np.nan)
         complete = {name: values.get(name, missing) for name in METRICS}
-        return cls(**{name: v[:, -1] for name, v in complete.items()}, epochs=complete)
+        last = {name: array[:, -1] for name, array in complete.items()}
+        return cls(**last, epochs=complete)
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Sequence[float] | np.ndarray]) -> Evaluations:
@@ -62,7 +73,8 @@ class Evaluations:
         :param metrics: metric name to (k,). Metrics left out are NaN
         :raises ValueError: if there is no metric, an unknown one, or lengths differ
         """
-        return cls.from_epochs({name: np.asarray(v)[..., None] for name, v in metrics.items()})
+        one_epoch = {name: np.asarray(values)[..., None] for name, values in metrics.items()}
+        return cls.from_epochs(one_epoch)
 
     @classmethod
     def from_predictions(cls, log_probabilities: np.ndarray, labels: np.ndarray) -> Evaluations:
@@ -78,7 +90,8 @@ class Evaluations:
     @classmethod
     def concatenate(cls, parts: Sequence[Evaluations]) -> Evaluations:
         """Return the evaluations of all selections, part after part."""
-        return cls.from_epochs({m: np.concatenate([p.epochs[m] for p in parts]) for m in METRICS})
+        joined = {name: np.concatenate([part.epochs[name] for part in parts]) for name in METRICS}
+        return cls.from_epochs(joined)
 
     def __len__(self) -> int:
         return len(self.accuracy)
@@ -105,7 +118,7 @@ class Evaluator(ABC):
     """
 
     batch_size = 1
-    """Selections that are worked on side by side where each takes long."""
+    """Number of selections to ask for at a time where each takes long."""
     device = torch.device("cpu")
     """Device of the computation."""
     version = 1
@@ -150,14 +163,14 @@ class Evaluator(ABC):
         The number of threads is left out. It changes rounding only, as another seed would.
         """
         libraries = ("torch", "torchvision", "pillow")
-        parts = (self.bank.train, self.bank.valid, self.bank.candidates)
+        datasets = (self.bank.train, self.bank.valid, self.bank.candidates)
         return content_key(
             class_digest(type(self)),
             self.version,
-            [self.dataset_digest(part) for part in parts],
+            [self.dataset_digest(dataset) for dataset in datasets],
             len(self.bank.classes),
             self.settings(),
-            [version(library) for library in libraries],
+            [metadata.version(library) for library in libraries],
         )
 
     def dataset_digest(self, dataset: Dataset) -> str:
@@ -181,7 +194,15 @@ class Evaluator(ABC):
 
 
 class ClassifierEvaluator(Evaluator):
-    """An evaluator that trains a classifier on each selection, which can label any images."""
+    """An evaluator that trains a classifier on each selection, which can label any images.
+
+    .. code-block:: python
+
+        class Prior(ClassifierEvaluator):
+            def predict(self, selections, seed, dataset):
+                shape = len(selections), len(dataset), len(self.bank.classes)
+                return np.full(shape, -np.log(shape[2]))
+    """
 
     @abstractmethod
     def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
@@ -191,18 +212,19 @@ class ClassifierEvaluator(Evaluator):
         :param seed: random seed of the training, shared by all k
         :param dataset: images to label. Several sets are joined by ``Dataset.concatenate``, so that
             each selection is trained on once
-        :return: log-probabilities, float32 (k, m, c)
+        :return: log-probabilities, float (k, m, c)
         :raises ValueError: if the selections have another shape or type
         """
 
     def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
         """Score k selections on the validation split."""
         valid = self.bank.valid
-        return Evaluations.from_predictions(self.predict(selections, seed, valid), valid.labels)
+        log_probabilities = self.predict(selections, seed, valid)
+        return Evaluations.from_predictions(log_probabilities, valid.labels)
 
 
 class CreditEvaluator(Protocol):
-    """An evaluator that knows what each candidate is worth."""
+    """An evaluator that knows the derivative of its log-likelihood."""
 
     def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
         """Return the derivative of the validation log-likelihood by each candidate's weight.
@@ -227,9 +249,8 @@ class EvaluatorWrapper(Evaluator):
     def __init__(self, evaluator: Evaluator) -> None:
         super().__init__(evaluator.bank)
         self.evaluator = evaluator
-        self.device, self.batch_size = evaluator.device, evaluator.batch_size
-        if has_credit(evaluator.unwrapped):
-            self.credit = evaluator.unwrapped.credit
+        self.device = evaluator.device
+        self.batch_size = evaluator.batch_size
 
     @abstractmethod
     def answers(
@@ -258,6 +279,11 @@ class EvaluatorWrapper(Evaluator):
                 "retrain, or take the linear probe"
             )
         return np.concatenate(self.answers("predict", self.checked(selections), seed, dataset))
+
+    @property
+    def credit(self) -> Callable[[np.ndarray, int], np.ndarray]:
+        """The wrapped evaluator's ``credit``; no attribute where that has none."""
+        return self.evaluator.credit  # type: ignore[attr-defined, no-any-return]
 
     def settings(self) -> dict[str, object]:
         """Return the settings of the wrapped evaluator."""

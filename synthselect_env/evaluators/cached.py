@@ -52,8 +52,9 @@ class CachedEvaluator(EvaluatorWrapper):
         self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
     ) -> list[Any]:
         """Return one answer per selection, from disk where it is known."""
-        datasets = [self.dataset_digest(dataset) for dataset in arguments]
-        keys = [content_key(method, seed, np.packbits(s), len(s), datasets) for s in selections]
+        digests = [self.dataset_digest(dataset) for dataset in arguments]
+        question = (method, int(seed), selections.shape[1], digests)
+        keys = [content_key(*question, np.packbits(selection)) for selection in selections]
         position = {key: i for i, key in enumerate(keys)}  # equal selections are scored once
         known: dict[str, Any] = {}
         waiting: list[str] = []

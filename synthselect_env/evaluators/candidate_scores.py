@@ -65,6 +65,7 @@ class CandidateScores:
 
 def candidate_scores(bank: FeatureBank) -> CandidateScores:
     """Return the scores of a bank's candidates, computed once per bank."""
+    bank = bank.sealed  # what is derived of a bank with a test split is the same
     if "candidate_scores" not in bank.derived:
         probe_fit = label_probe(bank).own_log_probability(bank.candidates)
         out_of_bag = out_of_bag_label_fit(bank)
@@ -77,6 +78,7 @@ def candidate_scores(bank: FeatureBank) -> CandidateScores:
 
 def label_probe(bank: FeatureBank) -> LinearProbeEvaluator:
     """Return the linear probe that scores candidates, fitted once per bank."""
+    bank = bank.sealed
     if "label_probe" not in bank.derived:
         bank.derived["label_probe"] = LinearProbeEvaluator(
             bank, n_components=PROBE_COMPONENTS, ridge=PROBE_RIDGE, device="cpu"

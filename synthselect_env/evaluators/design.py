@@ -38,8 +38,9 @@ def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
     :return: bool (k, n)
     """
     rng, n = np.random.default_rng(seed), len(bank.candidates)
-    # Without retrainings: the ranks must not depend on how many there are already.
-    ranks = 2 * candidate_scores(replace(bank, retrainings=None)).ranks - 1
+    # By the probe alone: the ranks must not depend on how many retrainings there are already.
+    scores = candidate_scores(bank)
+    ranks = 2 * replace(scores, label_fit=scores.probe_label_fit).ranks - 1
     labels = bank.candidates.labels
     selections = [np.zeros(n, bool), np.ones(n, bool)]
     for _ in range(k - 2):
@@ -88,6 +89,7 @@ def with_retrainings(
             raise ValueError(f"selections must be at least 1, got {selections}")
         n_held = 0 if held is None else len(held.selections)
         selections = draw_design(bank, n_held + int(selections), seed)[n_held:]
+    selections = retrain.checked(selections)
 
     # Retrain, as many at a time as the evaluator works on side by side.
     n_valid, labels = len(bank.valid), bank.candidates.labels

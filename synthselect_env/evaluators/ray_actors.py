@@ -1,4 +1,4 @@
-"""An evaluator's work spread over the machines of a Ray cluster.  Needs ray: ``pip install "synthselect[ray]"``."""
+"""RayEvaluator: an evaluator's work spread over the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthselect_env.data.dataset import Dataset
+from synthselect_env.data import Dataset
 from synthselect_env.evaluators.base import Evaluator
 from synthselect_env.evaluators.parallel import SpreadEvaluator, answer_of, name_of_split
 
 
 class _Worker:
-    """An actor with an evaluator of its own."""
+    """An actor with a copy of the evaluator.
+
+    :param evaluator: evaluator that scores
+    :param threads: torch threads of the actor
+    """
 
     def __init__(self, evaluator: Evaluator, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -28,18 +32,24 @@ class _Worker:
 
 
 class RayEvaluator(SpreadEvaluator):
-    """Scores selections by Ray actors, one selection each at a time: a cluster's :class:`ParallelEvaluator`.
+    """Score selections in several Ray actors, one selection at a time each.
 
-    Ray core and not RLlib, which has no multi-binary actions. The actors start with the first call and end with :meth:`close`, or
-    when used as a context manager. Ray itself is started where it is not running yet, and left running.
+    It is :class:`ParallelEvaluator` for a cluster, and needs ``pip install "synthselect[ray]"``.
+    Ray is started where it is not running yet, and left running.
 
-    :param evaluator: what scores; each actor gets a copy
-    :param workers: actors; None for as many as the cluster's processors and graphics cards allow
-    :param num_cpus: processors an actor, and torch threads
-    :param num_gpus: graphics cards an actor, may be a fraction
-    :param address: of the cluster; None for this machine, or the cluster that is connected already
-    :raises ImportError: without ray
-    :raises ValueError: when the cluster has less than the actors need, or an evaluator on a GPU is to run without one
+    .. code-block:: python
+
+        with RayEvaluator(RetrainEvaluator(bank), num_gpus=0.25) as evaluator:
+            evaluator.evaluate(selections, seed=0)
+
+    :param evaluator: evaluator that scores; each actor gets a copy
+    :param workers: number of actors; None for as many as the cluster's processors and GPUs allow
+    :param num_cpus: number of processors, and of torch threads, per actor
+    :param num_gpus: number of GPUs per actor, which may be a fraction
+    :param address: address of the cluster; None for this machine, or the one already connected to
+    :raises ImportError: if Ray is not installed
+    :raises ValueError: if the cluster has less than the actors need, or an evaluator on a GPU is to
+        run without one
     """
 
     def __init__(
@@ -55,23 +65,26 @@ class RayEvaluator(SpreadEvaluator):
             import ray
         except ImportError as error:
             raise ImportError('RayEvaluator needs ray: pip install "synthselect[ray]"') from error
+        if evaluator.device.type == "cuda" and not num_gpus:
+            raise ValueError(
+                "the evaluator computes on a GPU: "
+                "say with num_gpus which share of one each actor gets"
+            )
         if not ray.is_initialized():
             ray.init(address=address, include_dashboard=False, log_to_driver=False)
         resources = ray.cluster_resources()
-        room = min(
-            resources.get("CPU", 1) / num_cpus,
-            resources.get("GPU", 0) / num_gpus if num_gpus else math.inf,
-        )
-        self.workers = self.batch_size = workers or max(1, int(room))
+        by_cpu = resources.get("CPU", 1) / num_cpus
+        by_gpu = resources.get("GPU", 0) / num_gpus if num_gpus else math.inf
+        room = min(by_cpu, by_gpu)
+        self.workers = workers or max(1, int(room))
         if self.workers > room:
             raise ValueError(
-                f"{self.workers} actors of {num_cpus} processors and {num_gpus:g} GPUs do not fit into {resources}, and would wait for ever; take fewer"
+                f"{self.workers} actors of {num_cpus} processors and {num_gpus:g} GPUs do not fit "
+                f"into {resources}, and would wait for ever; take fewer"
             )
-        if evaluator.device.type == "cuda" and not num_gpus:
-            raise ValueError(
-                "the evaluator computes on a GPU: say with num_gpus which share of one each actor gets"
-            )
-        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        self.batch_size = self.workers
+        self.num_cpus = num_cpus
+        self.num_gpus = num_gpus
         self._actors: list[Any] = []
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,0 +1,116 @@
+"""Selections to retrain on, and a bank with their retrainings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synthselect_env import Dataset, FeatureBank
+from synthselect_env.bank.embedded import toy_bank
+from synthselect_env.evaluators import (
+    ClassifierEvaluator,
+    QuickRetrainEvaluator,
+    candidate_scores,
+    draw_design,
+    with_retrainings,
+)
+
+
+@pytest.mark.parametrize("with_realism", [False, True])
+def test_design_covers_sizes_and_ranks(large: FeatureBank, with_realism: bool) -> None:
+    bank = large
+    if with_realism:
+        stats = np.random.default_rng(0).normal(size=(424, 2))
+        bank = replace(
+            large,
+            train=replace(large.train, image_stats=stats[:24]),
+            candidates=replace(large.candidates, image_stats=stats[24:]),
+        )
+    design, ranks = draw_design(bank, 48, seed=0), candidate_scores(bank).ranks
+    assert (design == draw_design(bank, 48, seed=0)).all()
+    assert not design[0].any() and design[1].all()
+    rates = design.mean(1)[2:]
+    means = np.array([ranks[mask].mean(0) for mask in design[2:]])
+    assert rates.min() < 0.2 and rates.max() > 0.6
+    assert (means.min(0) < 0.45).all() and (means.max(0) > 0.7).all()
+    if with_realism:
+        # Either rank is tilted whatever the other is, so that a regression tells them apart.
+        assert abs(np.corrcoef(means.T)[0, 1]) < 0.5
+
+
+def test_design_goes_on_where_retrainings_stop(
+    large: FeatureBank, retrained: FeatureBank, pretended: type[ClassifierEvaluator]
+) -> None:
+    """It does not move with what retrained networks say, and nothing comes twice."""
+    assert np.array_equal(draw_design(large, 9, 0), draw_design(retrained, 9, 0))
+    done: list[int] = []
+    more = with_retrainings(retrained, pretended(large), 5, on_retraining=done.append)
+    selections = more.retrainings.selections
+    assert np.array_equal(selections, draw_design(large, 45, 0))
+    assert len(np.unique(selections, axis=0)) == 45
+    assert done == [1, 2, 3, 4, 5]
+
+
+def test_retrainings_hold_metrics_and_labels(
+    large: FeatureBank, retrained: FeatureBank, pretended: type[ClassifierEvaluator]
+) -> None:
+    retrain, held = pretended(large), retrained.retrainings
+    for mask, brier in zip(held.selections[:3], held.metrics["brier"]):
+        assert brier == pytest.approx(retrain.evaluate(mask[None], 0).brier)
+    log_p = retrain.predict(held.selections[:1], 0, large.candidates)[0]
+    own = log_p[np.arange(400), large.candidates.labels]
+    assert held.own_log_probability[0] == pytest.approx(own, abs=0.01)
+
+
+def test_labels_of_former_retrainings_may_be_unknown(
+    large: FeatureBank, retrained: FeatureBank, pretended: type[ClassifierEvaluator]
+) -> None:
+    untold = replace(retrained.retrainings, own_log_probability=None)
+    silent = replace(retrained, retrainings=untold)
+    assert silent.digest != retrained.digest
+    more = with_retrainings(silent, pretended(large), 5)
+    own = more.retrainings.own_log_probability
+    assert np.isnan(own[:40]).all() and np.isfinite(own[40:]).all()
+    assert np.isfinite(candidate_scores(more).label_fit).all()
+
+
+@pytest.mark.parametrize("name", ["pcam", "planted", "cervical"])
+def test_embedded_banks_take_further_retrainings(name: str, request: pytest.FixtureRequest) -> None:
+    """The configuration stored in their files is today's default."""
+
+    class Untrained(QuickRetrainEvaluator):
+        def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
+            n_classes = len(self.bank.classes)
+            shape = len(selections), len(dataset), n_classes
+            return np.full(shape, -np.log(n_classes), np.float32)
+
+    bank = request.getfixturevalue(name)
+    more = with_retrainings(bank, Untrained(bank), 1)
+    assert len(more.retrainings.selections) == len(bank.retrainings.selections) + 1
+
+
+def test_numpys_integers_are_integers(
+    toy: FeatureBank, pretended: type[ClassifierEvaluator]
+) -> None:
+    ours = with_retrainings(toy, pretended(toy), 20, 1)
+    theirs = with_retrainings(toy, pretended(toy), np.int64(20), np.int64(1))
+    assert ours.digest == theirs.digest
+
+
+def test_errors(
+    large: FeatureBank, retrained: FeatureBank, pretended: type[ClassifierEvaluator]
+) -> None:
+    retrain = pretended(large)
+    with pytest.raises(ValueError, match="selections must be at least 1, got 0"):
+        with_retrainings(large, retrain, 0)
+    with pytest.raises(ValueError, match=r"must be bool \(k, 400\), k at least 1"):
+        with_retrainings(large, retrain, np.zeros((0, 400), bool))
+    with pytest.raises(ValueError, match="make one for it"):
+        with_retrainings(large, pretended(toy_bank()), 4)
+    with pytest.raises(ValueError, match="another configuration or seed, .* or drop them"):
+        with_retrainings(retrained, retrain, 4, seed=1)
+    swapped = replace(retrained, valid=large.test)
+    with pytest.raises(ValueError, match="of other images or labels; drop them"):
+        with_retrainings(swapped, pretended(swapped), 4)
