@@ -161,7 +161,7 @@ class HistoGAN:
 
         # The discriminator's frozen features and mixtures are not trained.
         judging = [p for p in self.discriminator.parameters() if p.requires_grad]
-        self._judging = judging
+        self._judging_parameters = judging
         betas = (0.0, 0.99)
         self.optimizers = {
             "generator": torch.optim.Adam(
@@ -215,7 +215,7 @@ class HistoGAN:
     ) -> Iterator[Row]:
         """Train, one step at each ``next``, and write the progress to ``directory``.
 
-        Every ``save_every`` steps and at the end, the state is checked; a checkpoint
+        Every ``save_every`` steps and at the end, the state is checked. Then a checkpoint
         ``histogan.pt``, a sample grid and ``losses.csv`` are written. A loaded checkpoint goes on
         where it stopped, with the same random numbers.
 
@@ -353,7 +353,7 @@ class HistoGAN:
         return loss, [a for a, _ in halves], [b for _, b in halves]
 
     def _generator_step(self, targets: torch.Tensor) -> torch.Tensor:
-        for parameter in self._judging:
+        for parameter in self._judging_parameters:
             parameter.requires_grad_(False)
         labels = targets[self._draw_batch(len(targets))]
         with autocast(self.device):
@@ -361,7 +361,7 @@ class HistoGAN:
             scores = self._judge(fake.float(), labels)
             loss = -_mean(head.mean() for head in scores)
         self._descend("generator", loss)
-        for parameter in self._judging:
+        for parameter in self._judging_parameters:
             parameter.requires_grad_(True)
         return loss
 
@@ -498,7 +498,7 @@ class HistoGAN:
             "rng": self.rng.get_state(),
             "device": self.device.type,
             "pretrained": self.pretrained,
-            "pictures": self.image_digests,  # the key of the first checkpoints
+            "pictures": self.image_digests,  # key of the former release
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -529,7 +529,7 @@ class HistoGAN:
         gan.step = state["step"]
         gan.history = state["history"]
         gan.pretrained = state["pretrained"]
-        gan.image_digests = state.get("pictures", {})  # the first checkpoints have none
+        gan.image_digests = state.get("pictures", {})  # early checkpoints have none
 
         # Go on with the same random numbers where the device has the same generator.
         same_length = len(state["rng"]) == len(gan.rng.get_state())

@@ -11,7 +11,6 @@ from PIL import Image
 from synthselect_env.data import read_class_folders
 
 
-@pytest.mark.slow
 def test_train_resume_and_sample(
     patches: tuple[np.ndarray, np.ndarray],
     tmp_path: Path,
@@ -20,6 +19,7 @@ def test_train_resume_and_sample(
 ) -> None:
     """A resumed run keeps its extractor and log, and sampling it twice gives the same files."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("synthselect_env.bank.extraction.LEAST_STEPS", 1)  # a short extractor
     for split in ("train", "valid"):
         for i, (image, label) in enumerate(zip(*patches)):
             file = tmp_path / "data" / split / "ab"[label] / f"{i}.png"
