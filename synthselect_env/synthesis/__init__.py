@@ -1,6 +1,7 @@
-"""HistoGAN: networks, training, sampling, and how good the samples are."""
+"""HistoGAN: networks, training, sampling, and the quality of its images."""
 
-from synthselect_env.synthesis.histogan import CollapseError, HistoGAN, HistoGANConfig
+from synthselect_env.synthesis.histogan import HistoGAN, HistoGANConfig
+from synthselect_env.synthesis.monitoring import CollapseError
 from synthselect_env.synthesis.quality import frechet_distance, nearest_distances, share_closer
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The network that the discriminator looks through learns the real training images first: their classes, and to know each again."""
+"""Training of the network whose features HistoGAN's discriminator judges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ from synthselect_env.training.augmentation import colour_jitter, dihedral
 from synthselect_env.training.device import autocast, seeded
 
 BATCH_SIZE = 128
+"""Images per step, each of which is seen in two views."""
+
 LEARNING_RATE, WARM_UP = 1e-3, 50
-"""AdamW's peak; it rises over so many steps and falls to zero over all."""
+"""Peak of AdamW's learning rate, and the steps over which it rises. It falls to zero over all."""
+
+WEIGHT_DECAY = 0.05
+"""AdamW's weight decay."""
+
+PROJECTION_SIZES = (256, 64)
+"""Hidden and output size of the network on which views are contrasted."""
+
 TEMPERATURE = 0.2
-LEAST_CROP = 0.6
-"""Of the sides of a view."""
+"""Temperature of the contrastive loss."""
+
+SMALLEST_CROP = 0.6
+"""Smallest side of a view, as a share of the image's."""
+
 JITTER = 0.4
+"""Strength of the views' colour jitter."""
 
 
 def pretrain(
@@ -30,47 +43,52 @@ def pretrain(
     seed: int,
     random_flips: bool = True,
 ) -> Iterator[dict[str, float]]:
-    """Train by two losses of equal weight, and leave the network frozen in evaluation mode.
+    """Train a feature network, and leave it frozen in evaluation mode.
 
-    Cross-entropy of the classes, so that the features tell them apart, and SimCLR's contrast between two views of each image (Chen et al.
-    2020, arXiv:2002.05709), so that they tell images apart, too: features that know only the classes would let a generator
-    repeat one image of each.
+    Two losses have equal weight. Cross-entropy makes the features tell the classes apart. SimCLR's
+    contrast between two views of each image (Chen et al. 2020, arXiv:2002.05709) makes them tell
+    images apart: features that know only the classes would let a generator repeat one image of
+    each.
 
-    :param network: changed in place
-    :param images: uint8 (n, 3, h, w), on the network's device
-    :param labels: int (n,)
-    :param n_classes: number of classes
-    :param steps: of 128 images, or all when there are fewer
-    :param seed: of heads, batches and views
-    :param turned: whether views are flipped both ways and transposed
-    :return: an iterator over steps: ``step``, ``contrast``, ``cross_entropy``
+    :param network: Feature network, changed in place
+    :param images: Images uint8 (n, 3, h, w), on the network's device
+    :param labels: Labels int (n,)
+    :param n_classes: Number of classes
+    :param steps: Number of steps, of 128 images each, or of all if there are fewer
+    :param seed: Random seed of heads, batches and views
+    :param random_flips: Whether views are flipped both ways and transposed
+    :return: Iterator over steps: ``step``, ``contrast``, ``cross_entropy``
     """
     device, width = images.device, network.channels[-1]
     rng = torch.Generator(device).manual_seed(seed)
+
+    # Two heads, which are dropped after the training.
+    hidden, length = PROJECTION_SIZES
     with seeded(seed):
-        projector = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64)).to(device)
+        projector = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, length),
+        ).to(device)
         classifier = nn.Linear(width, n_classes).to(device)
     network.train().requires_grad_(True)
     parameters = [p for part in (network, projector, classifier) for p in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
     n = min(BATCH_SIZE, len(images))
-    twins = torch.arange(2 * n, device=device).roll(n)
-    itself = torch.eye(2 * n, dtype=torch.bool, device=device)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(
-            (step + 1) / WARM_UP, 1 - step / steps
-        )
+        rate = min((step + 1) / WARM_UP, 1 - step / steps)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
+
+        # Two views of each image of a batch, one after the other: (2n, d) features.
         index = torch.randint(len(images), (n,), device=device, generator=rng)
-        pictures = images[index].float() / 255
+        batch = images[index].float() / 255
         with autocast(device):
-            features = (
-                torch.cat([network(_view(pictures, rng, random_flips))[-1] for _ in range(2)])
-                .mean((2, 3))
-                .float()
-            )
-        directions = F.normalize(projector(features), dim=1)
-        likeness = (directions @ directions.T / TEMPERATURE).masked_fill(itself, -torch.inf)
-        contrast = F.cross_entropy(likeness, twins)
+            maps = [network(_view(batch, rng, random_flips))[-1] for _ in range(2)]
+            features = torch.cat(maps).mean((2, 3)).float()
+
+        # Gradient step on both losses.
+        contrast = _contrastive_loss(projector(features))
         cross_entropy = F.cross_entropy(classifier(features), labels[index].repeat(2))
         optimizer.zero_grad(set_to_none=True)
         (contrast + cross_entropy).backward()
@@ -79,18 +97,34 @@ def pretrain(
     network.eval().requires_grad_(False)
 
 
-def _view(pictures: torch.Tensor, rng: torch.Generator, random_flips: bool) -> torch.Tensor:
-    """Turned or not, with other colours each, and cropped together.  (b, 3, h, w) in 0..1 -> (b, 3, h, w) in -1..1"""
-    pictures = colour_jitter(dihedral(pictures, rng) if random_flips else pictures, rng, JITTER)
-    height, width = pictures.shape[2:]
-    share, down, right = torch.rand(3, device=pictures.device, generator=rng).tolist()
-    share = LEAST_CROP + (1 - LEAST_CROP) * share
-    h, w = max(1, round(share * height)), max(1, round(share * width))
-    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-    crop = F.interpolate(
-        pictures[:, :, top : top + h, left : left + w],
-        (height, width),
-        mode="bilinear",
-        align_corners=False,
-    )
+def _contrastive_loss(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of finding each view's twin among all other views.
+
+    :param embeddings: Embeddings of the first views, then of the second ones (2n, d)
+    """
+    total, device = len(embeddings), embeddings.device
+    directions = F.normalize(embeddings, dim=1)
+    similarity = directions @ directions.T / TEMPERATURE
+    itself = torch.eye(total, dtype=torch.bool, device=device)
+    twins = torch.arange(total, device=device).roll(total // 2)
+    return F.cross_entropy(similarity.masked_fill(itself, -torch.inf), twins)
+
+
+# (b, 3, h, w) in 0..1 -> (b, 3, h, w) in -1..1
+def _view(images: torch.Tensor, rng: torch.Generator, random_flips: bool) -> torch.Tensor:
+    """Return images in other colours, perhaps flipped, and all cropped alike."""
+    if random_flips:
+        images = dihedral(images, rng)
+    images = colour_jitter(images, rng, JITTER)
+
+    # One crop for the whole batch, resized to the images' size.
+    height, width = images.shape[2:]
+    share, down, right = torch.rand(3, device=images.device, generator=rng).tolist()
+    share = SMALLEST_CROP + (1 - SMALLEST_CROP) * share
+    h = max(1, round(share * height))
+    w = max(1, round(share * width))
+    top = int(down * (height - h + 1))
+    left = int(right * (width - w + 1))
+    part = images[:, :, top : top + h, left : left + w]
+    crop = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)
     return (2 * crop - 1).contiguous(memory_format=torch.channels_last)
