@@ -16,6 +16,7 @@ from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
 
 EMBEDDED = ("pcam", "cervical", "pcam-planted", "toy")
+"""Names of the embedded banks."""
 
 PLANTED_FLAWS = {
     "wrong label": 0.3,
@@ -23,31 +24,44 @@ PLANTED_FLAWS = {
     "wrong stain": 0.07,
     "near duplicate": 0.06,
 }
-"""Shares of a pool of which half is sound."""
+"""Share of the pool with each flaw. The other half is sound."""
+
+REAL_RENDERER = "embedded pcam"
+PLANTED_RENDERER = "embedded pcam, planted flaws"
+
+DIGEST_LENGTH = 16
+"""Characters of an images digest that a stored reference to the PCam bank has."""
+
+TOY_SHAPE = (16, 16, 3)
+"""Height, width and channels of the toy bank's images."""
 
 
 def load_bank(name: str) -> FeatureBank:
-    """An embedded bank by name.
+    """Return an embedded bank.
 
-    :param name: "pcam" (real PCam patches, HistoGAN candidates), "cervical" (a phantom: rendered images, not tissue; candidates
-        with planted flaws), "pcam-planted" (real PCam patches as candidates, half of them with planted flaws), or "toy" (generated
-        in memory)
-    :raises ValueError: when there is none of that name
+    - "pcam": real PCam patches, HistoGAN candidates.
+    - "cervical": a phantom, that is, rendered images and not tissue; candidates with planted flaws.
+    - "pcam-planted": real PCam patches as candidates, half of them with planted flaws.
+    - "toy": two Gaussian classes, generated in memory.
+
+    :param name: name of the bank
+    :raises ValueError: if there is none of that name
     """
     if name == "toy":
         return toy_bank()
     if name not in EMBEDDED:
         raise ValueError(
-            f"no embedded bank {name!r}; there are {', '.join(EMBEDDED)}; FeatureBank.load(path) reads your own"
+            f"no embedded bank {name!r}; there are {', '.join(EMBEDDED)}; "
+            "FeatureBank.load(path) reads your own"
         )
     with resources.as_file(resources.files("synthselect_env") / "assets" / f"{name}.h5") as path:
         return FeatureBank.load(path)
 
 
 def resolve_bank(bank: FeatureBank | str | Path) -> FeatureBank:
-    """A bank from what a user may give for one.
+    """Return the bank that an argument stands for.
 
-    :param bank: a bank, the name of an embedded one, or a path to a file
+    :param bank: feature bank, name of an embedded one, or path of a file
     """
     if isinstance(bank, FeatureBank):
         return bank
@@ -57,42 +71,45 @@ def resolve_bank(bank: FeatureBank | str | Path) -> FeatureBank:
 def toy_bank(
     candidates_per_class: int = 32, n_features: int = 8, noise: float = 1.0, seed: int = 0
 ) -> FeatureBank:
-    """A small known-truth bank: two Gaussian classes, and a pool of which half the candidates carry the wrong label.
+    """Return a small bank of known truth: two Gaussian classes.
 
-    Images are 16×16, a fixed random linear image of the features, so that networks can be trained on them in seconds.
+    Half of the candidates carry the wrong label. Images are a fixed random linear map of the
+    features, small enough to train networks on within seconds.
 
-    :param candidates_per_class: size of the pool, a class
+    :param candidates_per_class: number of candidates per class
     :param n_features: length of a feature vector
     :param noise: standard deviation within a class; the class means are 2 apart
-    :param seed: of everything
+    :param seed: random seed
     """
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=n_features)
     direction /= np.linalg.norm(direction)
-    paint = rng.normal(size=(n_features, 16 * 16 * 3)) / np.sqrt(n_features)
+    paint = rng.normal(size=(n_features, np.prod(TOY_SHAPE))) / np.sqrt(n_features)
 
     def draw(per_class: int, prefix: str, flawed: float = 0.0) -> Dataset:
         truth = np.repeat([0, 1], per_class)
-        features = np.outer(2.0 * truth - 1, direction) + noise * rng.normal(
-            size=(2 * per_class, n_features)
-        )
+        deviations = noise * rng.normal(size=(2 * per_class, n_features))
+        features = np.outer(2.0 * truth - 1, direction) + deviations
         flaw = (rng.random(2 * per_class) < flawed).astype(np.int8)
-        images = (
-            np.clip(128 + 60 * (features @ paint), 0, 255).astype(np.uint8).reshape(-1, 16, 16, 3)
-        )
-        ids = tuple(f"{prefix}-{i}" for i in range(2 * per_class))
+        images = np.clip(128 + 60 * (features @ paint), 0, 255).astype(np.uint8)
         return Dataset(
-            features.astype(np.float32),
-            np.where(flaw, 1 - truth, truth),
-            ids,
-            images,
+            features=features.astype(np.float32),
+            labels=np.where(flaw, 1 - truth, truth),
+            ids=tuple(f"{prefix}-{i}" for i in range(2 * per_class)),
+            images=images.reshape(-1, *TOY_SHAPE),
             flaw=flaw if flawed else None,
         )
 
     return FeatureBank(
-        train=draw(12, "train"), valid=draw(64, "valid"), test=draw(256, "test"), candidates=draw(candidates_per_class, "candidate", flawed=0.5),
-        classes=("left", "right"), extractor="none: the features are the latent variables", provenance={"data": "generated in memory, not medical"}, source="toy",
-    )  # fmt: skip
+        train=draw(12, "train"),
+        valid=draw(64, "valid"),
+        test=draw(256, "test"),
+        candidates=draw(candidates_per_class, "candidate", flawed=0.5),
+        classes=("left", "right"),
+        extractor="none: the features are the latent variables",
+        provenance={"data": "generated in memory, not medical"},
+        source="toy",
+    )
 
 
 def planted_pcam(
@@ -101,46 +118,46 @@ def planted_pcam(
     flaws: Mapping[str, float] = PLANTED_FLAWS,
     seed: int = 0,
 ) -> dict[str, Dataset]:
-    """Real patches of the embedded PCam bank as candidates of known truth: some are spoilt, the others are as good as real ones.
+    """Return real patches of the embedded PCam bank as candidates of known truth.
 
-    No image is stored twice: those of validation and test are that bank's, the training patches and the candidates are drawn from
-    its training patches, and flaws are planted when a image is asked for.
+    Some candidates are spoilt, the others are as good as real images. Validation and test images
+    are that bank's; training images and candidates are drawn from its training images. No image is
+    stored twice: the datasets refer to the PCam bank, and flaws are planted when images are decoded.
 
-    :param n_real: training patches
-    :param n_candidates: candidates
-    :param flaws: name of a flaw to the share of the candidates that get it
-    :param seed: of the draw and the flaws
+    :param n_real: number of training images
+    :param n_candidates: number of candidates
+    :param flaws: name of a flaw to its share of the candidates
+    :param seed: random seed of the draw and the flaws
     :return: "train", "valid", "test" and "candidates"
-    :raises ValueError: when more patches are asked for than there are
+    :raises ValueError: if more images are asked for than there are
     """
     bank = load_bank("pcam")
+    classes = tuple(bank.classes)
     real, pool, plan = _planted_plan(n_real, n_candidates, tuple(flaws.items()), seed)
-    parts = {}
+
+    # Real images, by reference to the embedded bank.
+    datasets = {}
     for name in ("train", "valid", "test"):
         whole: Dataset = getattr(bank, name)
         positions = real if name == "train" else np.arange(len(whole))
-        split = whole.subset(positions)
-        images = RenderedImages(
-            "embedded pcam", {"split": name, "pictures": whole.images_digest[:16]}, positions
-        )
-        parts[name] = Dataset.of_images(
-            images, split.labels, tuple(split.ids or ()), tuple(bank.classes)
-        )
-    pairs = [list(pair) for pair in flaws.items()]  # in their order, which counts
-    recipe = {
+        part = whole.subset(positions)
+        arguments = {"split": name, "pictures": whole.images_digest[:DIGEST_LENGTH]}
+        images = RenderedImages(REAL_RENDERER, arguments, positions)
+        datasets[name] = Dataset.of_images(images, part.labels, tuple(part.ids or ()), classes)
+
+    # Candidates, spoilt by plan. Their ids are new ones, as a file name would tell the class.
+    planting = {
         "n_real": n_real,
         "n_candidates": n_candidates,
-        "flaws": pairs,
+        "flaws": [list(pair) for pair in flaws.items()],  # a list, as their order counts
         "seed": seed,
         "version": FLAWS_VERSION,
+        "pictures": bank.train.images_digest[:DIGEST_LENGTH],
     }
-    recipe |= {"pictures": bank.train.images_digest[:16]}
-    candidates = RenderedImages("embedded pcam, planted flaws", recipe, np.arange(len(pool)))
-    ids = tuple(f"candidate-{i:04d}" for i in range(len(pool)))  # a file name would tell the class
-    parts["candidates"] = Dataset.of_images(
-        candidates, plan.labels, ids, tuple(bank.classes), flaw=plan.flaw
-    )
-    return parts
+    images = RenderedImages(PLANTED_RENDERER, planting, np.arange(len(pool)))
+    ids = tuple(f"candidate-{i:04d}" for i in range(len(pool)))
+    datasets["candidates"] = Dataset.of_images(images, plan.labels, ids, classes, flaw=plan.flaw)
+    return datasets
 
 
 @lru_cache(maxsize=1)
@@ -152,7 +169,10 @@ def _pcam() -> FeatureBank:
 def _planted_plan(
     n_real: int, n_candidates: int, flaws: tuple[tuple[str, float], ...], seed: int
 ) -> tuple[np.ndarray, np.ndarray, FlawPlan]:
-    """Positions of the training patches and of the candidates among the bank's training patches, and what is planted."""
+    """Draw training images and candidates, and plan the flaws.
+
+    :return: positions of both among the PCam bank's training images, and the plan
+    """
     labels = _pcam().train.labels
     drawn = draw_per_class(labels, apportion(labels, n_real + n_candidates), seed)
     real = drawn[draw_per_class(labels[drawn], apportion(labels, n_real), seed)]
@@ -160,18 +180,19 @@ def _planted_plan(
     return real, pool, plan_flaws(labels[pool], int(labels.max()) + 1, dict(flaws), seed)
 
 
-def _pcam_pictures(split: str, pictures: str, positions: np.ndarray) -> np.ndarray:
-    part: Dataset = getattr(_pcam(), split)
-    if part.images_digest[:16] != pictures:
-        raise ValueError(
-            f"these are pictures of another embedded PCam bank than this release's ({split} split); build the bank again"
-        )
-    assert isinstance(part.images, EncodedImages)
-    return part.images[positions].decode()
+# Banks store the names of the renderers' arguments, such as "pictures" for a digest of images.
 
 
 def _render_real(positions: np.ndarray, split: str, pictures: str) -> np.ndarray:
-    return _pcam_pictures(split, pictures, positions)
+    """Return images of the embedded PCam bank, if they are still those that were meant."""
+    dataset: Dataset = getattr(_pcam(), split)
+    if dataset.images_digest[:DIGEST_LENGTH] != pictures:
+        raise ValueError(
+            "these are images of another embedded PCam bank than this release's "
+            f"({split} split); build the bank again"
+        )
+    assert isinstance(dataset.images, EncodedImages)
+    return dataset.images[positions].decode()
 
 
 def _render_planted(
@@ -183,15 +204,17 @@ def _render_planted(
     version: int,
     pictures: str,
 ) -> np.ndarray:
+    """Return candidates of :func:`planted_pcam`, with their flaws."""
     if version != FLAWS_VERSION:
         raise ValueError(
-            f"these flaws are of version {version}, this release plants {FLAWS_VERSION}; build the bank again"
+            f"these flaws are of version {version}, this release plants {FLAWS_VERSION}; "
+            "build the bank again"
         )
-    _, pool, plan = _planted_plan(
-        n_real, n_candidates, tuple((name, share) for name, share in flaws), seed
-    )
-    return plan.spoil(positions, _pcam_pictures("train", pictures, pool[plan.source[positions]]))
+    shares = tuple((name, share) for name, share in flaws)
+    _, pool, plan = _planted_plan(n_real, n_candidates, shares, seed)
+    sources = pool[plan.source[positions]]
+    return plan.spoil(positions, _render_real(sources, "train", pictures))
 
 
-RENDERERS["embedded pcam"] = _render_real
-RENDERERS["embedded pcam, planted flaws"] = _render_planted
+RENDERERS[REAL_RENDERER] = _render_real
+RENDERERS[PLANTED_RENDERER] = _render_planted

@@ -1,4 +1,4 @@
-"""Images → features → bank: train the extractor on the real training split, and see all images through it."""
+"""From images to a bank: train a feature extractor, then extract features and image statistics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from synthselect_env.metrics import METRICS
 from synthselect_env.training.classifier import Classifier, TrainingConfig, train_classifier
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
-"""The paper's ResNet34, by whole passes over the real training split."""
+"""Training of the paper's ResNet34, in whole passes over the real training split."""
 
 LEAST_STEPS = 30
-"""Of an epoch where passes are asked for: a few hundred images are passed too quickly to learn anything."""
+"""Fewest steps per epoch where passes are asked for. A pass over few images teaches too little."""
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -31,89 +31,131 @@ def train_extractor(
     device: str | torch.device = "auto",
     on_epoch: OnEpoch | None = None,
 ) -> Classifier:
-    """Train a feature extractor; validation chooses its epoch. A pass over few images is repeated, to :data:`LEAST_STEPS`.
+    """Train a feature extractor, and keep its best epoch by validation.
 
-    :param train: real training images, of all classes
+    A pass over few images is repeated until it has :data:`LEAST_STEPS` steps.
+
+    :param train: real training images of all classes
     :param valid: real validation images
-    :param seed: of weights and order
-    :param config: how to train, at which size
+    :param seed: random seed of weights, order and augmentation
+    :param config: training configuration
     :param device: "auto", or a torch device
-    :param on_epoch: called with the number of epochs done and the validation metrics
+    :param on_epoch: callback, called with the number of epochs done and the validation metrics
+    :raises ValueError: if images or classes are missing
     """
+    classes = _classes_of(train, "train")
+    _classes_of(valid, "valid")
     if config.steps_per_epoch is None:
         config = replace(config, steps_per_epoch=max(LEAST_STEPS, len(train) // config.batch_size))
-    pictures = (train.pixels(config.size), train.labels, valid.pixels(config.size), valid.labels)
     extractor = train_classifier(
-        *pictures, len(train.classes), seed, config, device, keep="best", on_epoch=on_epoch
+        train.pixels(config.size),
+        train.labels,
+        valid.pixels(config.size),
+        valid.labels,
+        len(classes),
+        seed,
+        config,
+        device,
+        keep="best",
+        on_epoch=on_epoch,
     )
     extractor.trained_on = training_digest(train, seed)
     return extractor
 
 
 def training_digest(train: Dataset, seed: int) -> str:
-    """A name for what a network is trained on: images, labels and seed."""
+    """Return a name for a training: a digest of images and labels, and the seed.
+
+    :param train: training images
+    :param seed: random seed of the training
+    """
     return f"{train.images_digest} {seed}"
 
 
 def extract_bank(
-    pictures: Mapping[str, Dataset],
+    datasets: Mapping[str, Dataset],
     extractor: Classifier,
     provenance: dict[str, Any] | None = None,
 ) -> FeatureBank:
-    """A bank of the features that an extractor sees, and of how training images and candidates look at its size.
+    """Return a bank with the features that an extractor computes of all images.
 
-    :param images: "train", "valid", "candidates" and, where it is at hand, "test"
-    :param extractor: trained on the real training images
-    :param provenance: JSON-able facts on where the images come from
-    :raises ValueError: when images, or the extractor, are of other classes than the training images
+    Statistics of training images and candidates are taken at the extractor's image size.
+
+    .. code-block:: python
+
+        extractor = train_extractor(datasets["train"], datasets["valid"], seed=0)
+        extract_bank(datasets, extractor).save("mine.h5")
+
+    :param datasets: images by split: "train", "valid", "candidates" and, if available, "test"
+    :param extractor: classifier trained on the real training images
+    :param provenance: JSON-able facts on the origin of the images
+    :raises ValueError: if a split lacks images or classes, or its classes or the extractor's differ
+        from those of the training images
     """
-    classes, config = pictures["train"].classes, extractor.config
+    classes = _checked_classes(datasets)
     if extractor.n_classes != len(classes):
         raise ValueError(
-            f"the extractor was trained for {extractor.n_classes} classes, the pictures have {len(classes)}"
+            f"the extractor was trained for {extractor.n_classes} classes, "
+            f"the images have {len(classes)}"
         )
-    for name, split in pictures.items():
-        if tuple(split.classes) != tuple(classes):
-            raise ValueError(
-                f"{name} has the classes {', '.join(split.classes)}, train has {', '.join(classes)}; read its pictures with the classes of train"
-            )
-    pixels = pictures["candidates"].pixels(config.size)  # rendered or decoded once
-    assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
-    features = {
-        name: extractor.features(
-            pixels if name == "candidates" else pictures[name].pixels(config.size)
-        )
-        for name in SPLITS
-        if name in pictures
-    }
-    if extractor.history:
+
+    # Compute features of each split, decoding it once.
+    size = extractor.config.size
+    splits: dict[str, Dataset | None] = {"test": None}
+    for name, dataset in datasets.items():
+        pixels = dataset.pixels(size)
+        features = extractor.features(pixels)
+        stats = compute_image_stats(pixels) if name in ("train", "candidates") else None
+        splits[name] = replace(dataset, features=features, image_stats=stats)
+        if name == "candidates":
+            assigned = extractor.log_probabilities(pixels).argmax(1).cpu().numpy()
+
+    # Say where they come from, and how good the extractor is.
+    description = f"{extractor.config.architecture} trained on the train split at "
+    description += f"{size[0]}×{size[1]} px"
+    facts = dict(provenance or {})
+    if extractor.history:  # a network from elsewhere has none
         best = int(np.argmax(extractor.history["log_likelihood"]))
-        when = f", epoch {best + 1} of {config.epochs} by validation"
-        measured = {
-            "extractor_validation": {
-                name: round(extractor.history[name][best], 4) for name in METRICS
-            }
-        }
-    else:  # of elsewhere
-        when, measured = "", {}
-    size = "×".join(map(str, config.size))
-    looks = {
-        "train": compute_image_stats(pictures["train"].pixels(config.size)),
-        "candidates": compute_image_stats(pixels),
-    }
-    splits = {
-        name: Dataset(features[name], p.labels, p.ids, p.images, p.groups, p.flaw, looks.get(name))
-        for name, p in pictures.items()
-    }
+        description += f", epoch {best + 1} of {extractor.config.epochs} by validation"
+        reached = {name: round(extractor.history[name][best], 4) for name in METRICS}
+        facts["extractor_validation"] = reached
+    agreement = float((assigned == datasets["candidates"].labels).mean())
+    facts["candidates_that_the_extractor_assigns_to_their_class"] = round(agreement, 4)
+
     return FeatureBank(
-        **{"test": None, **splits},  # type: ignore[arg-type]
+        **splits,  # type: ignore[arg-type]
         classes=classes,
-        extractor=f"{config.architecture} trained on the train split at {size} px{when}",
-        provenance={
-            **(provenance or {}),
-            **measured,
-            "candidates_that_the_extractor_assigns_to_their_class": round(
-                float((assigned == pictures["candidates"].labels).mean()), 4
-            ),
-        },
+        extractor=description,
+        provenance=facts,
     )
+
+
+def _checked_classes(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Return the classes of all splits, and refuse what no bank can be made of."""
+    missing = [name for name in SPLITS if name not in datasets and name != "test"]
+    unknown = [name for name in datasets if name not in SPLITS]
+    if missing or unknown:
+        raise ValueError(
+            f"a bank is made of {', '.join(SPLITS)} (test may be missing), "
+            f"got {', '.join(datasets) or 'none'}"
+        )
+    classes = _classes_of(datasets["train"], "train")
+    for name, dataset in datasets.items():
+        theirs = _classes_of(dataset, name)
+        if theirs != classes:
+            raise ValueError(
+                f"{name} has the classes {', '.join(theirs)}, train has {', '.join(classes)}; "
+                "read its images with the classes of train"
+            )
+    return classes
+
+
+def _classes_of(dataset: Dataset, name: str) -> tuple[str, ...]:
+    """Return a dataset's class names, and refuse one without classes or images."""
+    for what in ("classes", "images"):
+        if getattr(dataset, what) is None:
+            raise ValueError(
+                f"{name} has no {what}; an extractor needs images of named classes, "
+                "as Dataset.of_images and the readers of synthselect_env.data return them"
+            )
+    return tuple(dataset.classes or ())

@@ -1,1 +1,1 @@
-"""Networks on images: the classifier, its augmentation, devices and checkpoints."""
+"""Networks on images: classifier, augmentation, devices, checkpoints."""

@@ -1,4 +1,4 @@
-"""Batched augmentation on the images' device.  Every function draws from the generator it is given."""
+"""Augmentation of image batches. Each function draws from the generator that it is given."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from collections.abc import Callable
 import torch
 
 Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-"""(b, 3, h, w) floats in 0..1 and a generator on the same device, to the same shape and range."""
+"""Function of images (b, 3, h, w) in 0..1 and a generator on their device. Returns the same shape
+and range."""
 
-
-def _uniform(
-    images: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:  # (b, 1, 1, 1) in 0..1
-    return torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator)
+JITTER_STRENGTH = 0.2
+"""Largest relative change of brightness, contrast and saturation."""
 
 
 def dihedral(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip and transpose each image at random: tissue has no up.  Transposes square images only."""
+    """Flip each image both ways and transpose it, at random each, as tissue has no up.
+
+    Images that are not square are not transposed.
+
+    :param images: (b, 3, h, w) in 0..1
+    :param generator: random generator on the images' device
+    """
     for dims in ((2,), (3,)):
         images = torch.where(_uniform(images, generator) < 0.5, images.flip(dims), images)
     if images.shape[2] == images.shape[3]:
@@ -26,26 +30,38 @@ def dihedral(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def horizontal_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image at random."""
+    """Mirror each image at random.
+
+    :param images: (b, 3, h, w) in 0..1
+    :param generator: random generator on the images' device
+    """
     return torch.where(_uniform(images, generator) < 0.5, images.flip(3), images)
 
 
 def colour_jitter(
-    images: torch.Tensor, generator: torch.Generator, strength: float = 0.2
+    images: torch.Tensor, generator: torch.Generator, strength: float = JITTER_STRENGTH
 ) -> torch.Tensor:
-    """Change brightness, contrast and saturation of each image by factors in 1 ± ``strength``."""
+    """Change brightness, contrast and saturation of each image at random.
+
+    :param images: (b, 3, h, w) in 0..1
+    :param generator: random generator on the images' device
+    :param strength: largest relative change; each factor lies in 1 ± strength
+    """
 
     def factor() -> torch.Tensor:
         return 1 + strength * (2 * _uniform(images, generator) - 1)
 
     images = images * factor()
-    for dims in (
-        (1, 2, 3),
-        (1,),
-    ):  # contrast about the image's mean, saturation about each pixel's grey
+    # Contrast changes about the image's mean, saturation about each pixel's grey.
+    for dims in ((1, 2, 3), (1,)):
         centre = images.mean(dims, keepdim=True)
         images = centre + (images - centre) * factor()
     return images.clamp(0, 1)
+
+
+def _uniform(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw one number in 0..1 per image.  (b, 1, 1, 1)"""
+    return torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator)
 
 
 def _traditional(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -65,4 +81,5 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "traditional": _traditional,
     "histology": _histology,
 }
-"""``traditional`` is the paper's (horizontal flip, colour jitter); ``histology`` flips and transposes both ways, too."""
+"""Augmentations by name. ``traditional`` is the paper's, ``histology`` also transposes and flips
+both ways."""

@@ -1,8 +1,8 @@
-"""Convolutions without the weights that only ever meet the zeros around a small image.
+"""Faster training on small images, by leaving out kernel weights that only meet padding.
 
-A ResNet18 at 32×32 pixels has one pixel left in its last stage. Of a padded 3×3 kernel the eight outer weights are multiplied by zeros
-there, forwards and backwards, and they are most of the network: 7 of its 11 million. Left out, the same training takes half the time
-(benchmarks/retraining_cost.py).
+Deep stages of a network see feature maps of one or two pixels if the images are small. There, the
+outer weights of a padded kernel are always multiplied by the zeros around the map. Left out, they
+cost nothing, and the network computes the same.
 """
 
 from __future__ import annotations
@@ -14,120 +14,148 @@ from math import ceil
 import torch
 from torch import nn
 
-
-def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """How many outputs a convolution has in one dimension."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+Window = tuple[slice, slice, slice, slice]
 
 
 def used_kernel_range(
     size: int, kernel: int, stride: int, padding: int, dilation: int
 ) -> tuple[int, int] | None:
-    """The first weight of a kernel that meets a pixel and the one after the last, in one dimension; None where none does.
+    """Return the range of kernel weights that meet a pixel, in one dimension.
 
-    :param size: pixels without padding
+    :param size: pixels of the input, without padding
+    :param kernel: weights of the kernel
+    :param stride: stride of the convolution
+    :param padding: zeros on each side of the input
+    :param dilation: distance of neighbouring weights, in pixels
+    :return: first used weight and the one after the last, or None if all weights meet padding only
     """
-    outputs = _outputs(size, kernel, stride, padding, dilation)
+    n_outputs = _count_outputs(size, kernel, stride, padding, dilation)
     used = []
     for weight in range(kernel):
-        offset = dilation * weight - padding  # the pixel that it meets in the first output
-        first = max(
-            0, ceil(-offset / stride)
-        )  # the first output in which that is no padding on the near side
-        if first < outputs and first * stride + offset < size:
+        # The first output in which the weight lies past the padding on the near side.
+        offset = dilation * weight - padding
+        first = max(0, ceil(-offset / stride))
+        if first < n_outputs and first * stride + offset < size:
             used.append(weight)
     return (used[0], used[-1] + 1) if used else None
 
 
 def minimal_kernel(
-    extents: set[int], kernel: int, stride: int, padding: int, dilation: int
+    sizes: set[int], kernel: int, stride: int, padding: int, dilation: int
 ) -> tuple[int, int, int]:
-    """Start and stop of the part of a kernel that gives the same outputs, and the padding that it needs, in one dimension.
+    """Return the smallest part of a kernel that gives the same outputs, in one dimension.
 
-    :param extents: sizes of the inputs
+    :param sizes: pixels of all inputs, without padding
+    :param kernel: weights of the kernel
+    :param stride: stride of the convolution
+    :param padding: zeros on each side of the input
+    :param dilation: distance of neighbouring weights, in pixels
+    :return: start and stop of the part, and the padding that it needs
     """
-    spans = [
-        span
-        for span in (used_kernel_range(n, kernel, stride, padding, dilation) for n in extents)
-        if span
-    ]
-    start, stop = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=kernel)
-    near = padding - dilation * start
-    if near < 0 or any(
-        _outputs(n, stop - start, stride, near, dilation)
-        != _outputs(n, kernel, stride, padding, dilation)
-        for n in extents
-    ):
-        return 0, kernel, padding  # would need another padding on each side
-    return start, stop, near
+    ranges = [used_kernel_range(size, kernel, stride, padding, dilation) for size in sizes]
+    used = [found for found in ranges if found is not None]
+    start = min((first for first, _ in used), default=0)
+    stop = max((after for _, after in used), default=kernel)
+    new_padding = padding - dilation * start
+
+    # Keep the whole kernel if the part would need different paddings on the two sides.
+    same_outputs = new_padding >= 0 and all(
+        _count_outputs(size, stop - start, stride, new_padding, dilation)
+        == _count_outputs(size, kernel, stride, padding, dilation)
+        for size in sizes
+    )
+    return (start, stop, new_padding) if same_outputs else (0, kernel, padding)
+
+
+def _count_outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 @contextmanager
 def without_padding_weights(network: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
-    """Let the network's convolutions go, inside, without the weights that meet padding only. What it computes stays the same.
+    """Leave out, inside the block, the weights of convolutions that only meet padding.
 
-    Its parameters are others inside, so an optimizer is to be built there; afterwards it has all its weights again, those that
-    were left out as they were before.
+    The network computes the same. Its parameters are other ones inside the block, so build the
+    optimizer there. After the block it has all weights again; those left out are unchanged.
 
-    :param network: takes (b, 3, h, w); its convolutions' padding must be zeros to be trimmed
-    :param sizes: (height, width) of all images that it will see inside
+    :param network: network that takes (b, 3, h, w). Convolutions that do not pad with zeros, or
+        whose padding is given by name, are left alone
+    :param sizes: (height, width) of all images that the network will see inside the block
     """
+    pruned: list[tuple[nn.Conv2d, nn.Parameter, tuple[int, ...], Window]] = []
+    for convolution, input_sizes in _input_sizes(network, sizes).items():
+        window, padding = _minimal_window(convolution, input_sizes)
+        weight, old_padding = convolution.weight, convolution.padding
+        part = weight.detach()[window]
+        if part.shape != weight.shape:
+            pruned.append((convolution, weight, old_padding, window))  # type: ignore[arg-type]
+            _replace_weight(convolution, _cloned(part, weight), padding)
+    try:
+        yield
+    finally:
+        for convolution, weight, old_padding, window in pruned:
+            with torch.no_grad():
+                weight[window] = convolution.weight
+            _replace_weight(convolution, weight, old_padding)
+
+
+def _input_sizes(
+    network: nn.Module, sizes: Sequence[Sequence[int]]
+) -> dict[nn.Conv2d, set[tuple[int, int]]]:
+    """Return the (height, width) of each convolution's inputs, by running the network."""
     seen: dict[nn.Conv2d, set[tuple[int, int]]] = {}
-    fitting = [
-        m
-        for m in network.modules()
-        if isinstance(m, nn.Conv2d) and m.padding_mode == "zeros" and not isinstance(m.padding, str)
-    ]
+
+    def note_size(module: nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        height, width = inputs[0].shape[-2:]
+        seen.setdefault(module, set()).add((height, width))
+
     hooks = [
-        m.register_forward_pre_hook(
-            lambda m, inputs: seen.setdefault(m, set()).add(tuple(inputs[0].shape[-2:]))
-        )
-        for m in fitting
+        module.register_forward_pre_hook(note_size)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
     ]
     training, like = network.training, next(network.parameters())
     try:
+        network.eval()
         with torch.no_grad():
-            network.eval()
             for height, width in sizes:
                 network(like.new_zeros(1, 3, height, width))
     finally:
         network.train(training)
         for hook in hooks:
             hook.remove()
+    return seen
 
-    whole: list[tuple[nn.Conv2d, nn.Parameter, tuple[int, int], tuple[slice, ...]]] = []
-    for convolution, extents in seen.items():
-        rows, columns = (
-            minimal_kernel(
-                {e[i] for e in extents},
-                *(
-                    getattr(convolution, name)[i]
-                    for name in ("kernel_size", "stride", "padding", "dilation")
-                ),
-            )
-            for i in range(2)
+
+def _minimal_window(
+    convolution: nn.Conv2d, input_sizes: set[tuple[int, int]]
+) -> tuple[Window, tuple[int, ...]]:
+    """Return the part of a convolution's weight that it needs, and the padding of that part."""
+    slices, paddings = [], []
+    for axis in range(2):
+        start, stop, padding = minimal_kernel(
+            {size[axis] for size in input_sizes},
+            convolution.kernel_size[axis],
+            convolution.stride[axis],
+            int(convolution.padding[axis]),
+            convolution.dilation[axis],
         )
-        window: tuple[slice, ...] = (
-            slice(None),
-            slice(None),
-            slice(*rows[:2]),
-            slice(*columns[:2]),
-        )
-        weight, padding = convolution.weight, convolution.padding
-        part = weight.detach()[window]
-        if part.shape == weight.shape:
-            continue
-        whole.append((convolution, weight, padding, window))  # type: ignore[arg-type]
-        last = weight.is_contiguous(memory_format=torch.channels_last)
-        convolution.weight = nn.Parameter(
-            part.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
-        )
-        convolution.kernel_size, convolution.padding = tuple(part.shape[-2:]), (rows[2], columns[2])  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for convolution, weight, padding, window in whole:
-            with torch.no_grad():
-                weight[window] = convolution.weight
-            convolution.weight, convolution.padding = weight, padding
-            convolution.kernel_size = tuple(weight.shape[-2:])  # type: ignore[assignment]
+        slices.append(slice(start, stop))
+        paddings.append(padding)
+    return (slice(None), slice(None), slices[0], slices[1]), tuple(paddings)
+
+
+def _cloned(part: torch.Tensor, weight: torch.Tensor) -> nn.Parameter:
+    """Return a copy of part of a weight, in the weight's memory format."""
+    channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return nn.Parameter(part.clone(memory_format=memory_format))
+
+
+def _replace_weight(convolution: nn.Conv2d, weight: nn.Parameter, padding: tuple[int, ...]) -> None:
+    height, width = weight.shape[-2:]
+    convolution.weight = weight
+    convolution.kernel_size = (height, width)
+    convolution.padding = padding  # type: ignore[assignment]

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from synthselect_env import FeatureBank
+from synthselect_env.storage import without_docstrings
+from synthselect_env.training import augmentation, classifier
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.classifier import (
+    TRAINING_VERSION,
+    Classifier,
+    TrainingConfig,
+    as_pixels,
+    last_layer,
+    train_classifier,
+)
+
+TINY = TrainingConfig(
+    "shufflenet_v2_x0_5", size=(16, 16), epochs=2, steps_per_epoch=2, batch_size=16
+)
+COMPILER_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+"""Torch 2.11 imports what it deprecates, where there is a GPU."""
+
+TRAINING_CODE = {
+    2: "480c6d544ab42928",
+}
+"""Training version to the digest of its code, without docstrings and comments."""
+
+
+def train(bank: FeatureBank, config: TrainingConfig = TINY, seed: int = 0, **kwargs) -> Classifier:
+    data: dict[str, Any] = {
+        "images": bank.train.images,
+        "labels": bank.train.labels,
+        "valid_images": bank.valid.images,
+        "valid_labels": bank.valid.labels,
+        "device": "cpu",
+    }
+    return train_classifier(n_classes=2, seed=seed, config=config, **{**data, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def trained(toy: FeatureBank) -> Classifier:
+    return train(toy)
+
+
+def test_training_code_has_a_version() -> None:
+    """Cached retrainings are keyed by the version, so a change of the code must not go unseen."""
+    stages = (
+        classifier.build_network,
+        classifier.as_pixels,
+        classifier.train_classifier,
+        classifier._initial_network,
+        classifier._build_optimizer,
+        classifier._train_epoch,
+        classifier._batches,
+        classifier._normalise,
+    )
+    code = [without_docstrings(inspect.getsource(part)) for part in (*stages, augmentation)]
+    constants = repr((classifier.PIXEL_MEAN, classifier.PIXEL_STD))
+    digest = hashlib.sha256("\n".join([*code, constants]).encode()).hexdigest()[:16]
+    assert TRAINING_CODE == {TRAINING_VERSION: digest}, (
+        "the training loop changed: raise TRAINING_VERSION if numbers change, "
+        f"then update this digest to {digest}"
+    )
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small"])  # one has dropout
+def test_same_seed_gives_the_same_numbers(toy: FeatureBank, architecture: str) -> None:
+    config = replace(TINY, architecture=architecture, steps_per_epoch=1)
+    state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first, again, other = train(toy, config), train(toy, config), train(toy, config, seed=1)
+    images = toy.test.images[:32]
+    assert torch.equal(first.log_probabilities(images), again.log_probabilities(images))
+    assert first.history == again.history != other.history
+    # Global generators are left alone.
+    assert torch.equal(state[0], torch.random.get_rng_state())
+    assert np.array_equal(state[1], np.random.get_state()[1])
+
+
+def test_learns() -> None:
+    """Bright against dark images, a chance that no network may miss."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    shades = 70 + 110 * labels[:, None, None, None]
+    images = np.clip(shades + rng.normal(0, 15, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
+    config = replace(TINY, architecture="resnet18", epochs=3, steps_per_epoch=10)
+    trained = train_classifier(
+        images[:32], labels[:32], images[32:], labels[32:], 2, 0, config, device="cpu"
+    )
+    assert trained.history["accuracy"][-1] == 1.0
+
+
+def test_best_epoch_is_kept(toy: FeatureBank) -> None:
+    best = train(toy, replace(TINY, epochs=4, steps_per_epoch=1), keep="best")
+    value = best.score(toy.valid.images, toy.valid.labels)["log_likelihood"][0]
+    assert value == pytest.approx(max(best.history["log_likelihood"]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("scored", "seen"), [(None, [1, 2, 3]), (1, [3]), (0, [])])
+def test_last_epochs_are_scored(toy: FeatureBank, scored: int | None, seen: list[int]) -> None:
+    told: dict[int, dict[str, float]] = {}
+    config = replace(TINY, epochs=3, steps_per_epoch=1)
+    trained = train(toy, config, scored_epochs=scored, on_epoch=told.__setitem__)
+    assert list(told) == [1, 2, 3] and [epoch for epoch in told if told[epoch]] == seen
+    for name, values in trained.history.items():
+        assert values == [told[epoch][name] for epoch in seen]
+
+
+def test_features_are_the_input_of_the_last_layer(toy: FeatureBank, trained: Classifier) -> None:
+    features = trained.features(toy.valid.images)
+    assert features.shape == (128, 1024) and features.dtype == np.float32
+    with torch.no_grad():
+        log_p = last_layer(trained.network)(torch.from_numpy(features)).log_softmax(1)
+    # bf16 where the processor has it.
+    assert torch.allclose(log_p, trained.log_probabilities(toy.valid.images), atol=0.05)
+    assert trained.features(toy.valid.images[:0]).shape == (0, 1024)
+    assert trained.log_probabilities(toy.valid.images[:0]).shape == (0, 2)
+
+
+def test_images_may_be_moved_to_the_device_once(toy: FeatureBank, trained: Classifier) -> None:
+    cpu = torch.device("cpu")
+    images = as_pixels(toy.train.images, cpu)
+    again = train(toy, images=images, valid_images=as_pixels(toy.valid.images, cpu))
+    assert again.history == trained.history
+
+
+def test_images_in_any_memory_layout(toy: FeatureBank) -> None:
+    """OpenCV's colours in reverse are a view with a negative stride."""
+    reverse = toy.train.images[..., ::-1]
+    assert train(toy, images=reverse).history == train(toy, images=reverse.copy()).history
+
+
+def test_save_and_load(toy: FeatureBank, trained: Classifier, tmp_path: Path) -> None:
+    trained.save(tmp_path / "classifier.pt")
+    read = Classifier.load(tmp_path / "classifier.pt", device="cpu")
+    assert (read.config, read.history) == (trained.config, trained.history)
+    assert read.digest == trained.digest
+    images = toy.test.images
+    assert torch.equal(read.log_probabilities(images), trained.log_probabilities(images))
+
+
+def test_other_files_are_no_classifiers(trained: Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "classifier.pt"
+    torch.save(trained.network.state_dict(), path)
+    with pytest.raises(ValueError, match="not written by this release's Classifier.save: it lacks"):
+        Classifier.load(path)
+    path.write_text("no network")
+    with pytest.raises(ValueError, match="classifier.pt was not written by .*, or is damaged"):
+        Classifier.load(path)
+    trained.save(path)
+    state = torch.load(path, weights_only=True)
+    state["config"]["momentum"] = 0.9
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="is of a release whose TrainingConfig was another"):
+        Classifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augmentation": "mixup"}, "unknown augmentation 'mixup'; one of none, traditional"),
+        ({"epochs": 0}, "must be at least 1, got 0, 50 and 64"),
+        ({"steps_per_epoch": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "must be at least 1"),
+        ({"size": 48}, r"size is \(height, width\), got 48"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": np.zeros(24, int)}, "class 1 of 2 has no training image"),
+        ({"indices": np.arange(12)}, "class 1 of 2 has no training image"),
+        ({"config": replace(TINY, architecture="resnet35")}, "no classifier 'resnet35'"),
+        ({"keep": "first"}, "keep must be 'last' or 'best', got 'first'"),
+        ({"images": np.zeros((24, 16, 16, 3))}, r"images are uint8 \(n, h, w, 3\), got float64"),
+    ],
+)
+def test_training_that_is_refused(
+    toy: FeatureBank, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(toy, **arguments)
+
+
+def test_divergence_is_told(toy: FeatureBank) -> None:
+    with pytest.raises(FloatingPointError, match="diverged in epoch 1; lower learning_rate"):
+        train(toy, replace(TINY, learning_rate=1e30))
+
+
+def test_images_of_another_kind_are_refused(toy: FeatureBank, trained: Classifier) -> None:
+    for wrong in (toy.test.images / 255, torch.rand(2, 3, 16, 16), toy.test.images[0]):
+        with pytest.raises(ValueError, match=r"images are uint8 \(n, h, w, 3\)"):
+            trained.log_probabilities(wrong)
+    with pytest.raises(ValueError, match="Conv2d has no linear layer"):
+        last_layer(torch.nn.Conv2d(1, 1, 1))
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Mean of each image that a network is trained on, batch by batch, in place of ``none``."""
+    batches: list[list[int]] = []
+
+    def watch(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        batches.append((batch.double().mean((1, 2, 3)) * 255).round().int().tolist())
+        return batch
+
+    monkeypatch.setitem(AUGMENTATIONS, "none", watch)
+    return batches
+
+
+NUMBERED = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+"""Images that are their own number."""
+
+
+def test_small_set_fills_its_batches(toy: FeatureBank, seen: list[list[int]]) -> None:
+    """Otherwise a classifier that is given more images would also see more in each step."""
+    config = replace(TINY, steps_per_epoch=5, augmentation="none")
+    train(toy, config, images=NUMBERED, indices=np.array([0, 1, 2, 12, 13]))
+    assert len(seen) == 10 and {len(batch) for batch in seen} == {16}
+    images, counts = np.unique(np.concatenate(seen), return_counts=True)
+    assert images.tolist() == [0, 1, 2, 12, 13] and np.ptp(counts) <= 1  # pass by pass
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(4, 6), (64, 1)])
+def test_whole_passes(toy: FeatureBank, seen: list[list[int]], batch_size: int, steps: int) -> None:
+    config = replace(TINY, steps_per_epoch=None, batch_size=batch_size, augmentation="none")
+    trained = train(toy, config, images=NUMBERED)
+    assert len(seen) == steps * config.epochs
+    assert len(trained.history["accuracy"]) == config.epochs
+
+
+def test_shared_images_come_in_the_same_order(toy: FeatureBank, seen: list[list[int]]) -> None:
+    """Common random numbers: leaving images out does not change the order of the others."""
+    config = replace(TINY, augmentation="none", epochs=1, steps_per_epoch=None, batch_size=4)
+    train(toy, config, seed=5, images=NUMBERED)
+    everything = np.concatenate(seen).tolist()
+    seen.clear()
+    train(toy, config, seed=5, images=NUMBERED, indices=np.arange(0, 24, 3))
+    assert sorted(everything) == list(range(24))
+    assert [i for i in everything if i % 3 == 0] == np.concatenate(seen).tolist()
+
+
+def test_starts_from_given_weights(toy: FeatureBank, trained: Classifier) -> None:
+    config = replace(TINY, epochs=1, steps_per_epoch=1, learning_rate=1e-12)
+    ours = last_layer(train(toy, config, initial=trained).network).weight
+    assert torch.allclose(ours, last_layer(trained.network).weight, atol=1e-6)
+    message = "those of a shufflenet_v2_x0_5 for 2 classes; a resnet34 for 2 is to be trained"
+    with pytest.raises(ValueError, match=message):
+        train(toy, replace(TINY, architecture="resnet34"), initial=trained)
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+def test_network_with_auxiliary_heads(toy: FeatureBank) -> None:
+    trained = train(toy, replace(TINY, architecture="googlenet", epochs=1, steps_per_epoch=1))
+    assert trained.log_probabilities(toy.test.images[:8]).shape == (8, 2)
+
+
+@COMPILER_WARNS
+def test_one_compiled_graph_serves_every_training(
+    toy: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[object] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    config = replace(TINY, architecture="resnet18", steps_per_epoch=1)
+    for seed in range(2):
+        compiled = train(toy, config, seed, compile=True, indices=np.arange(24 - seed))
+    assert len(graphs) == 1
+    assert compiled.history == train(toy, config, seed, indices=np.arange(24 - seed)).history
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_trains_on_cuda(toy: FeatureBank) -> None:
+    trained = train(toy, device="auto")
+    assert trained.device.type == "cuda"
+    assert np.isfinite(trained.history["log_likelihood"]).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@COMPILER_WARNS
+def test_compiles_on_cuda(toy: FeatureBank) -> None:
+    """The same numbers as without, up to bf16's rounding."""
+    torch.compiler.reset()
+    config = replace(TINY, architecture="resnet18", steps_per_epoch=1, epochs=1)
+    ours, theirs = (
+        train(toy, config, device="cuda", compile=c).history["log_likelihood"][-1]
+        for c in (True, False)
+    )
+    assert ours == pytest.approx(theirs, abs=0.05)
