@@ -157,7 +157,7 @@ def test_ppo_finds_the_sound_candidates() -> None:
     probe = {"evaluator": "linear_probe", "evaluator_kwargs": {"ridge": 1.0}}
     env = SelectionVecEnv(bank, n_envs=16, **probe)
     env.seed(0)
-    settings = {"batch_size": 64, "n_epochs": 4, "learning_rate": 4e-3, "gamma": 0.0}
+    settings = {"batch_size": 64, "n_epochs": 4, "learning_rate": 6e-3, "gamma": 0.0}
     policy_kwargs = {"width": 16, "n_layers": 1}
     model = PPO(
         TransformerPolicy,
@@ -170,7 +170,7 @@ def test_ppo_finds_the_sound_candidates() -> None:
     )
     is_sound = bank.candidates.flaw == 0
     before = roc_auc_score(is_sound, PolicySelector(model).select(bank, 0).scores)
-    model.learn(128 * 30)
+    model.learn(128 * 8)
     after = roc_auc_score(is_sound, PolicySelector(model).select(bank, 0).scores)
     assert after > 0.8
     assert after > before + 0.1
