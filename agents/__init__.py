@@ -1,4 +1,4 @@
-"""Who selects, and how well: policies, algorithms, selectors and the protocol that compares them."""
+"""Policies, algorithms and selectors, and the protocol that compares them."""
 
 from agents.credit_ppo import CreditPPO
 from agents.defaults import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS

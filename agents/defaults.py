@@ -1,4 +1,4 @@
-"""Tuned settings of the agents."""
+"""Tuned settings of the algorithms, in one place."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from types import MappingProxyType
 from typing import Any
 
 PPO_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {"n_steps": 8, "learning_rate": 1e-3, "batch_size": 64, "n_epochs": 4, "gamma": 0.0}
+    {
+        "n_steps": 8,
+        "learning_rate": 1e-3,
+        "batch_size": 64,
+        "n_epochs": 4,
+        "gamma": 0.0,
+    }
 )
-"""Settings of SB3's PPO. Its own do not fit hundreds of decisions per action."""
+"""Arguments of SB3's PPO, whose own defaults do not fit hundreds of decisions per action.
+
+.. code-block:: python
+
+    model = PPO(TransformerPolicy, env, **PPO_DEFAULTS)
+"""
 
 CREDIT_PPO_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -21,4 +32,4 @@ CREDIT_PPO_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "clip_range": 0.2,
     }
 )
-"""Settings of CreditPPO, which are its constructor's defaults."""
+"""Arguments of :class:`~agents.CreditPPO`, which are its defaults."""

@@ -22,90 +22,120 @@ from agents.controllers import (
     TransformerController,
 )
 
+KEY_COLUMNS = 8
+"""Leading columns of an observation whose sum is the key of :func:`distinct`."""
 
-def refuse_normalised(model: BaseAlgorithm) -> None:
-    """Where an algorithm's environment changes the observations.
+DECODER_STD = 0.01
+"""Standard deviation of the decoder's first weights. The bias then sets the selection rate."""
 
-    :raises ValueError: when VecNormalize does
+
+def check_not_normalised(model: BaseAlgorithm) -> None:
+    """Raise an error if VecNormalize changes the model's observations.
+
+    :param model: SB3 algorithm
+    :raises ValueError: if it does
     """
     normalised = model.get_vec_normalize_env()
     if normalised is not None and normalised.norm_obs:
         raise ValueError(
-            "VecNormalize changes the observations, by which padding and classes can no longer be told, and a policy would select from others "
-            "than it was trained on; rows are standardised already: train with VecNormalize(env, norm_obs=False)"
+            "VecNormalize changes the observations, so that padding and classes can no longer be "
+            "told, and a policy would select from other rows than it was trained on; rows are "
+            "standardised already: train with VecNormalize(env, norm_obs=False)"
         )
 
 
 class CandidateRows(BaseFeaturesExtractor):
-    """Hands the observation on as it is, a row a candidate, where SB3's default would flatten it."""
+    """Pass the observation on as it is, one row per candidate. SB3's default flattens it.
+
+    :param observation_space: ``Box(n, d)``
+    """
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, observation_space.shape[-1])
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """The observations.  (b, n, d) -> (b, n, d)"""
+        """Return the observations.  (b, n, d) -> (b, n, d)"""
         return observations
 
 
 def distinct(observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different observations of a batch, and for each where it is among them.
+    """Return the different observations of a batch, and the position of each among them.
 
-    What has been kept does not show in an observation, so a whole rollout of the environment holds as many different ones as
-    an episode has steps. Computing each once makes PPO several times faster; the results are the same.
+    An observation does not show what has been kept. A whole rollout therefore holds only as many
+    different ones as an episode has steps. Computing each once makes PPO several times faster, with
+    the same results.
 
     :param observations: (b, n, d)
-    :return: (u, n, d) and int64 (b,), such that ``unique[inverse]`` equals the observations exactly
+    :return: (u, n, d) and int64 (b,), such that ``unique[inverse]`` equals the observations
     """
-    keys = observations[:, :, :8].sum(
-        (1, 2), dtype=torch.float64
-    )  # a cheap guess; what it groups is compared in full below
+    # Group by a cheap key
+    keys = observations[:, :, :KEY_COLUMNS].sum((1, 2), dtype=torch.float64)
     _, inverse = keys.unique(return_inverse=True)
-    everything = torch.arange(len(observations), device=observations.device)
-    first = torch.full(
-        (int(inverse.max()) + 1,), len(observations), device=observations.device
-    ).scatter_reduce(0, inverse, everything, "amin")
+    # Take the first observation of each group
+    b = len(observations)
+    positions = torch.arange(b, device=observations.device)
+    n_groups = int(inverse.max()) + 1
+    first = torch.full((n_groups,), b, device=observations.device)
+    first = first.scatter_reduce(0, inverse, positions, "amin")
     unique = observations[first]
+    # Compare in full: different observations may share a key
     if torch.equal(unique[inverse], observations):
         return unique, inverse
-    return observations, everything  # different observations with the same key
+    return observations, positions
 
 
 class ControllerExtractor(nn.Module):
-    """A controller in the place of SB3's ``mlp_extractor``: one pass serves policy and value."""
+    """A controller in the place of SB3's ``mlp_extractor``. One pass serves policy and value.
+
+    :param controller: network that reads the candidates
+    """
 
     def __init__(self, controller: Controller) -> None:
         super().__init__()
         self.controller = controller
-        self.latent_dim_pi = self.latent_dim_vf = controller.width
+        self.latent_dim_pi = controller.width
+        self.latent_dim_vf = controller.width
 
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States of the candidates for the policy, and of the batch for the value.  (b, n, d) -> (b, n, h), (b, h)"""
+        """Return the candidates' states for the policy, and the batch's state for the value.
+
+        :param candidates: (b, n, d)
+        :return: (b, n, h) and (b, h)
+        """
         unique, inverse = distinct(candidates)
         states, pooled = self.controller(unique)
-        # index_select, whose gradient a processor adds up in a fixed order; indexing adds atomically, in whatever order threads come
+        # index_select adds up its gradient in a fixed order; indexing does so in any order.
         return states.index_select(0, inverse), pooled.index_select(0, inverse)
 
     def forward_actor(self, candidates: torch.Tensor) -> torch.Tensor:
-        """States of the candidates.  (b, n, d) -> (b, n, h)"""
+        """Return the candidates' states.  (b, n, d) -> (b, n, h)"""
         return self(candidates)[0]
 
     def forward_critic(self, candidates: torch.Tensor) -> torch.Tensor:
-        """State of the batch.  (b, n, d) -> (b, h)"""
+        """Return the batch's state.  (b, n, d) -> (b, h)"""
         return self(candidates)[1]
 
 
 class SelectionPolicy(ActorCriticPolicy):
-    """One Bernoulli decision a candidate, from a controller: the common part of this module's policies.
+    """Base class of policies that make one Bernoulli decision per candidate.
 
-    The paper's ``a_t ∈ R^{N×2}`` is read as N independent keep/discard decisions, ``MultiBinary(N)``; the decoder is one
-    linear layer, shared by all candidates. No parameter depends on N.
+    The paper's ``a_t ∈ R^{N×2}`` is read as N independent decisions, ``MultiBinary(N)``. The
+    decoder is one linear layer, shared by all candidates. No parameter depends on N.
+
+    .. code-block:: python
+
+        class MyPolicy(SelectionPolicy):
+            controller_class = GRUController
+
+        model = PPO(MyPolicy, env, policy_kwargs={"controller_kwargs": {"width": 32}})
 
     :param observation_space: ``Box(n, d)``
     :param action_space: ``MultiBinary(n)``
     :param lr_schedule: learning rate schedule
     :param initial_rate: share of candidates that the untrained policy keeps
-    :param controller_kwargs: passed to the controller's constructor
-    :param kwargs: passed to SB3's ``ActorCriticPolicy`` (optimizer_class, optimizer_kwargs, …)
+    :param controller_kwargs: arguments of the controller
+    :param kwargs: arguments of SB3's ``ActorCriticPolicy`` (optimizer_class, optimizer_kwargs, …)
+    :raises ValueError: if the spaces are others, or an argument is out of range or without effect
     """
 
     controller_class: type[Controller]
@@ -120,12 +150,11 @@ class SelectionPolicy(ActorCriticPolicy):
         controller_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if (
-            not isinstance(action_space, spaces.MultiBinary)
-            or len(observation_space.shape or ()) != 2
-        ):
+        has_rows = len(observation_space.shape or ()) == 2
+        if not isinstance(action_space, spaces.MultiBinary) or not has_rows:
             raise ValueError(
-                f"{type(self).__name__} reads Box(n, d) and answers MultiBinary(n); this environment has {observation_space} and {action_space}"
+                f"{type(self).__name__} reads Box(n, d) and answers MultiBinary(n); "
+                f"this environment has {observation_space} and {action_space}"
             )
         if not 0 < initial_rate < 1:
             raise ValueError(f"initial_rate must lie between 0 and 1, got {initial_rate}")
@@ -133,55 +162,64 @@ class SelectionPolicy(ActorCriticPolicy):
             raise ValueError(
                 "the controller takes the place of net_arch; give its own options, e.g. width"
             )
-        self.initial_rate, self.controller_kwargs = initial_rate, controller_kwargs or {}
+        self.initial_rate = initial_rate
+        self.controller_kwargs = controller_kwargs or {}
         kwargs = {"ortho_init": False, "features_extractor_class": CandidateRows, **kwargs}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {
-            "net_arch": None,
-            "initial_rate": self.initial_rate,
-            "controller_kwargs": self.controller_kwargs,
-        }
-        return {**super()._get_constructor_parameters(), **own}
+        parameters = super()._get_constructor_parameters()
+        parameters["net_arch"] = None
+        parameters["initial_rate"] = self.initial_rate
+        parameters["controller_kwargs"] = self.controller_kwargs
+        return parameters
 
     def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = ControllerExtractor(
-            self.controller_class(self.features_dim, **self.controller_kwargs)
-        )  # type: ignore[assignment]
+        controller = self.controller_class(self.features_dim, **self.controller_kwargs)
+        self.mlp_extractor = ControllerExtractor(controller)  # type: ignore[assignment]
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        # SB3 gave each candidate its own row of a wide layer; one row for all is what makes the decision a function of features.
+        # SB3 built a wide layer with a row per candidate. One row for all of them makes a decision
+        # a function of the candidate's state.
         decoder = nn.Linear(self.mlp_extractor.latent_dim_pi, 1)
-        nn.init.normal_(decoder.weight, std=0.01)
+        nn.init.normal_(decoder.weight, std=DECODER_STD)
         nn.init.constant_(decoder.bias, math.log(self.initial_rate / (1 - self.initial_rate)))
         self.action_net = nn.Sequential(decoder, nn.Flatten(1))  # (b, n, h) -> (b, n)
+        # SB3's optimizer holds the layer that has been replaced.
         self.optimizer = self.optimizer_class(
-            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
-        )  # type: ignore[call-arg]
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
 
     def _rows(self, candidates: torch.Tensor) -> torch.Tensor:
-        """What the controller reads, as SB3's own paths hand it over."""
+        """Return the rows that the controller reads, as SB3 passes them on."""
         rows = self.extract_features(candidates)
-        return (
-            rows[0] if isinstance(rows, tuple) else rows
-        )  # a pair where actor and critic have extractors of their own
+        # A pair if actor and critic have separate extractors
+        return rows[0] if isinstance(rows, tuple) else rows
 
     def decide(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-odds of keeping each candidate, and the value of the batch.  (b, n, d) -> (b, n), (b, 1)"""
+        """Return the log-odds of keeping each candidate, and the value of the batch.
+
+        :param candidates: (b, n, d)
+        :return: (b, n) and (b, 1)
+        """
         states, pooled = self.mlp_extractor(self._rows(candidates))
         return self.action_net(states), self.value_net(pooled)
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """The distribution over actions.  (b, n, d) -> n Bernoulli each
+        """Return the distribution over actions.
 
-        TRPO differentiates it twice, which fused attention and cuDNN's recurrence cannot; PPO and A2C do not train through here.
+        TRPO differentiates it twice, which fused attention and cuDNN's recurrence do not support.
+        PPO and A2C do not train through here.
+
+        :param obs: (b, n, d)
+        :return: n Bernoulli distributions per observation
         """
         cudnn = torch.backends.cudnn.enabled
-        torch.backends.cudnn.enabled = (
-            False  # cudnn.flags() would touch more, some of which is deprecated
-        )
+        # torch.backends.cudnn.flags() would also touch settings that are deprecated.
+        torch.backends.cudnn.enabled = False
         try:
             with sdpa_kernel(SDPBackend.MATH):
                 return super().get_distribution(obs)
@@ -190,15 +228,18 @@ class SelectionPolicy(ActorCriticPolicy):
 
     @torch.no_grad()
     def keep_probabilities(self, candidates: torch.Tensor) -> torch.Tensor:
-        """Probability of keeping each candidate of batches of any size.  (b, n, d) -> (b, n)"""
+        """Return the probability of keeping each candidate, for batches of any size.
+
+        :param candidates: (b, n, d)
+        :return: (b, n)
+        """
         self.set_training_mode(False)
-        return self.action_net(
-            self.mlp_extractor.forward_actor(self._rows(candidates.to(self.device)))
-        ).sigmoid()
+        states = self.mlp_extractor.forward_actor(self._rows(candidates.to(self.device)))
+        return self.action_net(states).sigmoid()
 
 
-class _NamedOptions(SelectionPolicy):
-    """A policy whose constructor takes its controller's options by name."""
+class _NamedOptionsPolicy(SelectionPolicy):
+    """Policy whose constructor takes the controller's options by name."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()
@@ -206,16 +247,18 @@ class _NamedOptions(SelectionPolicy):
         return {**parameters, **options}
 
 
-class TransformerPolicy(_NamedOptions):
-    """The paper's policy, for ``PPO(TransformerPolicy, env)``.
+class TransformerPolicy(_NamedOptionsPolicy):
+    """The paper's policy: a :class:`~agents.controllers.TransformerController`.
 
-    :param observation_space: ``Box(n, d)``
-    :param action_space: ``MultiBinary(n)``
-    :param lr_schedule: learning rate schedule
-    :param width: of the encoder
-    :param n_layers: encoder layers
-    :param n_heads: attention heads
-    :param kwargs: see :class:`SelectionPolicy`
+    .. code-block:: python
+
+        model = PPO(TransformerPolicy, env, policy_kwargs={"width": 32}, **PPO_DEFAULTS)
+
+    :param args: spaces and learning rate schedule, which the algorithm passes
+    :param width: width of the encoder
+    :param n_layers: number of encoder layers
+    :param n_heads: number of attention heads
+    :param kwargs: arguments of :class:`SelectionPolicy`
     """
 
     controller_class = TransformerController
@@ -223,23 +266,22 @@ class TransformerPolicy(_NamedOptions):
     def __init__(
         self, *args: Any, width: int = 64, n_layers: int = 2, n_heads: int = 2, **kwargs: Any
     ) -> None:
-        super().__init__(
-            *args,
-            controller_kwargs={"width": width, "n_layers": n_layers, "n_heads": n_heads},
-            **kwargs,
-        )
+        options = {"width": width, "n_layers": n_layers, "n_heads": n_heads}
+        super().__init__(*args, controller_kwargs=options, **kwargs)
 
 
-class GRUPolicy(_NamedOptions):
-    """The paper's ablation with a gated recurrent unit, for ``PPO(GRUPolicy, env)``.
+class GRUPolicy(_NamedOptionsPolicy):
+    """The paper's ablation with a gated recurrent unit.
 
-    :param observation_space: ``Box(n, d)``
-    :param action_space: ``MultiBinary(n)``
-    :param lr_schedule: learning rate schedule
-    :param width: of the states
-    :param n_layers: recurrent layers
-    :param bidirectional: read the candidates in both directions
-    :param kwargs: see :class:`SelectionPolicy`
+    .. code-block:: python
+
+        model = PPO(GRUPolicy, env, policy_kwargs={"bidirectional": True}, **PPO_DEFAULTS)
+
+    :param args: spaces and learning rate schedule, which the algorithm passes
+    :param width: width of the states
+    :param n_layers: number of recurrent layers
+    :param bidirectional: whether to read the candidates in both directions
+    :param kwargs: arguments of :class:`SelectionPolicy`
     """
 
     controller_class = GRUController
@@ -252,18 +294,18 @@ class GRUPolicy(_NamedOptions):
         bidirectional: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            *args,
-            controller_kwargs={
-                "width": width,
-                "n_layers": n_layers,
-                "bidirectional": bidirectional,
-            },
-            **kwargs,
-        )
+        options = {"width": width, "n_layers": n_layers, "bidirectional": bidirectional}
+        super().__init__(*args, controller_kwargs=options, **kwargs)
 
 
 class GRUAttentionPolicy(GRUPolicy):
-    """The paper's ablation with a gated recurrent unit and attention; parameters as :class:`GRUPolicy`'s."""
+    """The paper's ablation with a gated recurrent unit and attention.
+
+    Parameters are those of :class:`GRUPolicy`.
+
+    .. code-block:: python
+
+        model = PPO(GRUAttentionPolicy, env, **PPO_DEFAULTS)
+    """
 
     controller_class = GRUAttentionController

@@ -1,4 +1,7 @@
-"""RecurrentPPO's policy for multi-binary actions.  Needs sb3-contrib: ``pip install "synthselect[contrib]"``."""
+"""RecurrentPPO's policy for multi-binary actions.
+
+It needs sb3-contrib: ``pip install "synthselect[contrib]"``.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,14 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 
 class RecurrentBinaryPolicy(RecurrentActorCriticPolicy):
-    """sb3-contrib's ``MlpLstmPolicy`` with the stored bits as floats, for ``RecurrentPPO(RecurrentBinaryPolicy, env)``.
+    """``MlpLstmPolicy`` of sb3-contrib that takes stored decisions as floats.
 
-    sb3-contrib 2.9.2 hands the bits to the Bernoulli distribution as they are stored, as integers, which its cross-entropy refuses.
+    sb3-contrib (2.9 at least) passes them to the Bernoulli distribution as integers, which its
+    cross-entropy does not accept.
+
+    .. code-block:: python
+
+        model = RecurrentPPO(RecurrentBinaryPolicy, env, n_steps=8, batch_size=8).learn(64)
     """
 
     def evaluate_actions(  # type: ignore[override]
@@ -20,5 +28,12 @@ class RecurrentBinaryPolicy(RecurrentActorCriticPolicy):
         lstm_states: RNNStates,
         episode_starts: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Values, log-probabilities and entropies of stored actions.  (b, …), (b, n) -> (b, 1), (b,), (b,)"""
+        """Evaluate stored actions under the current policy.
+
+        :param obs: observations (b, …)
+        :param actions: decisions, 0 or 1 (b, n)
+        :param lstm_states: states of the LSTM
+        :param episode_starts: 1 where an episode begins (b,)
+        :return: values (b, 1), log-probabilities (b,) and entropies (b,)
+        """
         return super().evaluate_actions(obs, actions.float(), lstm_states, episode_starts)

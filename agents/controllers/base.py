@@ -1,4 +1,4 @@
-"""What a controller is: a network that reads a batch of candidates and says something of each and of all."""
+"""Controller: interface of the networks that read a batch of candidates."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from torch import nn
 
 
 class Controller(nn.Module, ABC):
-    """Reads one batch of candidates.
+    """Network that reads one batch of candidates.
 
-    A controller must not depend on the number of candidates, so that a trained one reads batches of another size.
+    It must not depend on the number of candidates, so that a trained one reads batches of any size.
+    A subclass becomes a policy by being named in one:
+
+    .. code-block:: python
+
+        class MyPolicy(SelectionPolicy):
+            controller_class = MyController
 
     :param n_features: length d of a candidate's row
-    :param width: length h of what it says of each candidate
+    :param width: length h of a candidate's state
     """
 
     def __init__(self, n_features: int, width: int) -> None:
         super().__init__()
-        self.n_features, self.width = n_features, width
+        self.n_features = n_features
+        self.width = width
 
     @abstractmethod
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One state a candidate, and one of the whole batch.  (b, n, d) -> (b, n, h), (b, h)"""
+        """Return one state per candidate, and one of the batch.  (b, n, d) -> (b, n, h), (b, h)"""

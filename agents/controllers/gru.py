@@ -1,4 +1,4 @@
-"""The paper's ablations of the controller: a gated recurrent unit over the candidates, without and with attention."""
+"""The paper's ablations of the controller: a gated recurrent unit, without and with attention."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from agents.controllers.base import Controller
 
 
 class GRUController(Controller):
-    """Gated recurrent unit (Cho et al. 2014) that reads the candidates in the batch's order: class by class, nearest first.
+    """Gated recurrent unit (Cho et al. 2014) that reads candidates in the order of the batch.
 
-    The paper names the ablation and no more. Ours: a learned input projection as in the transformer, one layer, one direction, so
-    that a decision depends on the candidates before it; ``bidirectional`` lets it depend on all.
+    That order is class by class, nearest to the centroid first. The paper gives no details of this
+    ablation. Here it has a learned input projection as in the transformer, one layer and one
+    direction, so that a decision depends on the candidates before it. With ``bidirectional`` it
+    depends on all of them.
+
+    .. code-block:: python
+
+        states, pooled = GRUController(n_features=14)(torch.zeros(1, 8, 14))
 
     :param n_features: length d of a candidate's row
-    :param width: of the states, even when ``bidirectional``
-    :param n_layers: recurrent layers
-    :param bidirectional: read in both directions, at half the width each
-    :raises ValueError: when the width does not divide
+    :param width: length h of a candidate's state, also when ``bidirectional``
+    :param n_layers: number of recurrent layers
+    :param bidirectional: whether to read in both directions, each at half the width
+    :raises ValueError: if two directions cannot share the width
     """
 
     def __init__(
@@ -32,27 +38,33 @@ class GRUController(Controller):
         self.project = nn.Linear(n_features, width)
         self.recurrence = nn.GRU(
             width,
-            width // (1 + bidirectional),
+            width // 2 if bidirectional else width,
             n_layers,
             batch_first=True,
             bidirectional=bidirectional,
         )
 
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States of the candidates, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
+        """Return the candidates' states, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
         states, _ = self.recurrence(self.project(candidates))
         return states, states.mean(1)
 
 
 class GRUAttentionController(GRUController):
-    """A :class:`GRUController` whose every state looks back at all of them: ``tanh(W [h; softmax(hᵀ W_a H/√h) H])``.
+    """:class:`GRUController` whose states attend to all states of the batch.
 
-    Luong et al. (2015), Eq. 5 and the bilinear score of Eq. 8, with the scale of the transformer's.
+    A state h becomes ``tanh(W [h; softmax(hᵀ W_a H / √width) H])``, where H are all states. This is
+    Eq. 5 of Luong et al. (2015) with the bilinear score of their Eq. 8, scaled as in a transformer.
+
+    .. code-block:: python
+
+        states, pooled = GRUAttentionController(n_features=14)(torch.zeros(1, 8, 14))
 
     :param n_features: length d of a candidate's row
-    :param width: of the states
-    :param n_layers: recurrent layers
-    :param bidirectional: read in both directions, at half the width each
+    :param width: length h of a candidate's state, also when ``bidirectional``
+    :param n_layers: number of recurrent layers
+    :param bidirectional: whether to read in both directions, each at half the width
+    :raises ValueError: if two directions cannot share the width
     """
 
     def __init__(
@@ -63,10 +75,9 @@ class GRUAttentionController(GRUController):
         self.combine = nn.Linear(2 * width, width)
 
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States of the candidates, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
+        """Return the candidates' states, and their mean.  (b, n, d) -> (b, n, h), (b, h)"""
         states, _ = super().forward(candidates)
-        weights = (self.score(states) @ states.transpose(1, 2) / math.sqrt(self.width)).softmax(
-            2
-        )  # (b, n, n)
-        attended = torch.tanh(self.combine(torch.cat([states, weights @ states], dim=2)))
+        scores = self.score(states) @ states.transpose(1, 2) / math.sqrt(self.width)  # (b, n, n)
+        summary = scores.softmax(2) @ states  # (b, n, h)
+        attended = torch.tanh(self.combine(torch.cat([states, summary], dim=2)))
         return attended, attended.mean(1)

@@ -1,4 +1,4 @@
-"""Train by PPO with a credit for each candidate."""
+"""PPO with a credit for each decision."""
 
 from agents.credit_ppo.credit_ppo import CREDITS, RATIOS, CreditPPO
 from agents.credit_ppo.critic import RidgeCritic

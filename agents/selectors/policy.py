@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.policies import SelectionPolicy, TransformerPolicy, refuse_normalised
+from agents.policies import SelectionPolicy, TransformerPolicy, check_not_normalised
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
@@ -55,7 +55,7 @@ class PolicySelector(Selector):
                 "PolicySelector reads policies over a controller (TransformerPolicy, …), "
                 f"not {type(model.policy).__name__}"
             )
-        refuse_normalised(model)
+        check_not_normalised(model)
         self.policy: SelectionPolicy = model.policy
         self.batch_size = model.observation_space.shape[0]  # type: ignore[index]
         self.n_batches = n_batches

@@ -76,7 +76,7 @@ class SelectionEpisodes:
 
     @property
     def finished(self) -> bool:
-        """Whether the whole pool has been shown."""
+        """True once the whole pool has been shown."""
         return self.step_index == len(self.batches)
 
     def action_masks(self) -> np.ndarray:
@@ -148,7 +148,7 @@ class SelectionEpisodes:
 
     @property
     def has_credit(self) -> bool:
-        """Whether :meth:`credit` is the derivative of the reward.
+        """True if :meth:`credit` is the derivative of the reward.
 
         That takes an unsmoothed log-likelihood, and an evaluator that knows its derivative.
         """

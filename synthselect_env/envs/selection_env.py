@@ -105,7 +105,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
 
     @property
     def has_credit(self) -> bool:
-        """Whether :meth:`credit` is the derivative of the reward."""
+        """True if :meth:`credit` is the derivative of the reward."""
         return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""SelectionVecEnv: many episodes over one pool, one batched evaluation a step."""
+"""SelectionVecEnv: many episodes over one pool, one batched evaluation per step."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from synthselect_env.bank import N_BATCHES, FeatureBank
-from synthselect_env.bank.embedded import resolve_bank
+from synthselect_env.bank import N_BATCHES, FeatureBank, resolve_bank
 from synthselect_env.envs.episodes import SelectionEpisodes
 from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, resolve_reward
 from synthselect_env.evaluators import Evaluator, make_evaluator
 
 
 class SelectionVecEnv(VecEnv):
-    """n environments for Stable-Baselines3 that advance together, so that their selections are scored in one call.
+    """n environments for Stable-Baselines3 whose selections are scored in one call.
 
-    The same numbers as n :class:`SyntheticSelectionEnv` in a ``DummyVecEnv`` that were reset with one seed, at the cost of
-    one. Episodes end together; ``infos`` then carry ``episode`` (return, length, seconds) as SB3's ``Monitor`` would.
+    It returns the same numbers as n :class:`~synthselect_env.SyntheticSelectionEnv` in a
+    ``DummyVecEnv`` that were reset with one seed, and is about as fast as one of them. All episodes
+    end together. Their last ``infos`` hold ``episode`` (return, length, seconds), as SB3's
+    ``Monitor`` writes it.
 
-    :param bank: a :class:`FeatureBank`, the name of an embedded one, or a path
+    .. code-block:: python
+
+        env = SelectionVecEnv("toy", n_envs=16)
+        model = PPO(TransformerPolicy, env, **PPO_DEFAULTS).learn(1024)
+
+    :param bank: a :class:`FeatureBank`, the name of an embedded one, or the path of a file
     :param n_envs: number of environments
-    :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`; None for the first where the bank has
-        retrainings, and the second where it has none
-    :param reward: a name, a :class:`Reward`, or a dictionary of its parameters
-    :param n_batches: steps in an episode
-    :param extended_features: whether rows also hold class, centroid cosines, label fit and realism
-    :param evaluator_kwargs: passed to the evaluator's constructor when it is given by name
-    :raises ValueError: when an argument is unknown or out of range
+    :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`.
+        None for the datamodel where the bank has retrainings, else the linear probe
+    :param reward: name in :data:`~synthselect_env.envs.rewards.REWARDS`, a :class:`Reward`, or a
+        dictionary of its parameters
+    :param n_batches: steps per episode
+    :param extended_features: whether rows also hold class, centroid cosines, label fit and realism;
+        False for the paper's features alone
+    :param evaluator_kwargs: arguments of an evaluator that is given by name
+    :raises ValueError: if an argument is unknown or out of range
     """
 
     def __init__(
@@ -49,9 +57,13 @@ class SelectionVecEnv(VecEnv):
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         self.bank = resolve_bank(bank).sealed
-        scorer = make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {}))
         self._episodes = SelectionEpisodes(
-            self.bank, scorer, resolve_reward(reward), n_envs, n_batches, extended_features
+            self.bank,
+            make_evaluator(evaluator, self.bank, **(evaluator_kwargs or {})),
+            resolve_reward(reward),
+            n_envs,
+            n_batches,
+            extended_features,
         )
         self.render_mode = None
         self._actions = np.zeros((n_envs, self._episodes.batch_size), np.int8)
@@ -61,7 +73,7 @@ class SelectionVecEnv(VecEnv):
 
     @property
     def evaluator(self) -> Evaluator:
-        """What scores the selections; another one makes another environment."""
+        """Evaluator of the selections. It is fixed: another one makes another environment."""
         return self._episodes.evaluator
 
     @property
@@ -71,32 +83,38 @@ class SelectionVecEnv(VecEnv):
 
     @property
     def selections(self) -> np.ndarray:
-        """What each episode has kept so far.  bool (n_envs, n)"""
+        """Candidates kept so far in each episode.  bool (n_envs, n)"""
         return self._episodes.masks.copy()
 
     def action_masks(self) -> np.ndarray:
-        """For MaskablePPO: whether each row may be discarded, and whether it may be kept, in turn.  bool (2 * batch,)"""
+        """Return MaskablePPO's action mask: [discard, keep] per row.  bool (2 * batch,)"""
         return self._episodes.action_masks()
 
     @property
     def has_credit(self) -> bool:
-        """Whether :meth:`credit` is the derivative of what is rewarded."""
+        """True if :meth:`credit` is the derivative of the reward."""
         return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:
-        """Derivatives of the last rewards by each decision so far; see :meth:`SelectionEpisodes.credit`.  float64 (n_envs, steps so far, batch)"""
+        """Return the gradients of the last rewards with respect to each decision so far.
+
+        See :meth:`~synthselect_env.envs.episodes.SelectionEpisodes.credit`.
+
+        :return: float64 (n_envs, steps so far, batch)
+        """
         return self._episodes.credit()
 
     def reset(self) -> VecEnvObs:
-        """Begin n episodes; ``seed`` before it sets the evaluations' seed."""
-        seed: int | None = None
+        """Begin n episodes; a call of :meth:`seed` before it sets the evaluations' seed."""
+        new_seed: int | None = None
         if self._seeds[0] is not None or not self._seeded:
+            # The same draw as Gymnasium's reset(seed=…), so that both environments agree
             rng, _ = gym.utils.seeding.np_random(self._seeds[0])
-            seed = int(rng.integers(2**31))
+            new_seed = int(rng.integers(2**31))
         self._seeded = True
         self._reset_seeds()
         self._reset_options()
-        self._begin(seed)
+        self._begin(new_seed)
         self.reset_infos = self._episodes.infos()
         return self._observe()
 
@@ -108,7 +126,12 @@ class SelectionVecEnv(VecEnv):
         return np.repeat(self._episodes.observe()[None], self.num_envs, axis=0)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed the next reset.  All environments get the same seed: their selections are to be compared with each other."""
+        """Seed the next reset.
+
+        All environments get the same seed, so that their selections can be compared.
+
+        :param seed: random seed
+        """
         self._seeds = [seed] * self.num_envs
         return self._seeds
 
@@ -117,41 +140,44 @@ class SelectionVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Score all selections at once."""
+        """Score all selections in one call, and begin new episodes after the last batch."""
         rewards, evaluations = self._episodes.step(self._actions)
-        infos = self._episodes.infos(evaluations)
         self._returns += rewards
         finished = self._episodes.finished
+        infos = self._episodes.infos(evaluations)
         for info in infos:
             info["TimeLimit.truncated"] = False
         if finished:
-            terminal, seconds = (
-                self._episodes.observe(),
-                round(time.perf_counter() - self._start, 6),
-            )
-            for info, total in zip(infos, self._returns):
-                info.update(
-                    terminal_observation=terminal,
-                    episode={"r": float(total), "l": self._episodes.step_index, "t": seconds},
-                )
+            self._add_episode(infos)
             self._begin()
-        return self._observe(), rewards.astype(np.float32), np.full(self.num_envs, finished), infos
+        dones = np.full(self.num_envs, finished)
+        return self._observe(), rewards.astype(np.float32), dones, infos
+
+    def _add_episode(self, infos: list[dict[str, Any]]) -> None:
+        """Add what SB3 expects in the infos of an episode's last step."""
+        last_observation = self._episodes.observe()
+        length = self._episodes.step_index
+        seconds = round(time.perf_counter() - self._start, 6)
+        for info, total in zip(infos, self._returns):
+            info["terminal_observation"] = last_observation
+            info["episode"] = {"r": float(total), "l": length, "t": seconds}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing; no resource is held open."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, once for each environment asked for; they share it."""
+        """Return the shared attribute, once per requested environment."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set the attribute for all; they share it.
+        """Set an attribute, which all environments share.
 
-        :raises ValueError: when asked for some only
+        :raises ValueError: if it is to be set for some of them only
         """
         if len(list(self._get_indices(indices))) < self.num_envs:
             raise ValueError(
-                "the environments of a SelectionVecEnv share their attributes: set them for all, or use DummyVecEnv"
+                "the environments of a SelectionVecEnv share their attributes: "
+                "set them for all, or use DummyVecEnv"
             )
         setattr(self, attr_name, value)
 
@@ -162,14 +188,12 @@ class SelectionVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Call the method, once for each environment asked for."""
-        return [
-            getattr(self, method_name)(*method_args, **method_kwargs)
-            for _ in self._get_indices(indices)
-        ]
+        """Call a method, once per requested environment."""
+        method = getattr(self, method_name)
+        return [method(*method_args, **method_kwargs) for _ in self._get_indices(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """No environment is wrapped."""
+        """Return False: no environment is wrapped."""
         return [False for _ in self._get_indices(indices)]

@@ -1,4 +1,4 @@
-"""The environment for algorithms that cannot answer 512 bits at once: a real number each, or one decision a step."""
+"""Wrappers for algorithms without multi-binary actions: a real number or a step per candidate."""
 
 from __future__ import annotations
 
@@ -9,58 +9,75 @@ import numpy as np
 from gymnasium import spaces
 
 
-def _check(env: gym.Env[Any, Any]) -> tuple[spaces.Box, int]:
+def _selection_space(env: gym.Env[Any, Any]) -> spaces.Box:
+    """Return the observation space of a selection environment.
+
+    :raises ValueError: if the spaces are not a selection environment's
+    """
     space = env.observation_space
-    if (
-        not isinstance(env.action_space, spaces.MultiBinary)
-        or not isinstance(space, spaces.Box)
-        or len(space.shape) != 2
-    ):
+    has_rows = isinstance(space, spaces.Box) and len(space.shape) == 2
+    if not has_rows or not isinstance(env.action_space, spaces.MultiBinary):
         raise ValueError(
-            f"a selection environment has Box(n, d) and MultiBinary(n); this one has {env.observation_space} and {env.action_space}"
+            "a selection environment has Box(n, d) and MultiBinary(n); "
+            f"this one has {space} and {env.action_space}"
         )
-    return space, space.shape[0]
+    return space
 
 
 class BoxThresholdWrapper(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
-    """A candidate is kept where the action is above zero: ``Box(-1, 1, (n,))`` for SAC, TD3, TQC, CrossQ and their like.
+    """Keep a candidate if its action is above zero: ``Box(-1, 1, (n,))``.
 
-    :param env: a selection environment
-    :raises ValueError: when its spaces are not a selection environment's
+    For algorithms with continuous actions, such as SAC, TD3, TQC and CrossQ.
+
+    .. code-block:: python
+
+        env = BoxThresholdWrapper(gym.make("SynthSelect-Toy-v0"))
+        model = SAC("MlpPolicy", env, buffer_size=512).learn(512)
+
+    :param env: selection environment
+    :raises ValueError: if the spaces are not a selection environment's
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
         super().__init__(env)
-        _, n = _check(env)
+        n, _ = _selection_space(env).shape
         self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        """Real numbers to bits.  (n,) -> int8 (n,)"""
+        """Turn real numbers into decisions.  (n,) -> int8 (n,)"""
         return (np.asarray(action) > 0).astype(np.int8)
 
 
 class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
-    """One candidate a step, keep (1) or discard (0): ``Discrete(2)`` for DQN, QRDQN and their like.
+    """Decide one candidate per step, keep (1) or discard (0): ``Discrete(2)``.
 
-    The observation is the candidate's row, and the share of the batch that has been decided and the share that was kept of it
-    (the two things that a step changes). The reward of the batch is paid at its last candidate, zero before: an episode of 8 × 512
-    decisions has 8 rewards that are not zero. Padding rows are passed over.
+    For algorithms with discrete actions, such as DQN and QRDQN.
 
-    :param env: a selection environment
-    :raises ValueError: when its spaces are not a selection environment's
+    The observation is the candidate's row and two shares of its batch: the candidates decided so
+    far, and those kept among them. The reward of a batch comes with its last candidate, and is zero
+    before. Padding rows are skipped.
+
+    .. code-block:: python
+
+        env = PerCandidateWrapper(gym.make("SynthSelect-Toy-v0"))
+        model = DQN("MlpPolicy", env, buffer_size=4096).learn(1024)
+
+    :param env: selection environment
+    :raises ValueError: if the spaces are not a selection environment's
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
         super().__init__(env)
-        space, self._n = _check(env)
-        low, high = (
-            np.concatenate([bound[0], [edge, edge]]).astype(np.float32)
-            for bound, edge in ((space.low, 0), (space.high, 1))
-        )
+        space = _selection_space(env)
+        low = np.append(space.low[0], [0, 0]).astype(np.float32)
+        high = np.append(space.high[0], [1, 1]).astype(np.float32)
         self.observation_space = spaces.Box(low, high)
         self.action_space = spaces.Discrete(2)
+        self._rows = space.shape[0]
         self._batch: np.ndarray | None = None
-        self._bits, self._position, self._size = np.zeros(self._n, np.int8), 0, 1
+        self._bits = np.zeros(self._rows, np.int8)
+        self._position = 0
+        self._batch_size = 1
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -71,7 +88,7 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         return self._observe(), info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Decide one candidate.
+        """Decide one candidate, and show the next one.
 
         :raises gymnasium.error.ResetNeeded: before the first reset and after the last candidate
         """
@@ -81,28 +98,36 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
             )
         self._bits[self._position] = int(action)
         self._position += 1
-        if self._position < self._size:
+        if self._position < self._batch_size:
             return self._observe(), 0.0, False, False, {}
+
+        # The batch is complete: its decisions are one action of the environment
         batch, reward, terminated, truncated, info = self.env.step(self._bits)
         if terminated or truncated:
-            self._position = self._size - 1
-            last = self._observe()
+            self._position = self._batch_size - 1
+            observation = self._observe()
             self._batch = None
-            return last, float(reward), terminated, truncated, info
-        self._begin(batch)
-        return self._observe(), float(reward), False, False, info
+        else:
+            self._begin(batch)
+            observation = self._observe()
+        return observation, float(reward), terminated, truncated, info
 
     def action_masks(self) -> np.ndarray:
-        """Either may be done with any candidate; padding is passed over.  bool (2,)"""
+        """Return MaskablePPO's action mask: both decisions are always allowed.  bool (2,)"""
         return np.ones(2, bool)
 
     def _begin(self, batch: np.ndarray) -> None:
-        self._batch, self._bits, self._position = batch, np.zeros(self._n, np.int8), 0
-        may_be_kept = self.env.get_wrapper_attr("action_masks")().reshape(self._n, 2)[:, 1]
-        self._size = max(int(may_be_kept.sum()), 1)  # padding rows stand at the end
+        self._batch = batch
+        self._bits = np.zeros(self._rows, np.int8)
+        self._position = 0
+        masks = self.env.get_wrapper_attr("action_masks")().reshape(self._rows, 2)
+        is_candidate = masks[:, 1]  # padding rows come last and cannot be kept
+        self._batch_size = max(int(is_candidate.sum()), 1)
 
     def _observe(self) -> np.ndarray:
         assert self._batch is not None
         decided = self._bits[: self._position]
-        shares = [self._position / self._size, decided.mean() if len(decided) else 0.0]
-        return np.concatenate([self._batch[self._position], shares]).astype(np.float32)
+        decided_share = self._position / self._batch_size
+        kept_share = decided.mean() if len(decided) else 0.0
+        row = self._batch[self._position]
+        return np.append(row, [decided_share, kept_share]).astype(np.float32)
