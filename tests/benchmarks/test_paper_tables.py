@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from synthselect_env import FeatureBank, Dataset
+from synthselect_env import Dataset, FeatureBank
 from synthselect_env.data import read_class_folders
 
 
