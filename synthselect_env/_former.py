@@ -83,5 +83,5 @@ def keep_former_modules(
         module = FormerModule(name, [f"{package}.{home}" for home in homes], names)
         sys.modules[name] = module
         parent, _, own_name = name.rpartition(".")
-        if not hasattr(sys.modules[parent], own_name):
+        if parent in sys.modules and not hasattr(sys.modules[parent], own_name):
             setattr(sys.modules[parent], own_name, module)

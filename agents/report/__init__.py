@@ -20,6 +20,9 @@ from agents.report.tables import (
     recommendation,
 )
 
+truth_figures = flaw_detection_metrics
+"""Name in 0.1."""
+
 __all__ = [
     "centroid_histogram",
     "comparison_latex",

@@ -122,7 +122,7 @@ class RunConfig:
         :param name: name of the evaluator
         """
         if name in RETRAINING:
-            training = {"augmentation": self.augmentation}
+            training: dict[str, Any] = {"augmentation": self.augmentation}
             if self.size is not None:
                 training["size"] = self.size
             return {"config": training, "device": self.device}

@@ -21,7 +21,7 @@ from agents.progress import HAS_TRAINING_BAR, progress_bar
 from agents.report import comparison_table, read_history, recommendation, write_report
 from agents.runs.config import RETRAINING, RunConfig
 from agents.runs.recording import SelectionMetrics, run_logger
-from agents.selectors import PolicySelector
+from agents.selectors import PolicySelector, Selector
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import resolve_bank
 from synthselect_env.evaluators import (
@@ -139,7 +139,7 @@ def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPol
     model.learn(
         config.timesteps,
         callback=SelectionMetrics(),
-        log_interval=None,
+        log_interval=None,  # type: ignore[arg-type]
         progress_bar=HAS_TRAINING_BAR,
     )
     model.logger.close()
@@ -165,7 +165,7 @@ def _compare(
     config: RunConfig, bank: FeatureBank, judge: str, policy: PolicySelector, directory: Path
 ) -> Comparison:
     """Compare the policy with the baselines under one judge."""
-    contenders = [*BASELINES, policy]
+    contenders: list[str | Selector] = [*BASELINES, policy]
     settings = config.evaluator_settings(judge)
     retrains = judge in RETRAINING
     if retrains:

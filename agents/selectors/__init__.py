@@ -60,6 +60,9 @@ A trained policy is wrapped by :class:`PolicySelector`, an agent to train by
 :class:`TrainingSelector`.
 """
 
+FitAndLooksSelector = LabelFitRealismSelector
+"""Name in 0.1."""
+
 __all__ = [
     "SELECTORS",
     "AllSelector",

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.evaluators import CreditEvaluator, Evaluator, has_credit
+from synthselect_env.evaluators import Evaluator
 from synthselect_env.training.checkpoints import weights_digest
 
 
@@ -154,16 +154,3 @@ def best_of_each_class(scores: np.ndarray, labels: np.ndarray, counts: np.ndarra
         best_first = members[np.argsort(-scores[members], kind="stable")]
         mask[best_first[: round(float(count))]] = True
     return mask
-
-
-def require_credit(evaluator: Evaluator) -> CreditEvaluator:
-    """Return the evaluator if it has ``credit``.
-
-    :raises NotImplementedError: if it has not
-    """
-    if has_credit(evaluator):
-        return evaluator
-    raise NotImplementedError(
-        f"{type(evaluator).__name__} cannot say what each candidate is worth; "
-        "the linear probe and the datamodel can"
-    )

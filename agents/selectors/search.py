@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.selectors.base import Selector, require_credit
+from agents.selectors.base import Selector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.envs.observations import batch_observations, candidate_rows
-from synthselect_env.evaluators import Evaluator, make_evaluator
+from synthselect_env.evaluators import Evaluator, make_evaluator, require_credit
 from synthselect_env.training.device import seeded
 
 POPULATION = 32

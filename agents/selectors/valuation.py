@@ -8,9 +8,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from agents.selectors.base import RatioSelector, require_credit
+from agents.selectors.base import RatioSelector
 from synthselect_env import Dataset, FeatureBank
-from synthselect_env.evaluators import Evaluator, LinearProbeEvaluator, make_evaluator
+from synthselect_env.evaluators import (
+    Evaluator,
+    LinearProbeEvaluator,
+    make_evaluator,
+    require_credit,
+)
 from synthselect_env.evaluators.candidate_scores import PROBE_RIDGE, candidate_scores, label_probe
 from synthselect_env.evaluators.ridge import Design, RidgeHead, rounding_step
 

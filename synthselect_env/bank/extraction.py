@@ -152,10 +152,10 @@ def _checked_classes(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
 
 def _classes_of(dataset: Dataset, name: str) -> tuple[str, ...]:
     """Return a dataset's class names, and refuse one without classes or images."""
-    for what in ("classes", "images"):
-        if getattr(dataset, what) is None:
+    for what, missing in (("classes", not dataset.classes), ("images", dataset.images is None)):
+        if missing:
             raise ValueError(
                 f"{name} has no {what}; an extractor needs images of named classes, "
                 "as Dataset.of_images and the readers of synthselect_env.data return them"
             )
-    return tuple(dataset.classes or ())
+    return dataset.classes

@@ -45,7 +45,7 @@ class Dataset:
         agent sees it
     :param image_stats: statistics of stain, contrast and sharpness, float (n, s); see
         :func:`~synthselect_env.data.compute_image_stats`
-    :param classes: class names in label order
+    :param classes: class names in label order; empty where they are not known
     """
 
     features: np.ndarray
@@ -55,7 +55,7 @@ class Dataset:
     groups: Sequence[str] | None = None
     flaw: np.ndarray | None = None
     image_stats: np.ndarray | None = None
-    classes: Sequence[str] | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

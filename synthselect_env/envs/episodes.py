@@ -14,7 +14,7 @@ from synthselect_env.envs.observations import (
     candidate_rows,
 )
 from synthselect_env.envs.rewards import Reward, RewardTracker
-from synthselect_env.evaluators import Evaluations, Evaluator, has_credit
+from synthselect_env.evaluators import Evaluations, Evaluator, has_credit, require_credit
 from synthselect_env.metrics import METRICS
 
 
@@ -163,7 +163,7 @@ class SelectionEpisodes:
         of the final value.
 
         :return: float64 (n, batches so far, batch_size), zero in padding rows
-        :raises TypeError: if the evaluator does not implement ``credit``
+        :raises NotImplementedError: if the evaluator does not implement ``credit``
         :raises gymnasium.error.ResetNeeded: before the first step
         """
         if self._last_step is None:
@@ -187,12 +187,7 @@ class SelectionEpisodes:
         for known, credit in self._known_credit:
             if np.array_equal(known, masks):
                 return credit
-        if not has_credit(self.evaluator):
-            raise TypeError(
-                f"{type(self.evaluator).__name__} cannot say what each candidate is worth; "
-                "the linear probe and the datamodel can"
-            )
-        credit = self.evaluator.credit(masks, self.seed)
+        credit = require_credit(self.evaluator).credit(masks, self.seed)
         self._known_credit = [*self._known_credit[-1:], (masks, credit)]
         return credit
 

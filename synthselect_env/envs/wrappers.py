@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +21,7 @@ def _selection_space(env: gym.Env[Any, Any]) -> spaces.Box:
             "a selection environment has Box(n, d) and MultiBinary(n); "
             f"this one has {space} and {env.action_space}"
         )
-    return space
+    return cast(spaces.Box, space)
 
 
 class BoxThresholdWrapper(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):

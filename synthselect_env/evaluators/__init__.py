@@ -9,6 +9,7 @@ from synthselect_env.evaluators.base import (
     Evaluations,
     Evaluator,
     has_credit,
+    require_credit,
 )
 from synthselect_env.evaluators.cached import CachedEvaluator
 from synthselect_env.evaluators.candidate_scores import CandidateScores, candidate_scores
@@ -100,5 +101,6 @@ __all__ = [
     "draw_design",
     "has_credit",
     "make_evaluator",
+    "require_credit",
     "with_retrainings",
 ]

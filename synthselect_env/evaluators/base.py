@@ -240,6 +240,19 @@ def has_credit(evaluator: Any) -> TypeGuard[CreditEvaluator]:
     return callable(getattr(evaluator, "credit", None))
 
 
+def require_credit(evaluator: Evaluator) -> CreditEvaluator:
+    """Return the evaluator if it implements ``credit``.
+
+    :raises NotImplementedError: if it does not
+    """
+    if has_credit(evaluator):
+        return evaluator
+    raise NotImplementedError(
+        f"{type(evaluator).__name__} cannot say what each candidate is worth; "
+        "the linear probe and the datamodel can"
+    )
+
+
 class EvaluatorWrapper(Evaluator):
     """Base of wrappers that change how another evaluator's answers are obtained.
 
@@ -271,10 +284,10 @@ class EvaluatorWrapper(Evaluator):
     def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
         """Train once per selection and predict the classes of m images.
 
-        :raises TypeError: if the wrapped evaluator trains no classifier
+        :raises NotImplementedError: if the wrapped evaluator trains no classifier
         """
         if not isinstance(self.unwrapped, ClassifierEvaluator):
-            raise TypeError(
+            raise NotImplementedError(
                 f"{type(self.unwrapped).__name__} trains no classifier that could label images; "
                 "retrain, or take the linear probe"
             )

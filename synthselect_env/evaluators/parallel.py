@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class ParallelEvaluator(SpreadEvaluator):
                 self.workers,
                 multiprocessing.get_context("spawn"),
                 _prepare_worker,
-                (_Sent(self.evaluator), self.threads),
+                (cast(Evaluator, _Sent(self.evaluator)), self.threads),
             )
         sent = [name_of_split(self.bank, dataset) for dataset in arguments]
         work = partial(_work, method, seed=seed, arguments=sent)

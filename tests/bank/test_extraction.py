@@ -138,7 +138,7 @@ def test_other_refusals(datasets: dict[str, Dataset], extractor: Classifier) -> 
         extract_bank(three, extractor)
     with pytest.raises(ValueError, match="made of train, valid, test, candidates .*got train"):
         extract_bank({"train": datasets["train"]}, extractor)
-    nameless = replace(datasets["train"], classes=None)
+    nameless = replace(datasets["train"], classes=())
     with pytest.raises(ValueError, match="train has no classes"):
         train_extractor(nameless, datasets["valid"], 0, TINY, "cpu")
 

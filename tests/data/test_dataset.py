@@ -122,7 +122,7 @@ def test_digests_follow_content(digest: str) -> None:
 
 def test_checked_returns_one_form() -> None:
     features, labels = dataset().features.tolist(), dataset().labels.astype(np.uint8)
-    loose = dataset(features=np.array(features), labels=labels, ids=range(4), classes=None)
+    loose = dataset(features=np.array(features), labels=labels, ids=range(4), classes=())
     checked = loose.checked("train", CLASSES)
     assert checked.features.dtype == np.float32 and checked.labels.dtype == np.int64
     assert checked.ids == ("0", "1", "2", "3") and checked.classes == CLASSES

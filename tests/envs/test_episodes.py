@@ -146,5 +146,5 @@ def test_credit_needs_an_evaluator_that_knows_it(toy: FeatureBank) -> None:
     env.reset(seed=0)
     env.step(np.ones(8))
     assert not env.has_credit
-    with pytest.raises(TypeError, match="ShareEvaluator cannot say"):
+    with pytest.raises(NotImplementedError, match="ShareEvaluator cannot say"):
         env.credit()

@@ -182,8 +182,8 @@ def test_unknown_arguments(wrong: dict[str, str]) -> None:
 
 
 def test_misspelt_argument() -> None:
-    with pytest.raises(TypeError, match="evaluater"):
-        gym.make("SynthSelect-Toy-v0", disable_env_checker=True, evaluater="linear_probe")
+    with pytest.raises(TypeError, match="evaluator_"):
+        gym.make("SynthSelect-Toy-v0", disable_env_checker=True, evaluator_="linear_probe")
 
 
 def test_name_of_an_embedded_bank() -> None:

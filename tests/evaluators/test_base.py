@@ -223,7 +223,7 @@ class TestUsersEvaluator:
     def test_that_predicts_nothing_judges_none(self, toy: FeatureBank) -> None:
         with pytest.raises(ValueError, match="FewIsBest trains no classifier"):
             compare(toy, ["none"], classifier=FewIsBest(toy))
-        with pytest.raises(TypeError, match="FewIsBest trains no classifier"):
+        with pytest.raises(NotImplementedError, match="FewIsBest trains no classifier"):
             ParallelEvaluator(FewIsBest(toy)).predict(np.zeros((1, 64), bool), 0, toy.test)
 
     def test_without_settings_is_not_cached(self, toy: FeatureBank, tmp_path: Path) -> None:
