@@ -192,6 +192,10 @@ class QuickRetrainEvaluator(RetrainEvaluator):
 
     The embedded banks' retrainings were made with it. Parameters are
     :class:`RetrainEvaluator`'s.
+
+    .. code-block:: python
+
+        evaluator = QuickRetrainEvaluator(bank, config={"augmentation": "none"})
     """
 
     default_config = QUICK
