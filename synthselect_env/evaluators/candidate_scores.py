@@ -35,6 +35,10 @@ that say the same would leave a direction without any."""
 class CandidateScores:
     """Scores of n candidates.
 
+    .. code-block:: python
+
+        best_first = np.argsort(-candidate_scores(bank).label_fit_and_realism)
+
     :param label_fit: log-probability of each candidate's label, float64 (n,): out of bag where
         retrained networks tell, by the probe elsewhere
     :param probe_label_fit: the same by a linear probe on the real images alone, float64 (n,)

@@ -24,7 +24,7 @@ MIN_LOSS = 1e-6
 
 
 class Composition(NamedTuple):
-    """What k training sets consist of, as shares of their size."""
+    """Size of k training sets, and shares of what they consist of."""
 
     size: np.ndarray  # (k, 1), number of images, real ones included
     class_shares: np.ndarray  # (k, c)

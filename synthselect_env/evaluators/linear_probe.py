@@ -92,6 +92,10 @@ class LinearProbeEvaluator(ClassifierEvaluator):
         self._axes = axes[: self.n_components].T / scale
 
     def _refuse_outlier(self, components: torch.Tensor) -> None:
+        """Name the image that lies farthest from the others.
+
+        :param components: components of the real images and the candidates, (n, p)
+        """
         distance = components.abs().max(1).values
         row, n_real = int(distance.argmax()), len(self.bank.train)
         where = f"train/features, row {row}"
@@ -166,7 +170,7 @@ class LinearProbeEvaluator(ClassifierEvaluator):
         return self._head.credit(masks, weights, gradient).cpu().numpy()
 
     def own_log_probability(self, dataset: Dataset) -> np.ndarray:
-        """Return the log-probability of each label under the probe on the real images alone.  (n,)"""
+        """Return each label's log-probability under the probe on real images alone.  (n,)"""
         scores = self.components(dataset.features) @ self._empty_weights[0]
         log_p = (self._temperature * scores).log_softmax(1)
         rows = torch.arange(len(dataset), device=self.device)

@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -85,12 +85,13 @@ class ParallelEvaluator(SpreadEvaluator):
         :raises RuntimeError: if a worker ended abruptly
         """
         if self._pool is None:
+            sent_evaluator: Any = _Sent(self.evaluator)  # which arrives as an Evaluator
             # Spawned, because a forked torch may hang.
             self._pool = ProcessPoolExecutor(
                 self.workers,
-                multiprocessing.get_context("spawn"),
-                _prepare_worker,
-                (cast(Evaluator, _Sent(self.evaluator)), self.threads),
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_prepare_worker,
+                initargs=(sent_evaluator, self.threads),
             )
         sent = [name_of_split(self.bank, dataset) for dataset in arguments]
         work = partial(_work, method, seed=seed, arguments=sent)
@@ -108,7 +109,7 @@ class ParallelEvaluator(SpreadEvaluator):
 class _Sent:
     """An evaluator on its way into a worker, which gets a copy.
 
-    torch would share tensors on a GPU, which many containers refuse.
+    It is pickled to bytes first. torch would share tensors on a GPU, which many containers refuse.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:
@@ -119,6 +120,11 @@ class _Sent:
 
 
 def _prepare_worker(evaluator: Evaluator, threads: int) -> None:
+    """Prepare a new worker process.
+
+    :param evaluator: worker's own copy, which arrives as a :class:`_Sent`
+    :param threads: torch threads of the worker
+    """
     global _evaluator
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

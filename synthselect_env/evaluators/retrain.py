@@ -33,8 +33,8 @@ class RetrainEvaluator(ClassifierEvaluator):
 
     All selections start from the same weights and see shared images in the same order (common
     random numbers). Metrics are those after the last epoch, on weights that no look at a scored
-    image has chosen. ``Evaluations.epochs`` holds the last five epochs. All images lie on the device
-    as one uint8 tensor.
+    image has chosen. ``Evaluations.epochs`` holds the last five epochs. All images lie on the
+    device as one uint8 tensor.
 
     .. code-block:: python
 
@@ -192,6 +192,10 @@ class QuickRetrainEvaluator(RetrainEvaluator):
 
     The embedded banks' retrainings were made with it. Parameters are
     :class:`RetrainEvaluator`'s.
+
+    .. code-block:: python
+
+        evaluator = QuickRetrainEvaluator(bank, config={"augmentation": "none"})
     """
 
     default_config = QUICK

@@ -120,13 +120,13 @@ class TestEveryEvaluator:
         assert (before[1] == np.random.get_state()[1]).all()
         assert evaluator.bank.test is None
 
-    def test_refuses_other_shapes(self, make: Callable, kind: str) -> None:
-        if kind == "user's":
-            pytest.skip("whoever writes one decides on its checks")
-        evaluator = make(kind)
-        for shape, dtype in (((1, 5), bool), (64, bool), ((1, 64), float), ((0, 64), bool)):
-            with pytest.raises(ValueError, match=r"must be bool \(k, 64\), k at least 1"):
-                evaluator.evaluate(np.zeros(shape, dtype), 0)
+
+@pytest.mark.parametrize("kind", ["linear probe", "retraining", "cached", "datamodel"])
+def test_selections_of_other_shapes_are_refused(make: Callable, kind: str) -> None:
+    evaluator = make(kind)
+    for shape, dtype in (((1, 5), bool), (64, bool), ((1, 64), float), ((0, 64), bool)):
+        with pytest.raises(ValueError, match=r"must be bool \(k, 64\), k at least 1"):
+            evaluator.evaluate(np.zeros(shape, dtype), 0)
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

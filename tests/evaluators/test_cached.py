@@ -1,4 +1,4 @@
-"""What is remembered, under which key, and what a killed process leaves behind."""
+"""Answers on disk: their keys, their reuse, and sudden deaths of processes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_keeps_the_last_five_epochs_and_reports_each(
 def test_a_callback_is_not_sent_along(
     toy: FeatureBank, tiny: TrainingConfig, masks: np.ndarray
 ) -> None:
-    """What draws a bar is often a lambda, which cannot be pickled."""
+    """A callback that draws a bar is often a lambda, which cannot be pickled."""
     told: list[int] = []
     evaluator = RetrainEvaluator(
         toy, config=tiny, device="cpu", on_epoch=lambda done, epoch, metrics: told.append(epoch)
