@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,25 +119,25 @@ class TestCache:
 
     def test_processes_share_a_directory(self, tmp_path: Path) -> None:
         """All write the same keys at once; each reads only complete entries."""
-        context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=write_and_read, args=(tmp_path,)) for _ in range(3)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        command = [sys.executable, "-c", WRITE_AND_READ, storage.__file__, str(tmp_path)]
+        workers = [subprocess.Popen(command) for _ in range(3)]
+        assert [worker.wait(60) for worker in workers] == [0, 0, 0]
         assert len(files_in(tmp_path)) == 4  # no temporary file is left
         assert all(Cache(tmp_path).get(content_key(i)) is not None for i in range(4))
 
 
-def write_and_read(directory: Path) -> None:
-    cache = Cache(directory)
-    for turn in range(40):
-        key = content_key(turn % 4)
-        entry = cache.get(key)
-        if entry is not None:
-            assert (entry["values"] == turn % 4).all() and len(entry["values"]) == 5000
-        cache.put(key, values=np.full(5000, turn % 4))
+WRITE_AND_READ = """
+import runpy, sys
+import numpy as np
+storage = runpy.run_path(sys.argv[1])  # alone, as the package would import torch
+cache = storage["Cache"](sys.argv[2])
+for turn in range(40):
+    key = storage["content_key"](turn % 4)
+    entry = cache.get(key)
+    if entry is not None:
+        assert (entry["values"] == turn % 4).all() and len(entry["values"]) == 5000
+    cache.put(key, values=np.full(5000, turn % 4))
+"""
 
 
 SOURCE = '''
