@@ -45,7 +45,9 @@ def check_not_normalised(model: BaseAlgorithm) -> None:
 
 
 class CandidateRows(BaseFeaturesExtractor):
-    """Pass the observation on as it is, one row per candidate. SB3's default flattens it.
+    """Pass the observation on as it is, one row per candidate.
+
+    SB3's default extractor would flatten it.
 
     :param observation_space: ``Box(n, d)``
     """
@@ -59,7 +61,7 @@ class CandidateRows(BaseFeaturesExtractor):
 
 
 def distinct(observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the different observations of a batch, and the position of each among them.
+    """Return the different observations of a batch, and their positions.
 
     An observation does not show what has been kept. A whole rollout therefore holds only as many
     different ones as an episode has steps. Computing each once makes PPO several times faster, with
@@ -85,7 +87,9 @@ def distinct(observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class ControllerExtractor(nn.Module):
-    """A controller in the place of SB3's ``mlp_extractor``. One pass serves policy and value.
+    """A controller in the place of SB3's ``mlp_extractor``.
+
+    One pass serves policy and value.
 
     :param controller: network that reads the candidates
     """
@@ -97,7 +101,7 @@ class ControllerExtractor(nn.Module):
         self.latent_dim_vf = controller.width
 
     def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the candidates' states for the policy, and the batch's state for the value.
+        """Return the candidates' states and the batch's state.
 
         :param candidates: (b, n, d)
         :return: (b, n, h) and (b, h)

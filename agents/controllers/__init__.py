@@ -1,4 +1,4 @@
-"""Networks that read a batch of candidates: (b, n, d) -> (b, n, h), and (b, h) for the value."""
+"""Networks that read a batch of candidates: (b, n, d) -> (b, n, h), (b, h)."""
 
 from agents.controllers.base import Controller
 from agents.controllers.gru import GRUAttentionController, GRUController

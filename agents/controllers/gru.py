@@ -1,4 +1,4 @@
-"""The paper's ablations of the controller: a gated recurrent unit, without and with attention."""
+"""The paper's ablations of the controller: gated recurrent units."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from agents.controllers.base import Controller
 
 
 class GRUController(Controller):
-    """Gated recurrent unit (Cho et al. 2014) that reads candidates in the order of the batch.
+    """Gated recurrent unit (Cho et al. 2014) over the candidates.
 
-    That order is class by class, nearest to the centroid first. The paper gives no details of this
-    ablation. Here it has a learned input projection as in the transformer, one layer and one
-    direction, so that a decision depends on the candidates before it. With ``bidirectional`` it
-    depends on all of them.
+    It reads them in the order of the batch: class by class, nearest to the centroid first. The
+    paper gives no details of this ablation. Here it has a learned input projection as in the
+    transformer, one layer and one direction, so that a decision depends on the candidates before
+    it. With ``bidirectional`` it depends on all of them.
 
     .. code-block:: python
 

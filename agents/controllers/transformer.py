@@ -64,7 +64,9 @@ class TransformerController(Controller):
 
 
 def sinusoidal_positions(n: int, width: int, device: torch.device) -> torch.Tensor:
-    """Return sines and cosines of the ranks 0 to n - 1, at geometrically spaced wavelengths.
+    """Return sines and cosines of the ranks 0 to n - 1.
+
+    Their wavelengths are geometrically spaced.
 
     :param n: number of ranks
     :param width: numbers per rank, even

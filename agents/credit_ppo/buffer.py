@@ -1,4 +1,4 @@
-"""Rollouts of CreditPPO: a buffer with a credit per decision, and its content as tensors."""
+"""Rollouts of CreditPPO, with a credit per decision."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class CreditPPO(PPO):
             self.rollout_buffer.credit_source = None
 
     def _choose_credit(self, buffer: CreditRolloutBuffer) -> None:
-        """Take the credit from the environment where it knows one, else from a critic."""
+        """Take the credit from the environment if it knows it, else from a critic."""
         assert self.env is not None
         check_not_normalised(self)
         env = self.env.unwrapped

@@ -19,10 +19,11 @@ Self = TypeVar("Self", bound="REINFORCE")
 
 
 class REINFORCE(OnPolicyAlgorithm):
-    """Monte-Carlo policy gradient: one step along ``∇ log π(a|s) · (G − b)`` per rollout.
+    """Monte-Carlo policy gradient, with one step per rollout.
 
-    ``G`` is the discounted return of the rest of the episode. The baseline ``b`` does not depend on
-    the action that it is subtracted for, so the gradient stays unbiased. There are three:
+    The step is along ``∇ log π(a|s) · (G − b)``. ``G`` is the discounted return of the rest of the
+    episode. The baseline ``b`` does not depend on the action that it is subtracted for, so the
+    gradient stays unbiased. There are three:
 
     * "none": zero.
     * "moving_average": average return of earlier rollouts at the same step of the episode.

@@ -71,7 +71,7 @@ class SelectionEpisodes:
 
     @property
     def action_space(self) -> gym.spaces.MultiBinary:
-        """Space of the decisions: 1 keeps a candidate, 0 discards it. Padding rows are ignored."""
+        """Space of the decisions: 1 keeps, 0 discards. Padding rows are ignored."""
         return gym.spaces.MultiBinary(self.batch_size)
 
     @property
@@ -156,7 +156,7 @@ class SelectionEpisodes:
         return differentiable and has_credit(self.evaluator)
 
     def credit(self) -> np.ndarray:
-        """Return the gradient of the last reward with respect to each candidate's training weight.
+        """Return the gradient of the last reward by each candidate's training weight.
 
         Still available after the episode has ended. Where a reward subtracts the value of the step
         before, so does its gradient: over an episode, a decision's credits add up to the gradient
@@ -183,7 +183,7 @@ class SelectionEpisodes:
         return padded
 
     def _credit_of(self, masks: np.ndarray) -> np.ndarray:
-        """Return the evaluator's credit. The last two answers are kept for the next step."""
+        """Return the evaluator's credit, and keep the last two answers."""
         for known, credit in self._known_credit:
             if np.array_equal(known, masks):
                 return credit

@@ -96,7 +96,7 @@ def batch_observations(rows: np.ndarray, batches: Sequence[np.ndarray]) -> np.nd
 
 
 def rows_of_width(bank: FeatureBank, width: int) -> np.ndarray:
-    """Return the candidate rows that a policy trained on rows of this width can read.
+    """Return the candidate rows that a policy of this width can read.
 
     :param bank: feature bank
     :param width: columns of the policy's observations

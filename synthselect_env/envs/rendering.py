@@ -21,9 +21,10 @@ def framed_candidates(
     width: int = 24,
     columns: int = 32,
 ) -> np.ndarray:
-    """Draw candidates in rows, framed green if kept, red if discarded, grey if undecided.
+    """Draw candidates in rows, each framed by its decision.
 
-    Images keep their proportions. Without images, frames are filled with a lighter shade.
+    Frames are green if kept, red if discarded, grey if undecided. Images keep their proportions.
+    Without images, frames are filled with a lighter shade.
 
     :param bank: feature bank
     :param batch: candidate positions (m,)

@@ -109,7 +109,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:
-        """Return the gradient of the last reward with respect to each decision so far.
+        """Return the gradient of the last reward by each decision so far.
 
         See :meth:`~synthselect_env.envs.episodes.SelectionEpisodes.credit`.
 
@@ -135,8 +135,9 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._episodes.observe(), self._episodes.infos()[0]
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Keep the candidates of the current batch whose bit is 1, and show the next batch.
+        """Apply the decisions on the current batch, and show the next one.
 
+        :param action: 1 keeps a candidate, 0 discards it (batch,)
         :raises gymnasium.error.ResetNeeded: before the first reset and after the last batch
         :raises ValueError: if the action has another shape
         """

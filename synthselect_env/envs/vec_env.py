@@ -96,7 +96,7 @@ class SelectionVecEnv(VecEnv):
         return self._episodes.has_credit
 
     def credit(self) -> np.ndarray:
-        """Return the gradients of the last rewards with respect to each decision so far.
+        """Return the gradients of the last rewards by each decision so far.
 
         See :meth:`~synthselect_env.envs.episodes.SelectionEpisodes.credit`.
 
@@ -140,7 +140,7 @@ class SelectionVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Score all selections in one call, and begin new episodes after the last batch."""
+        """Score all selections at once. New episodes begin after the last batch."""
         rewards, evaluations = self._episodes.step(self._actions)
         self._returns += rewards
         finished = self._episodes.finished

@@ -1,8 +1,8 @@
-"""Wrappers for algorithms without multi-binary actions: a real number or a step per candidate."""
+"""Wrappers for algorithms without multi-binary actions."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,13 +15,13 @@ def _selection_space(env: gym.Env[Any, Any]) -> spaces.Box:
     :raises ValueError: if the spaces are not a selection environment's
     """
     space = env.observation_space
-    has_rows = isinstance(space, spaces.Box) and len(space.shape) == 2
-    if not has_rows or not isinstance(env.action_space, spaces.MultiBinary):
-        raise ValueError(
-            "a selection environment has Box(n, d) and MultiBinary(n); "
-            f"this one has {space} and {env.action_space}"
-        )
-    return cast(spaces.Box, space)
+    decides = isinstance(env.action_space, spaces.MultiBinary)
+    if decides and isinstance(space, spaces.Box) and len(space.shape) == 2:
+        return space
+    raise ValueError(
+        "a selection environment has Box(n, d) and MultiBinary(n); "
+        f"this one has {space} and {env.action_space}"
+    )
 
 
 class BoxThresholdWrapper(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
