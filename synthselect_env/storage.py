@@ -22,6 +22,9 @@ import numpy as np
 OUR_PACKAGES = ("synthselect_env", "agents")
 """Packages whose code is covered by :func:`library_digest` and by explicit versions."""
 
+VERSION_DEPENDENT_FIELDS = ("ctx", "kind", "type_comment", "type_params")
+"""Fields of a syntax tree that say nothing of the code."""
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -113,7 +116,7 @@ def library_digest() -> str:
         for root in (spec and spec.submodule_search_locations) or ():
             for file in sorted(Path(root).rglob("*.py")):
                 name = f"{package}/{file.relative_to(root).as_posix()}"
-                content.update(f"{name}\n{without_docstrings(file.read_text('utf-8'))}".encode())
+                content.update(f"{name}\n{normal_form(file.read_text('utf-8'))}".encode())
     return content.hexdigest()
 
 
@@ -131,7 +134,7 @@ def class_digest(cls: type) -> str:
     for base in cls.__mro__:
         content.update(f"{base.__module__}.{base.__qualname__}".encode())
         if base.__module__.split(".")[0] not in (*OUR_PACKAGES, "builtins", "abc", "torch"):
-            content.update(without_docstrings(_class_source(base)).encode())
+            content.update(normal_form(_class_source(base)).encode())
     return content.hexdigest()
 
 
@@ -150,19 +153,33 @@ def _class_source(cls: type) -> str:
         ) from error
 
 
-def without_docstrings(source: str) -> str:
-    """Return Python source in a normal form without docstrings and comments.
+def normal_form(source: str) -> str:
+    """Return Python source without docstrings, comments and layout, as text.
+
+    The text is the same on every Python version, and changes with the code alone.
 
     :param source: text of a module, a class or a function
     """
     tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        # A string that stands alone is a docstring, of the block or of the constant above it.
-        kept = [statement for statement in node.body if not _is_string(statement)]
-        node.body = kept or [ast.Pass()]
-    return ast.unparse(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            # A string that stands alone is a docstring, of the block or of the constant above it.
+            node.body = [statement for statement in node.body if not _is_string(statement)]
+    return repr(_plain_tree(tree))
+
+
+def _plain_tree(node: Any) -> Any:
+    """Return a syntax tree as lists, without the fields that differ between Python versions."""
+    if isinstance(node, list):
+        return [_plain_tree(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [
+        [name, _plain_tree(value)]
+        for name, value in ast.iter_fields(node)
+        if name not in VERSION_DEPENDENT_FIELDS and value is not None and value != []
+    ]
+    return [type(node).__name__, *fields]
 
 
 def _is_string(statement: ast.stmt) -> bool:

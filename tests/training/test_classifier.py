@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from synthselect_env import FeatureBank
-from synthselect_env.storage import without_docstrings
+from synthselect_env.storage import normal_form
 from synthselect_env.training import augmentation, classifier
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import (
@@ -64,7 +64,7 @@ def test_training_code_has_a_version() -> None:
         classifier._batches,
         classifier._normalise,
     )
-    code = [without_docstrings(inspect.getsource(part)) for part in (*stages, augmentation)]
+    code = [normal_form(inspect.getsource(part)) for part in (*stages, augmentation)]
     constants = repr((classifier.PIXEL_MEAN, classifier.PIXEL_STD))
     digest = hashlib.sha256("\n".join([*code, constants]).encode()).hexdigest()[:16]
     assert TRAINING_CODE == {TRAINING_VERSION: digest}, (
