@@ -1,0 +1,16 @@
+"""Training runs: their configuration, what they record, and all their steps in one call."""
+
+from agents.runs.config import ALGORITHMS, JUDGES, RunConfig
+from agents.runs.recording import MetricsCSV, SelectionMetrics, run_logger
+from agents.runs.training import RETRAINED, train_run
+
+__all__ = [
+    "ALGORITHMS",
+    "JUDGES",
+    "RETRAINED",
+    "MetricsCSV",
+    "RunConfig",
+    "SelectionMetrics",
+    "run_logger",
+    "train_run",
+]

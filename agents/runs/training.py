@@ -1,0 +1,231 @@
+"""A training run, from a bank to a report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium
+import stable_baselines3
+import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from agents.evaluation.comparison import Comparison, compare
+from agents.policies import TransformerPolicy
+from agents.progress import HAS_TRAINING_BAR, progress_bar
+from agents.report import comparison_table, read_history, recommendation, write_report
+from agents.runs.config import RETRAINING, RunConfig
+from agents.runs.recording import SelectionMetrics, run_logger
+from agents.selectors import PolicySelector, Selector
+from synthselect_env import FeatureBank, Selection, SelectionVecEnv
+from synthselect_env.bank import resolve_bank
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    Evaluator,
+    default_evaluator,
+    make_evaluator,
+)
+from synthselect_env.storage import atomic_write
+from synthselect_env.training.classifier import TrainingConfig
+from synthselect_env.training.device import has_bfloat16, pick_device
+
+RETRAINED = Path("runs/retrained")
+"""Directory of finished retrainings, which all runs share."""
+
+BASELINES = ("none", "all", "random", "centroid")
+"""Selectors that a run's policy is compared with."""
+
+
+def train_run(config: RunConfig) -> Path:
+    """Train a policy, select with it, judge the selection, and write a report.
+
+    The run directory holds ``config.json`` (with versions), ``metrics.csv``, ``model.zip``,
+    ``selection.csv``, one folder per judge, and the report with its tables and figures.
+
+    .. code-block:: python
+
+        train_run(RunConfig(bank="toy", judges=("linear_probe",), timesteps=256))
+
+    :param config: settings of the run
+    :return: the run directory
+    :raises FileNotFoundError: if there is no such bank
+    :raises ValueError: if a judge or the evaluator cannot score the bank
+    """
+    start = time.perf_counter()
+    bank = resolve_bank(config.bank)
+    print(bank.describe())
+    _check_judges(config, bank)
+    directory = _make_directory(config)
+
+    # Learn and select. The agent sees the bank without its test split.
+    model = _train_agent(config, bank, directory)
+    policy = PolicySelector(model)
+    selection = policy.select(bank, config.seed)
+    selection.save(directory / "selection.csv")
+
+    # The test split is opened here, once, after everything has been decided.
+    comparisons = []
+    for judge in config.judges:
+        comparison = _compare(config, bank, judge, policy, directory)
+        _, sentence = recommendation(comparison, policy.name, selection)
+        print(f"\n{comparison_table(comparison)}\n\n{sentence}")
+        comparisons.append(comparison)
+
+    _report(config, bank, policy.name, selection, comparisons, directory)
+    seconds = time.perf_counter() - start
+    print(f"{seconds:.0f} s in all; everything is in {directory}")
+    return directory
+
+
+def _check_judges(config: RunConfig, bank: FeatureBank) -> None:
+    """Refuse a bank that cannot be judged, before the training and not after it."""
+    if config.judges and "test" not in bank.splits:
+        raise ValueError(
+            f"{config.bank} has no test split to compare on; give it one, or no judges "
+            "(--judge without a name) for the selection alone"
+        )
+    for judge in config.judges:
+        make_evaluator(judge, bank, **config.evaluator_settings(judge))
+
+
+def _make_directory(config: RunConfig) -> Path:
+    """Make the run directory, and write the configuration and versions into it."""
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{now}-{Path(config.bank).stem}-seed{config.seed}"
+    directory = Path(config.out or f"runs/{name}")
+    directory.mkdir(parents=True, exist_ok=True)
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gymnasium": gymnasium.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+    }
+    facts = {"arguments": asdict(config.resolved()), "versions": versions}
+    with atomic_write(directory / "config.json") as path:
+        path.write_text(json.dumps(facts, indent=2))
+    return directory
+
+
+def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPolicyAlgorithm:
+    """Train the agent, and write its metrics and ``model.zip``."""
+    # Environment: each step shows a batch of candidates and scores n_envs selections in one call.
+    name = config.evaluator or default_evaluator(bank)
+    env = SelectionVecEnv(bank, config.n_envs, _rewarding(config, bank, name), config.reward)
+    env.seed(config.seed)
+
+    # Agent.
+    model = config.algorithm_class(
+        TransformerPolicy,
+        env,
+        policy_kwargs={"width": config.width},
+        seed=config.seed,
+        device=config.device,
+        **config.algorithm_settings,
+    )
+    model.set_logger(run_logger(directory))
+    print(
+        f"{config.algorithm} on {model.device}, {config.timesteps:,} steps, "
+        f"reward {config.reward} by {name}; run directory {directory}"
+    )
+    if not HAS_TRAINING_BAR:
+        print('no progress bar: pip install "synthselect[train]"')
+
+    # Training. SelectionMetrics writes the log in the place of SB3.
+    model.learn(
+        config.timesteps,
+        callback=SelectionMetrics(),
+        log_interval=None,  # type: ignore[arg-type]
+        progress_bar=HAS_TRAINING_BAR,
+    )
+    model.logger.close()
+    with atomic_write(directory / "model.zip") as path:
+        # The last observation is a batch of features per environment, no part of the policy.
+        model.save(path, exclude=["_last_obs"])
+    return model
+
+
+def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Evaluator:
+    """Return the evaluator that rewards, cached if it retrains a network."""
+    evaluator = make_evaluator(name, bank.sealed, **config.evaluator_settings(name))
+    if name not in RETRAINING:
+        return evaluator
+    print(
+        f"{config.timesteps:,} retrainings at most; finished ones are kept in {RETRAINED}. "
+        "After an interruption, the same command continues with them"
+    )
+    return CachedEvaluator(evaluator, RETRAINED)
+
+
+def _compare(
+    config: RunConfig, bank: FeatureBank, judge: str, policy: PolicySelector, directory: Path
+) -> Comparison:
+    """Compare the policy with the baselines under one judge."""
+    contenders: list[str | Selector] = [*BASELINES, policy]
+    settings = config.evaluator_settings(judge)
+    retrains = judge in RETRAINING
+    if retrains:
+        print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")
+        print(_slowness(config.device, judge), flush=True)
+
+    n_epochs = config.rounds * len(contenders) * TrainingConfig.epochs if retrains else 0
+    with progress_bar(n_epochs, "epoch", shown=retrains) as bar:
+        if retrains:
+            settings["on_epoch"] = lambda done, epoch, metrics: bar.update()
+        return compare(
+            bank,
+            contenders,
+            config.rounds,
+            judge,
+            seed=config.seed,
+            directory=directory / judge,
+            **settings,
+        )
+
+
+def _slowness(device: str, judge: str) -> str:
+    """Return a warning where retraining takes long, else nothing."""
+    if has_bfloat16(pick_device(device)):
+        return ""
+    each = "several minutes" if judge == "resnet34" else "a minute"
+    return (
+        f"; without bf16 instructions, {each} each. "
+        "The judge linear_probe (--judge linear_probe) needs seconds"
+    )
+
+
+def _report(
+    config: RunConfig,
+    bank: FeatureBank,
+    ours: str,
+    selection: Selection,
+    comparisons: Sequence[Comparison],
+    directory: Path,
+) -> None:
+    """Write the report about the last judge's comparison, with the others' tables."""
+    if config.judges == ("linear_probe",):
+        print(
+            "\nThat is the word of a linear probe. Full retraining does not always agree; "
+            "the judge resnet18 (--judge resnet18) retrains."
+        )
+    if not comparisons:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        print('\nno report: pip install "synthselect[report]"')
+        return
+    report = write_report(
+        directory,
+        bank,
+        comparisons[-1],
+        ours,
+        selection=selection,
+        history=read_history(directory / "metrics.csv"),
+        configuration=json.loads((directory / "config.json").read_text()),
+        others=comparisons[:-1],
+        seed=config.seed,
+    )
+    print(f"\nreport with images: {report}")
