@@ -1,0 +1,78 @@
+"""Parts that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from types import ModuleType
+
+from agents.progress import progress_bar
+from synthselect_env.bank.extraction import train_extractor
+from synthselect_env.data import Dataset
+from synthselect_env.training.classifier import Classifier, TrainingConfig
+
+
+def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, ModuleType]) -> None:
+    """Add a sub-parser per command.
+
+    :param parser: parser to add to
+    :param commands: name of each command to its module
+    """
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in commands.items():
+        description = module.__doc__ or ""
+        subparser = subparsers.add_parser(
+            name,
+            help=description.split("\n")[0],
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        if hasattr(module, "run"):
+            subparser.set_defaults(function=module.run, prog=subparser.prog)
+
+
+def add_seed_and_device(parser: argparse.ArgumentParser, seed: str = "random seed") -> None:
+    """Add ``--seed`` and ``--device``.
+
+    :param parser: parser to add to
+    :param seed: help text of the seed
+    """
+    parser.add_argument("--seed", type=int, default=0, help=f"{seed} (default: %(default)s)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, or cuda:1 (default: a GPU where there is one)",
+    )
+
+
+def add_size(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add ``--size HEIGHT WIDTH``.
+
+    :param parser: parser to add to
+    :param help: help text
+    """
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=help)
+
+
+def train_extractor_with_bar(
+    images: Mapping[str, Dataset], seed: int, config: TrainingConfig, device: str
+) -> Classifier:
+    """Train a feature extractor on "train", choose its epoch by "valid", and draw a bar.
+
+    :param images: datasets by split
+    :param seed: random seed of weights and order
+    :param config: training configuration
+    :param device: "auto", or a torch device
+    """
+    with progress_bar(config.epochs, "epoch", "extractor") as bar:
+
+        def report(epoch: int, metrics: dict[str, float]) -> None:
+            accuracy = f"{metrics['accuracy']:.3f}"
+            log_likelihood = f"{metrics['log_likelihood']:.3f}"
+            bar.update()
+            bar.set_postfix(valid_accuracy=accuracy, valid_log_likelihood=log_likelihood)
+
+        return train_extractor(
+            images["train"], images["valid"], seed, config, device, on_epoch=report
+        )
