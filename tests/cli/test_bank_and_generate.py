@@ -1,0 +1,171 @@
+"""From image folders to a bank: ``synthselect generate``, ``bank`` and ``known-truth``."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agents.cli import generate_train, known_truth, main
+from synthselect_env import FeatureBank
+from synthselect_env.bank.embedded import planted_pcam
+from synthselect_env.data import read_class_folders
+from synthselect_env.synthesis import HistoGAN
+from synthselect_env.training.classifier import QUICK, Classifier
+
+SIZE = ["--size", "16", "16"]
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory, toy: FeatureBank) -> Path:
+    """Class folders of toy images; their sizes differ, as those of several sources do."""
+    root = tmp_path_factory.mktemp("patches")
+    for name in ("train", "valid", "test"):
+        split = toy.splits[name]
+        for i in range(0, len(split), max(1, len(split) // 24)):
+            folder = root / name / toy.classes[split.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            side = 12 + i % 5
+            image = Image.fromarray(split.images[i]).resize((side, side + i % 2))
+            image.save(folder / f"{split.ids[i]}.png")
+    return root
+
+
+def train_arguments(patches: Path, run: Path, steps: int) -> list[str]:
+    arguments = ["generate", "train", "--data", patches, "--split", "train", *SIZE, "--out", run]
+    arguments += ["--steps", steps, "--batch-size", 4, "--pretraining-steps", 2, "--save-every", 1]
+    return [str(argument) for argument in arguments]
+
+
+@pytest.fixture(scope="module")
+def generator(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a small GAN."""
+    run = tmp_path_factory.mktemp("generator")
+    arguments = [*train_arguments(patches, run, 1), "--counts", "8", "8", "--no-random-flips"]
+    assert main([*arguments, "--width", "4", "--fid-samples", "0"]) == 0
+    return run
+
+
+def test_generate_resumes_and_samples(
+    patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate_train, "FEATURE_NETWORK", replace(QUICK, epochs=1, batch_size=4))
+    run = tmp_path / "run"
+    for steps in (1, 2):
+        arguments = train_arguments(patches, run, steps)
+        assert main([*arguments, "--width", "4", "--reference-split", "valid"]) == 0
+        assert (run / f"samples-{steps:06d}.png").exists()
+        extractor = (run / "extractor.pt").read_bytes()
+        if steps == 1:
+            first = extractor
+    assert extractor == first  # so that distances before and after are comparable
+    rows = list(csv.DictReader((run / "losses.csv").read_text().splitlines()))
+    assert len(rows) == 2 and all(float(row["frechet"]) > 0 for row in rows)
+
+    for name in ("one", "two"):
+        sampling = ["--gan", str(run / "best.pt"), "--per-class", "3", "--truncation", "0.7"]
+        assert main(["generate", "sample", *sampling, "--out", str(tmp_path / name)]) == 0
+    one, two = (read_class_folders(tmp_path / name) for name in ("one", "two"))
+    assert one.classes == ("left", "right") and len(one) == 6
+    assert (one.pixels() == two.pixels()).all()
+
+
+def test_generate_train_refuses_another_trainings_directory(
+    patches: Path, generator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert HistoGAN.load(generator / "histogan.pt").config.random_flips is False
+    arguments = train_arguments(patches, generator, 1)
+    assert main([*arguments, "--counts", "8", "8", "--width", "8"]) == 2
+    assert "is of another training" in capsys.readouterr().err
+
+
+def bank_arguments(patches: Path, directory: Path) -> list[str]:
+    extractor = str(directory / "extractor.pt")
+    arguments = ["bank", "--data", str(patches), "--counts", "8", "8", *SIZE]
+    arguments += ["--epochs", "1", "--steps-per-epoch", "1", "--group", "^[^.]+"]
+    return [*arguments, "--augmentation", "traditional", "--extractor", extractor]
+
+
+@pytest.fixture(scope="module")
+def built(patches: Path, generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a bank of a GAN's candidates, gan.h5, and its extractor."""
+    directory = tmp_path_factory.mktemp("built")
+    candidates = ["--gan", str(generator / "histogan.pt"), "--per-class", "10"]
+    out = ["--out", str(directory / "gan.h5")]
+    assert main([*bank_arguments(patches, directory), *candidates, *out]) == 0
+    return directory
+
+
+def test_bank_of_a_generators_candidates(built: Path) -> None:
+    bank = FeatureBank.load(built / "gan.h5")
+    assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 512)
+    test = bank.splits["test"]
+    assert test.groups == tuple(Path(name).stem for name in test.ids)
+    assert bank.candidates.groups is None and "HistoGAN" in bank.describe()
+    assert bank.candidates.images.decode().shape == (20, 16, 16, 3)
+    assert Classifier.load(built / "extractor.pt").config.augmentation == "traditional"
+
+
+def test_bank_of_a_folder_reads_the_extractor(built: Path, patches: Path) -> None:
+    arguments = bank_arguments(patches, built)
+    out = built / "folder.h5"
+    assert main([*arguments, "--candidates", str(patches / "valid"), "--out", str(out)]) == 0
+    folder = FeatureBank.load(out)
+    assert (folder.train.features == FeatureBank.load(built / "gan.h5").train.features).all()
+    assert set(folder.candidates.ids) == set(folder.valid.ids)
+    shared = f"candidates and valid share {len(folder.valid)}"
+    assert any(warning.startswith(shared) for warning in folder.warnings())
+
+
+def test_bank_takes_classes_in_a_given_order(built: Path, patches: Path, tmp_path: Path) -> None:
+    arguments = [*bank_arguments(patches, tmp_path), "--classes", "right", "left"]
+    candidates = ["--candidates", str(patches / "valid"), "--out", str(tmp_path / "bank.h5")]
+    assert main([*arguments, *candidates]) == 0
+    assert tuple(FeatureBank.load(tmp_path / "bank.h5").classes) == ("right", "left")
+
+
+def test_bank_says_what_is_wrong(
+    built: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*bank_arguments(patches, built), "--out", str(tmp_path / "bank.h5")]
+    folder = ["--candidates", str(patches / "valid")]
+    assert main(arguments) == 2
+    assert "give either --gan or --candidates" in capsys.readouterr().err
+    assert main([*arguments, *folder, "--truncation", "1"]) == 2
+    assert "--truncation is for --gan" in capsys.readouterr().err
+    assert main([*arguments, *folder, "--seed", "1"]) == 2
+    assert "was trained on other images" in capsys.readouterr().err
+
+    # All that is wrong is listed, before the work. Candidates may be of some classes only.
+    rare = shutil.copytree(patches / "valid", tmp_path / "rare")
+    shutil.rmtree(rare / "left")
+    for file in list((rare / "right").iterdir())[:2]:
+        file.write_bytes(b"nonsense")
+    assert main([*arguments, "--candidates", str(rare)]) == 2
+    assert capsys.readouterr().err.count("cannot be decoded") == 2
+    assert not (tmp_path / "bank.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["pcam-planted"])
+def test_known_truth(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = partial(planted_pcam, n_real=16, n_candidates=64)
+    monkeypatch.setattr(known_truth, "planted_pcam", small)
+    quick = ["--epochs", "1", "--steps-per-epoch", "1", "--short-side", "16"]
+    out = str(tmp_path / "bank.h5")
+    assert main(["known-truth", name, *quick, "--out", out]) == 0
+    assert "flaws planted" in capsys.readouterr().out
+    bank = FeatureBank.load(out)
+    assert (len(bank.train), len(bank.candidates)) == (16, 64)
+    assert bank.candidates.flaw is not None and abs(np.sum(bank.candidates.flaw == 0) - 32) <= 3
+    assert bank.candidates.images[:2].decode().shape == (2, 96, 96, 3)
