@@ -33,7 +33,7 @@ def test_retrainings_are_of_these_pictures(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["pcam", "cervical", "pcam-planted"])
 def test_retrainings_can_be_gone_on_with(name: str) -> None:
-    """add_retrainings.py adds to them: they are by the recipe and procedure of today."""
+    """``synthselect retrain`` adds to them: they are by the recipe and procedure of today."""
     bank = load_bank(name)
 
     class Stopped(QuickRetrainEvaluator):

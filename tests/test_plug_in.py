@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from agents.policies import SelectionPolicy
-from agents.selectors import PolicySelector, mask_of_episode
-from synthselect_env import FeatureBank, Selection, SyntheticSelectionEnv, load_bank
+from synthselect_env import FeatureBank, SyntheticSelectionEnv
 from synthselect_env.envs.wrappers import BoxThresholdWrapper, PerCandidateWrapper
-
-ALGORITHMS = [
-    "PPO",
-    "A2C",
-    "REINFORCE",
-    "TRPO",
-    "MaskablePPO",
-    "RecurrentPPO",
-    "SAC",
-    "TD3",
-    "TQC",
-    "CrossQ",
-    "DQN",
-    "QRDQN",
-]
-
-
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_learn_save_load_predict(algo: str, tmp_path: Path, run_example: Callable) -> None:
-    steps = 300 if algo in ("DQN", "QRDQN") else 32
-    arguments = (
-        "--algo",
-        algo,
-        "--env",
-        "SynthSelect-Toy-v0",
-        "--timesteps",
-        steps,
-        "--device",
-        "cpu",
-        "--run",
-        tmp_path,
-    )
-    names, told = run_example("plug_in_any_algorithm.py", *arguments)
-    assert list(names["ALGORITHMS"]) == ALGORITHMS
-    assert names["model"].num_timesteps >= steps and "validation log-likelihood" in told
-    selection = Selection.load(tmp_path / f"{algo}.csv")
-    bank, model = load_bank("toy"), names["model"]
-    ours = isinstance(
-        model.policy, SelectionPolicy
-    )  # whose probabilities say more than its most probable actions
-    again = (
-        PolicySelector(model).select(bank, 0).mask
-        if ours
-        else mask_of_episode(model, names["env"], 0)
-    )
-    assert (
-        selection.ids == bank.candidates.ids and (selection.mask == again).all()
-    )  # what was saved predicts as what was trained
-    assert ours == (len(set(selection.scores)) > 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from PIL import Image
 
 from synthselect_env.data import read_class_folders
 from synthselect_env.synthesis import (
@@ -18,9 +17,9 @@ from synthselect_env.synthesis import (
     HistoGAN,
     HistoGANConfig,
     frechet_distance,
+    image_grid,
     nearest_distances,
     share_closer,
-    image_grid,
 )
 from synthselect_env.synthesis.augment import augment, crop
 from synthselect_env.synthesis.histogan import truncate
@@ -412,47 +411,6 @@ def test_sample_to_folders(tmp_path: Path) -> None:
             HistoGAN((16, 16), ("c", name), CONFIG, device="cpu").sample_to_folders(
                 tmp_path / "other", 1, seed=0
             )
-
-
-def test_sample_and_train_examples(
-    patches: tuple, tmp_path: Path, run_example: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "valid"):
-        for i, (image, label) in enumerate(zip(*patches)):
-            (tmp_path / "data" / split / "ab"[label]).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(tmp_path / "data" / split / "ab"[label] / f"{i}.png")
-    training = (
-        "--data",
-        "data",
-        "--split",
-        "train",
-        "--size",
-        16,
-        32,
-        "--batch-size",
-        4,
-        "--width",
-        4,
-        "--run",
-        "run",
-    )
-    training += ("--pretraining-steps", 2)
-    run_example(
-        "train_histogan.py", *training, "--steps", 2, "--save-every", 1, "--against", "valid"
-    )
-    extractor = (tmp_path / "run" / "extractor.pt").read_bytes()
-    run_example(
-        "train_histogan.py", *training, "--steps", 3, "--save-every", 1, "--against", "valid"
-    )
-    assert (tmp_path / "run" / "extractor.pt").read_bytes() == extractor
-    rows = list(csv.DictReader((tmp_path / "run" / "losses.csv").read_text().splitlines()))
-    assert len(rows) == 3 and all(float(row["frechet"]) > 0 for row in rows)
-    sampling = ("--gan", "run/best.pt", "--per-class", 3, "--truncation", 0.7)
-    run_example("sample_histogan.py", *sampling, "--out", "one")
-    run_example("sample_histogan.py", *sampling, "--out", "two")
-    one, two = (read_class_folders(tmp_path / name) for name in ("one", "two"))
-    assert one.classes == ("a", "b") and len(one) == 6 and (one.pixels() == two.pixels()).all()
 
 
 def test_frechet_distance_closed_forms() -> None:

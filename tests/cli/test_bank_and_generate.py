@@ -15,7 +15,12 @@ from PIL import Image
 from agents.cli import generate_train, known_truth, main
 from synthselect_env import FeatureBank
 from synthselect_env.bank.embedded import planted_pcam
-from synthselect_env.data import read_class_folders
+from synthselect_env.data import (
+    Dataset,
+    cervical_phantom,
+    phantom_candidates,
+    read_class_folders,
+)
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.classifier import QUICK, Classifier
 
@@ -152,20 +157,42 @@ def test_bank_says_what_is_wrong(
     assert not (tmp_path / "bank.h5").exists()
 
 
-@pytest.mark.parametrize("name", ["pcam-planted"])
+def thinned(images: dict[str, Dataset], *names: str) -> dict[str, Dataset]:
+    """Return every 40th image of some splits, so that a test is quick."""
+    thin = {name: images[name].subset(np.arange(0, len(images[name]), 40)) for name in names}
+    return {**images, **thin}
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "origin", "shape"),
+    [
+        ("pcam-planted", "16", "flaws planted", (96, 96, 3)),
+        ("cervical", "48", "not tissue", (256, 128, 3)),
+    ],
+)
 def test_known_truth(
     name: str,
+    side: str,
+    origin: str,
+    shape: tuple[int, int, int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small = partial(planted_pcam, n_real=16, n_candidates=64)
-    monkeypatch.setattr(known_truth, "planted_pcam", small)
-    quick = ["--epochs", "1", "--steps-per-epoch", "1", "--short-side", "16"]
+    def few_patches(seed: int) -> dict[str, Dataset]:
+        return thinned(planted_pcam(n_real=16, n_candidates=64, seed=seed), "valid", "test")
+
+    def few_drawings(seed: int) -> dict[str, Dataset]:
+        return thinned(cervical_phantom(seed), "train", "valid", "test")
+
+    monkeypatch.setattr(known_truth, "planted_pcam", few_patches)
+    monkeypatch.setattr(known_truth, "cervical_phantom", few_drawings)
+    monkeypatch.setattr(known_truth, "phantom_candidates", partial(phantom_candidates, 16))
+    quick = ["--epochs", "1", "--steps-per-epoch", "1", "--short-side", side]
     out = str(tmp_path / "bank.h5")
     assert main(["known-truth", name, *quick, "--out", out]) == 0
-    assert "flaws planted" in capsys.readouterr().out
+    assert origin in capsys.readouterr().out
     bank = FeatureBank.load(out)
-    assert (len(bank.train), len(bank.candidates)) == (16, 64)
-    assert bank.candidates.flaw is not None and abs(np.sum(bank.candidates.flaw == 0) - 32) <= 3
-    assert bank.candidates.images[:2].decode().shape == (2, 96, 96, 3)
+    assert len(bank.candidates) == 64 and bank.candidates.flaw is not None
+    assert abs(np.sum(bank.candidates.flaw == 0) - 32) <= 3
+    assert bank.candidates.images[:2].decode().shape == (2, *shape)
