@@ -1,4 +1,4 @@
-"""Build a bank from real images and candidates: train the extractor, and store the features.
+"""Build a bank from folders of real images and candidates.
 
     synthselect bank --data real --candidates synthetic --out mine.h5
     synthselect bank --data pcam.zip --counts 1966 1378 --gan runs/histogan/histogan.pt \\
@@ -18,7 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from agents.cli.common import add_seed_and_device, add_size, train_extractor_with_bar
+from agents.cli.common import (
+    add_seed_and_device,
+    add_size,
+    class_names,
+    train_extractor_with_bar,
+)
 from agents.progress import progress_bar
 from synthselect_env import FeatureBank
 from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, training_digest
@@ -112,7 +117,8 @@ def run(args: argparse.Namespace) -> None:
 
     # Before the extractor is trained, so that all that is wrong with the images shows at once.
     images = _read_real(args)
-    images["candidates"], made_by = _read_candidates(args, images["train"].classes)
+    classes = class_names(images["train"])
+    images["candidates"], made_by = _read_candidates(args, classes)
     images = _encode_all(images)
 
     # The extractor sees the real train split only; the validation split chooses its epoch.
@@ -127,16 +133,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _read_real(args: argparse.Namespace) -> dict[str, Dataset]:
     """Return the real splits, at the images' own resolution."""
-    classes = tuple(args.classes) if args.classes else None
-    train = read_class_folders(args.data, "train", classes, args.group)
+    wanted = tuple(args.classes) if args.classes else None
+    train = read_class_folders(args.data, "train", wanted, args.group)
+    classes = class_names(train)
     real = {"train": train}
     for name in ("valid", "test"):
-        real[name] = read_class_folders(args.data, name, train.classes, args.group)
+        real[name] = read_class_folders(args.data, name, classes, args.group)
     if args.counts:
         drawn = draw_per_class(train.labels, args.counts, args.seed)
         real["train"] = train.subset(drawn)
     for name, split in real.items():
-        least = len(train.classes) if name == "train" else 2
+        least = len(classes) if name == "train" else 2
         if len(np.unique(split.labels)) < least:
             raise ValueError(
                 f"{name} lacks images of a class; the train split needs some of each, "

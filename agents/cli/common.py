@@ -55,12 +55,17 @@ def add_size(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=help)
 
 
+def class_names(dataset: Dataset) -> tuple[str, ...]:
+    """Return a dataset's class names, in label order."""
+    return tuple(dataset.classes or ())
+
+
 def train_extractor_with_bar(
     images: Mapping[str, Dataset], seed: int, config: TrainingConfig, device: str
 ) -> Classifier:
-    """Train a feature extractor on "train", choose its epoch by "valid", and draw a bar.
+    """Train a feature extractor, and draw a bar.
 
-    :param images: datasets by split
+    :param images: datasets by split; "train" trains, "valid" chooses the epoch
     :param seed: random seed of weights and order
     :param config: training configuration
     :param device: "auto", or a torch device

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.cli.common import add_seed_and_device, add_size
+from agents.cli.common import add_seed_and_device, add_size, class_names
 from agents.progress import progress_bar
 from synthselect_env.bank.extraction import LEAST_STEPS, training_digest
 from synthselect_env.data import Dataset, apportion, decode, draw_per_class, read_class_folders
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
     gan = _new_or_resumed(args, real)
     print(
-        f"{len(real)} images of {', '.join(real.classes)} at {gan.size[0]}×{gan.size[1]}, "
+        f"{len(real)} images of {', '.join(class_names(real))} at {gan.size[0]}×{gan.size[1]}, "
         f"{gan.config.steps} steps from {gan.step}, on {gan.device}"
     )
     extractor = reference = None
@@ -137,7 +137,7 @@ def _new_or_resumed(args: argparse.Namespace, real: Dataset) -> HistoGAN:
         random_flips=not args.no_random_flips,
     )
     size = tuple(args.size) if args.size else _default_size(*real.image_size)
-    gan = HistoGAN(size, real.classes, config, args.device)
+    gan = HistoGAN(size, class_names(real), config, args.device)
     checkpoint = args.out / "histogan.pt"
     if not checkpoint.exists():
         return gan
@@ -184,7 +184,7 @@ def _feature_network(args: argparse.Namespace, real: Dataset, size: tuple[int, i
         real.labels,
         pixels,
         real.labels,
-        len(real.classes),
+        len(class_names(real)),
         args.seed,
         config,
         args.device,
@@ -208,7 +208,7 @@ def _reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels that the Fréchet distance is taken to."""
     if args.reference_split:
-        real = read_class_folders(args.data, args.reference_split, real.classes)
+        real = read_class_folders(args.data, args.reference_split, class_names(real))
     counts = apportion(real.labels, min(args.fid_samples, len(real)))
     reference = real.subset(draw_per_class(real.labels, counts, args.seed))
     return reference.pixels(size), reference.labels

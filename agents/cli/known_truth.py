@@ -1,4 +1,4 @@
-"""Build a bank whose flaws are known: the cervical phantom, or PCam patches with planted flaws.
+"""Build a bank whose flaws are known: a phantom, or spoilt patches.
 
     synthselect known-truth cervical --short-side 32 --out cervical.h5
     synthselect retrain --bank cervical.h5 --retrainings 32

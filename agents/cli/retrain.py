@@ -1,4 +1,4 @@
-"""Retrain a network on a few dozen selections of a bank, for rewards that come from retraining.
+"""Retrain a network on a few dozen selections of a bank.
 
     synthselect retrain --bank mine.h5                  # into the same file
     synthselect retrain --bank pcam --out pcam.h5 --discard-existing \\

@@ -1,4 +1,4 @@
-"""Train a policy, select candidates, and judge the selection on the test split.
+"""Train a policy, select candidates, and judge the selection.
 
 synthselect train                                  # the embedded PCam bank, a few minutes
 synthselect train --judge linear_probe             # the final table without a retraining

@@ -164,11 +164,15 @@ def thinned(images: dict[str, Dataset], *names: str) -> dict[str, Dataset]:
 
 
 @pytest.mark.parametrize(
-    ("name", "origin", "shape"),
-    [("pcam-planted", "flaws planted", (96, 96, 3)), ("cervical", "not tissue", (256, 128, 3))],
+    ("name", "side", "origin", "shape"),
+    [
+        ("pcam-planted", "16", "flaws planted", (96, 96, 3)),
+        ("cervical", "48", "not tissue", (256, 128, 3)),
+    ],
 )
 def test_known_truth(
     name: str,
+    side: str,
     origin: str,
     shape: tuple[int, int, int],
     tmp_path: Path,
@@ -184,7 +188,7 @@ def test_known_truth(
     monkeypatch.setattr(known_truth, "planted_pcam", few_patches)
     monkeypatch.setattr(known_truth, "cervical_phantom", few_drawings)
     monkeypatch.setattr(known_truth, "phantom_candidates", partial(phantom_candidates, 16))
-    quick = ["--epochs", "1", "--steps-per-epoch", "1", "--short-side", "16"]
+    quick = ["--epochs", "1", "--steps-per-epoch", "1", "--short-side", side]
     out = str(tmp_path / "bank.h5")
     assert main(["known-truth", name, *quick, "--out", out]) == 0
     assert origin in capsys.readouterr().out

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from agents.cli import main
+from agents.cli import main, retrain
 from synthselect_env import FeatureBank
-from synthselect_env.evaluators import default_evaluator
+from synthselect_env.evaluators import ParallelEvaluator, default_evaluator
 
 QUICK = ["--size", "16", "16", "--epochs", "1", "--steps-per-epoch", "1", "--augmentation", "none"]
 QUICK += ["--workers", "1", "--device", "cpu", "--retrainings", "9"]
@@ -19,15 +21,12 @@ QUICK += ["--workers", "1", "--device", "cpu", "--retrainings", "9"]
 def test_retrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As a user runs it: the workers import the command's own process again.
-    root = Path(__file__).resolve().parents[2]
-    monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(retrain, "ParallelEvaluator", partial(ParallelEvaluator, threads=1))
     arguments = ["retrain", "--bank", "toy", *QUICK]
-    command = [sys.executable, "-m", "agents.cli", *arguments, "--out", "bank.h5"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "0 hits, 9 misses" in done.stdout and "of 9 retrainings" in done.stdout
+    assert main([*arguments, "--out", "bank.h5"]) == 0
+    printed = capsys.readouterr().out
+    assert "0 hits, 9 misses" in printed and "of 9 retrainings" in printed
     bank = FeatureBank.load("bank.h5")
     assert bank.retrainings is not None and default_evaluator(bank) == "datamodel"
     assert bank.retrainings.training_config["config"]["augmentation"] == "none"
@@ -35,13 +34,28 @@ def test_retrain(
     # Finished retrainings are not made again. Others replace them only when that is asked for.
     assert main([*arguments, "--out", "again.h5"]) == 0
     assert "9 hits, 0 misses" in capsys.readouterr().out
-    other = ["retrain", "--bank", "bank.h5", *QUICK, "--seed", "1"]
-    assert main(other) == 2
+    assert main(["retrain", "--bank", "bank.h5", *QUICK, "--seed", "1"]) == 2
     assert "another configuration or seed" in capsys.readouterr().err
     same = ["retrain", "--bank", "bank.h5", *QUICK, "--discard-existing", "--out", "new.h5"]
     assert main(same) == 0
     retrainings = FeatureBank.load("new.h5").retrainings
     assert retrainings is not None and len(retrainings.selections) == 9
+
+
+@pytest.mark.slow
+def test_workers_of_the_command_itself(tmp_path: Path) -> None:
+    """Workers import the process's main module again, which must not run the command."""
+    command = [sys.executable, "-m", "agents.cli", "retrain", "--bank", "toy", *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [*command, "--out", "bank.h5"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 hits, 9 misses" in done.stdout
 
 
 @pytest.mark.parametrize(
