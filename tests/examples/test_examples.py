@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import pkgutil
 import runpy
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS, CreditPPO
+from agents import PPO_DEFAULTS
 from agents.policies import SelectionPolicy
 from agents.selectors import PolicySelector, mask_of_episode
 from synthselect_env import Selection, SelectionVecEnv, load_bank
@@ -113,11 +112,3 @@ def test_hyperparameters_make_an_agent_for_every_id(algorithm: type[PPO | A2C]) 
     assert toy.pop("n_timesteps") > 0
     env = SelectionVecEnv("toy", n_envs=n_envs)
     algorithm(policy, env, device="cpu", **toy).learn(8 * n_envs)
-
-
-def test_defaults_are_tuned_settings_that_nobody_changes_by_accident() -> None:
-    parameters = inspect.signature(CreditPPO).parameters
-    for name, value in CREDIT_PPO_DEFAULTS.items():
-        assert parameters[name].default == value
-    with pytest.raises(TypeError):
-        PPO_DEFAULTS["gamma"] = 1.0  # type: ignore[index]
