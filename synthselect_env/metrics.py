@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 METRICS = (
     "accuracy",
@@ -26,9 +27,7 @@ def more_is_better(metric: str, values: np.ndarray) -> np.ndarray:
     return -values if metric == "brier" else values
 
 
-def classification_metrics(
-    log_probabilities: torch.Tensor, labels: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def classification_metrics(log_probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return all :data:`METRICS` of k classifiers on the same n images.
 
     With two classes, class 1 is the positive one. With more, AUC, sensitivity and specificity are
@@ -58,13 +57,15 @@ def classification_metrics(
     true_negatives = n - positives - predicted.sum(2) + hits
     specificity = true_negatives / (n - positives)
 
-    def over_classes(values: torch.Tensor) -> torch.Tensor:  # (k, c) -> (k,)
+    def over_classes(values: Tensor) -> Tensor:  # (k, c) -> (k,)
         if c == 2:
             return values[:, 1]
-        return values.masked_fill(positives == 0, torch.nan).nanmean(1)
+        present = values.masked_fill(positives == 0, torch.nan)
+        return present.nanmean(1)
 
-    own = log_p[:, labels, torch.arange(n, device=labels.device)]  # (k, n)
-    squared_errors = (log_p.exp() - truth.to(log_p)).square_()
+    images = torch.arange(n, device=labels.device)
+    own = log_p[:, labels, images]  # (k, n)
+    errors = log_p.exp() - truth.to(log_p)
     metrics = {
         "accuracy": hits.sum(1) / n,
         "balanced_accuracy": recall.nanmean(1),
@@ -72,14 +73,16 @@ def classification_metrics(
         "sensitivity": over_classes(recall),
         "specificity": over_classes(specificity),
         "log_likelihood": own.mean(1),
-        "brier": squared_errors.sum(1).mean(1),
+        "brier": errors.square_().sum(1).mean(1),
     }
     # Comparisons with NaN are false, which would read as an AUC of 1.
     broken = log_probabilities.isnan().any(2).any(1)
-    return {name: values.masked_fill(broken, torch.nan) for name, values in metrics.items()}
+    for name, values in metrics.items():
+        metrics[name] = values.masked_fill(broken, torch.nan)
+    return metrics
 
 
-def auc_one_vs_rest(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+def auc_one_vs_rest(scores: Tensor, positive: Tensor) -> Tensor:
     """Return the area under the ROC curve.
 
     It is the share of (positive, negative) pairs in the right order. Ties count half.
@@ -90,36 +93,39 @@ def auc_one_vs_rest(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tenso
     """
     above = scores[:, positive].contiguous()
     below = scores[:, ~positive].contiguous()
-    if not above.shape[1] or not below.shape[1]:
-        return torch.full(scores.shape[:1], torch.nan, dtype=scores.dtype, device=scores.device)
+    n_below = below.shape[1]
+    if not above.shape[1] or not n_below:
+        return scores.new_full((len(scores),), torch.nan)
     below = below.sort(1).values
     beaten = torch.searchsorted(below, above)
     beaten_or_tied = torch.searchsorted(below, above, right=True)
     twice_beaten = beaten + beaten_or_tied  # a tie counts once, a win twice
-    return twice_beaten.to(scores.dtype).mean(1) / (2 * below.shape[1])
+    return twice_beaten.to(scores.dtype).mean(1) / (2 * n_below)
 
 
-def _mean_auc(log_p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # (k, c, n) -> (k,)
-    if log_p.shape[1] == 2:
+def _mean_auc(log_p: Tensor, labels: Tensor) -> Tensor:  # (k, c, n) -> (k,)
+    n_classes = log_p.shape[1]
+    if n_classes == 2:
         # Log-odds: the probabilities of all that a classifier is very sure of are tied at 1.
         log_odds = log_p[:, 1] - log_p[:, 0]
         aucs = [auc_one_vs_rest(log_odds, labels == 1)]
     else:
-        aucs = [auc_one_vs_rest(log_p[:, i], labels == i) for i in range(log_p.shape[1])]
+        aucs = [auc_one_vs_rest(log_p[:, i], labels == i) for i in range(n_classes)]
     return torch.stack(aucs, dim=1).nanmean(1)
 
 
-def _first_best(scores: torch.Tensor) -> torch.Tensor:
+def _first_best(scores: Tensor) -> Tensor:
     """Mark the class with the highest score, the first one of several.
 
     :param scores: (k, c, n)
     :return: bool (k, c, n)
     """
-    best = scores[:, 0]
+    first, *others = scores.unbind(1)
+    best = first
     winner = torch.zeros_like(best, dtype=torch.int16)
-    for i in range(1, scores.shape[1]):
-        is_higher = scores[:, i] > best
-        best = torch.where(is_higher, scores[:, i], best)
+    for i, score in enumerate(others, start=1):
+        is_higher = score > best
+        best = torch.where(is_higher, score, best)
         winner = winner.masked_fill(is_higher, i)
-    classes = torch.arange(scores.shape[1], dtype=torch.int16, device=scores.device)
-    return winner[:, None] == classes[:, None]
+    classes = torch.arange(len(others) + 1, device=scores.device)
+    return winner[:, None] == classes.to(torch.int16)[:, None]

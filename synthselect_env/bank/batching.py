@@ -9,7 +9,10 @@ N_BATCHES = 8
 
 
 def make_batches(
-    labels: np.ndarray, distances: np.ndarray, n_classes: int, n_batches: int
+    labels: np.ndarray,
+    distances: np.ndarray,
+    n_classes: int,
+    n_batches: int,
 ) -> list[np.ndarray]:
     """Cut a pool into class-balanced batches, nearest candidates first.
 
@@ -30,11 +33,14 @@ def make_batches(
     first = 0  # batch that gets the next surplus candidate, so that they are spread evenly
     for label in range(n_classes):
         positions = np.flatnonzero(labels == label)
-        positions = positions[np.argsort(distances[positions], kind="stable")]
-        sizes = np.full(n_batches, len(positions) // n_batches)
-        surplus = len(positions) % n_batches
-        sizes[(first + np.arange(surplus)) % n_batches] += 1
+        order = np.argsort(distances[positions], kind="stable")
+        size, surplus = divmod(len(positions), n_batches)
+        sizes = np.full(n_batches, size)
+        larger = (first + np.arange(surplus)) % n_batches
+        sizes[larger] += 1
         first = (first + surplus) % n_batches
-        for part, piece in zip(parts, np.split(positions, np.cumsum(sizes)[:-1])):
+        cuts = np.cumsum(sizes)[:-1]
+        pieces = np.split(positions[order], cuts)
+        for part, piece in zip(parts, pieces):
             part.append(piece)
     return [np.concatenate(part) for part in parts]

@@ -26,9 +26,10 @@ def write_dataset(group: h5py.Group, dataset: Dataset, half: bool | None) -> Non
         )
     group.create_dataset("features", data=features, compression="gzip", shuffle=True)
     group.create_dataset("labels", data=dataset.labels)
-    for name, names in (("ids", dataset.ids), ("groups", dataset.groups)):
+    text = h5py.string_dtype()
+    for name in ("ids", "groups"):
+        names = getattr(dataset, name)
         if names is not None:
-            text = h5py.string_dtype()
             group.create_dataset(name, data=list(names), dtype=text, compression="gzip")
     if dataset.flaw is not None:
         group.create_dataset("flaw", data=dataset.flaw)
@@ -53,12 +54,13 @@ def _write_images(parent: h5py.Group, images: LazyImages | np.ndarray) -> None:
     if isinstance(images, EncodedImages):
         # One byte string and its cuts. HDF5's own variable-length type costs a heap object each.
         group = parent.create_group("images")
-        offsets = np.cumsum([0, *map(len, images.blobs)], dtype=np.int64)
+        lengths = [len(blob) for blob in images.blobs]
+        offsets = np.cumsum([0, *lengths], dtype=np.int64)
         group.create_dataset("offsets", data=offsets)
         encoded = group.create_dataset("bytes", (offsets[-1],), np.uint8)
         # Written one by one, as together they may be gigabytes.
-        for start, blob in zip(offsets[:-1].tolist(), images.blobs):
-            encoded[start : start + len(blob)] = np.frombuffer(blob, np.uint8)
+        for blob, start, stop in zip(images.blobs, offsets, offsets[1:]):
+            encoded[start:stop] = np.frombuffer(blob, np.uint8)
     elif isinstance(images, RenderedImages):
         group = parent.create_group("images")
         group.attrs["renderer"] = images.renderer
@@ -93,15 +95,22 @@ def read_dataset(group: h5py.Group, where: str) -> Dataset:
             )
 
     # Read it.
-    names = {name: group[name].asstr()[()].tolist() for name in ("ids", "groups") if name in group}
     return Dataset(
         features=group["features"][()],
         labels=group["labels"][()],
+        ids=_read_names(group, "ids"),
         images=_read_images(group, where) if "images" in group else None,
+        groups=_read_names(group, "groups"),
         flaw=group["flaw"][()] if "flaw" in group else None,
         image_stats=group["appearance"][()] if "appearance" in group else None,
-        **names,
     )
+
+
+def _read_names(group: h5py.Group, name: str) -> list[str] | None:
+    if name not in group:
+        return None
+    names: list[str] = group[name].asstr()[()].tolist()
+    return names
 
 
 def _read_images(parent: h5py.Group, where: str) -> LazyImages | np.ndarray:
@@ -131,9 +140,11 @@ def _read_encoded(group: h5py.Group, where: str) -> EncodedImages:
             f"{where}/images/{missing[0]} is missing; encoded images are one byte array "
             "with the offsets of their ends"
         )
-    encoded, offsets = group["bytes"][()], group["offsets"][()]
-    ends_fit = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(encoded)
-    if not ends_fit or (np.diff(offsets) <= 0).any():
+    encoded = group["bytes"][()]
+    offsets = group["offsets"][()]
+    ends = offsets[[0, -1]].tolist() if len(offsets) else []
+    is_rising = (np.diff(offsets) > 0).all()
+    if ends != [0, len(encoded)] or not is_rising:
         raise ValueError(
             f"{where}/images/offsets must rise from 0 to {len(encoded)}, the number of bytes; "
             "write the images again"
@@ -178,10 +189,12 @@ def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
             f"{where} is not as FeatureBank.save writes it ({error}); "
             "retrain again, or delete the group"
         ) from error
-    if packed.ndim != 2 or packed.shape[1] != (n + 7) // 8:
+    n_bytes = (n + 7) // 8
+    if packed.ndim != 2 or packed.shape[1] != n_bytes:
         raise ValueError(
             f"{where}/selections is {packed.shape}, not of {n} candidates; "
             "retrain again, or delete the group"
         )
-    selections = np.unpackbits(packed, axis=1, count=n).astype(bool)
+    bits = np.unpackbits(packed, axis=1, count=n)
+    selections = bits.astype(bool)
     return Retrainings(selections, metrics, training_config, images_digest, own)

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator, default_rng
 from PIL import Image, ImageFilter
+
+from synthselect_env.data.images import to_uint8
 
 FLAWS = ("sound", "wrong label", "blur and noise", "wrong stain", "near duplicate", "torn")
 """Names of the numbers in ``flaw`` of a bank's candidates."""
@@ -26,7 +29,11 @@ NOISE = 20.0
 STAIN_SHIFT = 0.45
 """Largest relative change of an optical density. One stain fades while the other deepens."""
 
-STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+STAINS = (
+    (0.65, 0.70, 0.29),
+    (0.07, 0.99, 0.11),
+    (0.27, 0.57, 0.78),
+)
 """Optical densities of haematoxylin, eosin and the rest, after Ruifrok and Johnston (2001)."""
 
 DUPLICATE_SHIFT = 0.04
@@ -38,7 +45,7 @@ DUPLICATE_BRIGHTNESS = (0.95, 1.05)
 TEAR = (0.25, 0.5)
 """Range of the width of both gaps of a torn section together, as a share of the image's width."""
 
-Spoiler = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Spoiler = Callable[[np.ndarray, Generator], np.ndarray]
 """Function of an image, uint8 (h, w, 3), and a random generator that returns the spoilt image."""
 
 
@@ -72,17 +79,21 @@ class FlawPlan:
         :param sources: images at ``source[positions]``, uint8 (m, h, w, 3)
         :return: uint8 (m, h, w, 3)
         """
+        n = len(self.labels)
         spoilt = sources.copy()
         for row, position in enumerate(positions):
-            spoiler = SPOILERS.get(FLAWS[self.flaw[position]])
-            if spoiler:
-                rng = _candidate_rng(self.seed, len(self.labels), int(position))
-                spoilt[row] = spoiler(sources[row], rng)
+            name = FLAWS[self.flaw[position]]
+            if name in SPOILERS:
+                rng = default_rng((self.seed, n, int(position)))
+                spoilt[row] = SPOILERS[name](sources[row], rng)
         return spoilt
 
 
 def plan_flaws(
-    labels: np.ndarray, n_classes: int, shares: Mapping[str, float], seed: int
+    labels: np.ndarray,
+    n_classes: int,
+    shares: Mapping[str, float],
+    seed: int,
 ) -> FlawPlan:
     """Give a share of the images one flaw each.
 
@@ -98,12 +109,14 @@ def plan_flaws(
     unknown = sorted(set(shares) - set(FLAWS[1:]))
     if unknown:
         raise ValueError(f"unknown flaw {', '.join(unknown)}; there are {', '.join(FLAWS[1:])}")
-    if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
+    least = min(shares.values(), default=0)
+    if least < 0 or sum(shares.values()) > 1:
         raise ValueError(f"shares must not be negative and add up to at most 1, got {dict(shares)}")
 
     # Deal the flaws out, in random order.
     n = len(labels)
-    order = np.random.default_rng((seed, n)).permutation(n)
+    rng = default_rng((seed, n))
+    order = rng.permutation(n)
     flaw = np.zeros(n, np.int8)
     start = 0
     for name, share in shares.items():
@@ -114,72 +127,82 @@ def plan_flaws(
     # Draw wrong labels, and the images that are duplicated.
     planned = np.array(labels, np.int64)
     source = np.arange(n)
-    sound = [np.flatnonzero((flaw == 0) & (planned == label)) for label in range(n_classes)]
+    sound_of = []
+    for label in range(n_classes):
+        is_sound = (flaw == 0) & (planned == label)
+        sound_of.append(np.flatnonzero(is_sound))
     for i in np.flatnonzero(flaw):
-        rng = _candidate_rng(seed, n, int(i))
+        rng = default_rng((seed, n, int(i)))
         name = FLAWS[flaw[i]]
         if name == "wrong label":
-            planned[i] = (planned[i] + rng.integers(1, n_classes)) % n_classes
-        elif name == "near duplicate" and len(sound[planned[i]]):
-            source[i] = rng.choice(sound[planned[i]])
+            step = rng.integers(1, n_classes)
+            planned[i] = (planned[i] + step) % n_classes
+        elif name == "near duplicate":
+            originals = sound_of[planned[i]]
+            if len(originals):
+                source[i] = rng.choice(originals)
     return FlawPlan(planned, flaw, source, seed)
 
 
-def _candidate_rng(seed: int, n: int, position: int) -> np.random.Generator:
-    return np.random.default_rng((seed, n, position))
-
-
-def _as_image(pixels: np.ndarray) -> np.ndarray:
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Blur an image, and add noise."""
     radius = rng.uniform(*BLUR_RADIUS) * image.shape[0]
-    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))
-    return _as_image(np.asarray(blurred) + rng.normal(0, NOISE, image.shape))
+    blur = ImageFilter.GaussianBlur(radius)
+    blurred = Image.fromarray(image).filter(blur)
+    noise = rng.normal(0, NOISE, image.shape)
+    return to_uint8(np.asarray(blurred) + noise)
 
 
-def _restain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _restain(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Fade one stain and deepen the other."""
     stains = np.array(STAINS)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     # Separate the stains: optical density = amounts @ stains.
-    amounts = -np.log((image.astype(np.float64) + 1) / 256) @ np.linalg.inv(stains)  # (h, w, 3)
-    shift = rng.uniform(0.6, 1) * STAIN_SHIFT * rng.choice([-1, 1])
+    intensity = (image.astype(np.float64) + 1) / 256
+    amounts = -np.log(intensity) @ np.linalg.inv(stains)  # (h, w, 3)
+    strength = rng.uniform(0.6, 1) * STAIN_SHIFT
+    shift = strength * rng.choice([-1, 1])
     amounts[..., 0] *= 1 + shift
     amounts[..., 1] *= 1 - shift
-    return _as_image(256 * np.exp(-amounts @ stains) - 1)
+    intensity = np.exp(-amounts @ stains)
+    return to_uint8(256 * intensity - 1)
 
 
-def _duplicate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _duplicate(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Mirror and shift an image, and change its brightness."""
     height, width = image.shape[:2]
     reach = max(1, round(DUPLICATE_SHIFT * height))
     mirrored = image[:, ::-1]
-    padded = np.pad(mirrored, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    margin = (reach, reach)
+    padded = np.pad(mirrored, (margin, margin, (0, 0)), mode="reflect")
     top, left = rng.integers(0, 2 * reach + 1, 2)
     shifted = padded[top : top + height, left : left + width]
-    return _as_image(shifted * rng.uniform(*DUPLICATE_BRIGHTNESS))
+    brightness = rng.uniform(*DUPLICATE_BRIGHTNESS)
+    return to_uint8(shifted * brightness)
 
 
-def _tear(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _tear(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Tear the tissue twice. The slide shows through, and the tissue beside is pushed apart."""
     height, width = image.shape[:2]
     glass = int(np.percentile(image, 99))
-    rows, columns = np.arange(height), np.arange(width)
-    torn = image.copy()
-    for share in rng.dirichlet((4, 4)) * rng.uniform(*TEAR):
+    rows = np.arange(height)[:, None]  # (h, 1)
+    columns = np.arange(width)
+    torn = image
+    shares = rng.dirichlet((4, 4)) * rng.uniform(*TEAR)
+    for share in shares:
         gap = max(1, round(share * width))
         # A jagged line from top to bottom: start, random walk, tilt.
         start = rng.uniform(0.2, 0.8) * width
-        jags = np.cumsum(rng.normal(0, 0.012 * width, height))
-        edge = start + jags + rng.normal(0, 0.3) * rows
+        jags = rng.normal(0, 0.012 * width, (height, 1))
+        tilt = rng.normal(0, 0.3)
+        edge = start + np.cumsum(jags, axis=0) + tilt * rows
+        edge = edge.clip(0, width - 1)
         # Glass to the right of the line, and beyond it what was at the line.
-        distance = columns[None] - edge.clip(0, width - 1)[:, None]  # (h, w)
+        distance = columns - edge  # (h, w)
         source = np.where(distance > gap, columns - gap, columns)
         shows_glass = (distance > 0) & (distance <= gap)
-        torn = np.where(shows_glass[..., None], glass, torn[rows[:, None], source])
+        moved = torn[rows, source]
+        torn = np.where(shows_glass[..., None], glass, moved)
     return torn.astype(np.uint8)
 
 

@@ -15,8 +15,14 @@ SCALES = (1, 2, 4)
 CHUNK_SIZE = 256
 """Images worked on at once, which bounds memory."""
 
-MIN_STD, MIN_DIFFERENCE = 1e-4, 1e-3
-"""Amounts added to standard deviations and differences. They keep flat images finite."""
+N_DENSITY_STATS = 9
+"""Statistics of the optical density: three means, standard deviations and correlations each."""
+
+MIN_STD = 1e-4
+"""Amount added to standard deviations. It keeps flat images finite."""
+
+MIN_DIFFERENCE = 1e-3
+"""Amount added to differences, for the same reason."""
 
 
 def compute_image_stats(images: np.ndarray) -> np.ndarray:
@@ -34,31 +40,48 @@ def compute_image_stats(images: np.ndarray) -> np.ndarray:
     :param images: uint8 (n, h, w, 3)
     :return: float32 (n, 12)
     """
-    parts = [np.zeros((0, 9 + len(SCALES)), np.float32)]
+    n_stats = N_DENSITY_STATS + len(SCALES)
+    stats = np.zeros((len(images), n_stats), np.float32)
     for start in range(0, len(images), CHUNK_SIZE):
-        chunk = np.maximum(images[start : start + CHUNK_SIZE], 1)  # no logarithm of zero
-        intensity = chunk.astype(np.float32) / 255
-        stats = np.column_stack([_density_stats(intensity), _sharpness(intensity)])
-        parts.append(stats.astype(np.float32))
-    return np.concatenate(parts)
+        chunk = slice(start, start + CHUNK_SIZE)
+        levels = np.maximum(images[chunk], 1)  # no logarithm of zero
+        intensity = levels.astype(np.float32) / 255
+        stats[chunk, :N_DENSITY_STATS] = _density_stats(intensity)
+        stats[chunk, N_DENSITY_STATS:] = _sharpness(intensity)
+    return stats
 
 
-def _density_stats(intensity: np.ndarray) -> np.ndarray:  # (n, h, w, 3) -> (n, 9)
-    density = -np.log(intensity).reshape(len(intensity), -1, 3)  # (n, pixels, 3)
-    mean = density.mean(1)
-    centred = density - density.mean(1, keepdims=True)
-    covariance = np.einsum("npi,npj->nij", centred, centred) / density.shape[1]
-    std = np.sqrt(np.einsum("nii->ni", covariance)) + MIN_STD
-    correlation = covariance / std[:, :, None] / std[:, None, :]  # (n, 3, 3)
-    pairs = correlation[:, [0, 0, 1], [1, 2, 2]]
-    return np.column_stack([mean, std, pairs])
+def _density_stats(intensity: np.ndarray) -> np.ndarray:
+    """Return means, standard deviations and correlations.  (n, h, w, 3) -> (n, 9)"""
+    n, height, width, _ = intensity.shape
+    n_pixels = height * width
+    density = -np.log(intensity).reshape(n, n_pixels, 3)
+    mean = density.mean(1, keepdims=True)
+    centred = density - mean
+    products = np.einsum("npi,npj->nij", centred, centred)
+    covariance = products / n_pixels  # (n, 3, 3)
+    variance = np.einsum("nii->ni", covariance)
+    std = np.sqrt(variance) + MIN_STD
+    column = std[:, :, None]
+    row = std[:, None, :]
+    correlation = covariance / column / row
+    red_green = correlation[:, 0, 1]
+    red_blue = correlation[:, 0, 2]
+    green_blue = correlation[:, 1, 2]
+    return np.column_stack([mean[:, 0], std, red_green, red_blue, green_blue])
 
 
-def _sharpness(intensity: np.ndarray) -> np.ndarray:  # (n, h, w, 3) -> (n, scales)
+def _sharpness(intensity: np.ndarray) -> np.ndarray:
+    """Return the sharpness at each scale.  (n, h, w, 3) -> (n, scales)"""
     grey = intensity.mean(3)
     differences = []
     for scale in SCALES:
-        across = np.abs(grey[:, :, scale:] - grey[:, :, :-scale]).mean((1, 2))
-        down = np.abs(grey[:, scale:] - grey[:, :-scale]).mean((1, 2))
-        differences.append(across + down)
+        across = grey[:, :, scale:] - grey[:, :, :-scale]
+        down = grey[:, scale:] - grey[:, :-scale]
+        differences.append(_mean_size(across) + _mean_size(down))
     return np.log(np.stack(differences, 1) + MIN_DIFFERENCE)
+
+
+def _mean_size(differences: np.ndarray) -> np.ndarray:
+    """Return the mean absolute value per image.  (n, h, w) -> (n,)"""
+    return np.abs(differences).mean((1, 2))

@@ -17,6 +17,9 @@ from PIL import Image
 Index = Sequence[int] | np.ndarray | slice
 """Positions, a boolean mask, or a slice."""
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 Renderer = Callable[..., np.ndarray]
 """Function of positions, int64 (n,), and keyword arguments that returns uint8 (n, h, w, 3).
 
@@ -51,7 +54,7 @@ class LazyImages(ABC):
     def __getitem__(self, index: Index) -> LazyImages: ...
 
     @abstractmethod
-    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+    def decode(self, size: Size | None = None) -> np.ndarray:
         """Return the images' pixels.
 
         :param size: (height, width) to resize to, by area averaging (shrinking) or bicubic
@@ -67,6 +70,10 @@ class LazyImages(ABC):
     @abstractmethod
     def keys(self) -> list[bytes]:
         """Return one key per image: what its pixels depend on."""
+
+
+Images = LazyImages | np.ndarray
+"""Lazy images, or their pixels, uint8 (n, h, w, 3)."""
 
 
 class UndecodableError(ValueError):
@@ -88,13 +95,15 @@ class UndecodableError(ValueError):
         return type(self), (self.position, self.n, self.why)
 
 
-def positions_of(index: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
+def positions_of(index: Index, n: int) -> np.ndarray:
     """Return the positions that an index of images stands for.  int (m,)
 
-    :param index: positions, or a boolean mask
+    :param index: positions, a boolean mask, or a slice
     :param n: number of images
     :raises ValueError: if a mask does not have one entry per image
     """
+    if isinstance(index, slice):
+        return np.arange(n)[index]
     index = np.asarray(index)
     if index.dtype == bool:
         if index.shape != (n,):
@@ -124,27 +133,27 @@ class EncodedImages(LazyImages):
         return len(self.blobs)
 
     def __getitem__(self, index: Index) -> EncodedImages:
-        if isinstance(index, slice):
-            return EncodedImages(self.blobs[index])
-        return EncodedImages(self.blobs[int(i)] for i in positions_of(index, len(self)))
+        positions = positions_of(index, len(self))
+        return EncodedImages(self.blobs[int(i)] for i in positions)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedImages) and self.blobs == other.blobs
 
     __hash__ = None  # type: ignore[assignment]
 
-    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+    def decode(self, size: Size | None = None) -> np.ndarray:
         """Decode all images to RGB."""
         if not self.blobs:
             return _no_pixels(size)
         decoded = []
         for position in range(len(self)):
             with self._opened(position) as image:
-                decoded.append(np.asarray(_resize(_to_rgb(image), size)))
+                resized = _resize(_to_rgb(image), size)
+                decoded.append(np.asarray(resized))
         _refuse_several_sizes(decoded)
         return np.stack(decoded)
 
-    def size_of(self, position: int) -> tuple[int, int]:
+    def size_of(self, position: int) -> Size:
         """Return (height, width) of one image in pixels, without decoding it.
 
         :raises UndecodableError: if it is no image
@@ -155,7 +164,8 @@ class EncodedImages(LazyImages):
     def update(self, digest: Any) -> None:
         """Feed the encoded bytes to a ``hashlib`` object."""
         for blob in self.blobs:
-            digest.update(len(blob).to_bytes(8, "little") + blob)
+            length = len(blob).to_bytes(8, "little")
+            digest.update(length + blob)
 
     def keys(self) -> list[bytes]:
         """Return digests of the encoded bytes."""
@@ -200,7 +210,12 @@ class RenderedImages(LazyImages):
     :raises ValueError: if there is no such renderer
     """
 
-    def __init__(self, renderer: str, arguments: dict[str, Any], positions: np.ndarray) -> None:
+    def __init__(
+        self,
+        renderer: str,
+        arguments: dict[str, Any],
+        positions: np.ndarray,
+    ) -> None:
         if renderer not in RENDERERS:
             raise ValueError(
                 f"no renderer {renderer!r} in this release; there are {', '.join(RENDERERS)}"
@@ -213,8 +228,8 @@ class RenderedImages(LazyImages):
         return len(self.positions)
 
     def __getitem__(self, index: Index) -> RenderedImages:
-        chosen = index if isinstance(index, slice) else positions_of(index, len(self))
-        return RenderedImages(self.renderer, self.arguments, self.positions[chosen])
+        chosen = self.positions[positions_of(index, len(self))]
+        return RenderedImages(self.renderer, self.arguments, chosen)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -226,14 +241,15 @@ class RenderedImages(LazyImages):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+    def decode(self, size: Size | None = None) -> np.ndarray:
         """Render all images."""
         if not len(self):
             return _no_pixels(size)
         render = RENDERERS[self.renderer]
         parts = []
         for start in range(0, len(self), CHUNK_SIZE):
-            rendered = render(self.positions[start : start + CHUNK_SIZE], **self.arguments)
+            positions = self.positions[start : start + CHUNK_SIZE]
+            rendered = render(positions, **self.arguments)
             parts.append(decode(rendered, size))
         return np.concatenate(parts)
 
@@ -248,7 +264,8 @@ class RenderedImages(LazyImages):
 
     @property
     def _recipe(self) -> bytes:
-        return json.dumps([self.renderer, self.arguments], sort_keys=True).encode()
+        recipe = [self.renderer, self.arguments]
+        return json.dumps(recipe, sort_keys=True).encode()
 
 
 class ConcatenatedImages(LazyImages):
@@ -257,24 +274,28 @@ class ConcatenatedImages(LazyImages):
     :param parts: lazy images, or uint8 (n, h, w, 3)
     """
 
-    def __init__(self, parts: Sequence[LazyImages | np.ndarray]) -> None:
+    def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = tuple(parts)
-        self._ends = np.cumsum([0, *map(len, self.parts)])
+        lengths = [len(part) for part in self.parts]
+        self._ends = np.cumsum([0, *lengths])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, index: Index) -> ConcatenatedImages:
-        chosen = index if isinstance(index, slice) else positions_of(index, len(self))
+        chosen = positions_of(index, len(self))
         positions = np.arange(len(self))[chosen]
-        part = np.searchsorted(self._ends, positions, side="right") - 1
+        part_of = np.searchsorted(self._ends, positions, side="right") - 1
         # Runs of positions in the same part stay together.
-        starts = np.flatnonzero(np.diff(part, prepend=-1))
-        runs = np.split(positions, starts[1:]) if len(starts) else []
-        parts = [self.parts[p][run - self._ends[p]] for p, run in zip(part[starts], runs)]
+        starts = np.flatnonzero(np.diff(part_of, prepend=-1))
+        runs = np.split(positions, starts[1:])
+        parts = []
+        for run_part, run in zip(part_of[starts], runs):
+            within = run - self._ends[run_part]
+            parts.append(self.parts[run_part][within])
         return ConcatenatedImages(parts)
 
-    def decode(self, size: tuple[int, int] | None = None) -> np.ndarray:
+    def decode(self, size: Size | None = None) -> np.ndarray:
         """Decode all images."""
         if not len(self):
             return _no_pixels(size)
@@ -292,15 +313,17 @@ class ConcatenatedImages(LazyImages):
 
     def update(self, digest: Any) -> None:
         """Feed the digest of each part to a ``hashlib`` object."""
+        no_labels = np.zeros(0)
         for part in self.parts:
-            digest.update(images_digest(part, np.zeros(0)).encode())
+            part_digest = images_digest(part, no_labels)
+            digest.update(part_digest.encode())
 
     def keys(self) -> list[bytes]:
         """Return the keys of all images."""
         return [key for part in self.parts for key in image_keys(part)]
 
 
-def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode(images: Images, size: Size | None = None) -> np.ndarray:
     """Return the pixels of lazy images or of an array.
 
     :param images: lazy images, or uint8 (n, h, w, 3)
@@ -310,35 +333,41 @@ def decode(images: LazyImages | np.ndarray, size: tuple[int, int] | None = None)
         return images.decode(size)
     if size is None or images.shape[1:3] == tuple(size):
         return images
-    return np.stack([np.asarray(_resize(Image.fromarray(image), size)) for image in images])
+    resized = [_resize(Image.fromarray(image), size) for image in images]
+    return np.stack([np.asarray(image) for image in resized])
 
 
-def images_digest(images: LazyImages | np.ndarray | None, labels: np.ndarray) -> str:
+def images_digest(images: Images | None, labels: np.ndarray) -> str:
     """Return a SHA-256 digest of labelled images, for cache keys.
 
     :param images: lazy images, uint8 (n, h, w, 3), or None
     :param labels: int (n,)
     """
-    content = hashlib.sha256(np.asarray(labels, np.int64).tobytes())
+    labels = np.asarray(labels, np.int64)
+    content = hashlib.sha256(labels.tobytes())
     if isinstance(images, LazyImages):
         images.update(content)
     elif images is not None:
-        content.update(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes())
+        content.update(_array_bytes(images))
     return content.hexdigest()
 
 
-def image_keys(images: LazyImages | np.ndarray) -> list[bytes]:
+def image_keys(images: Images) -> list[bytes]:
     """Return one key per image. Different images have different keys.
 
     :param images: lazy images, or uint8 (n, h, w, 3)
     """
     if isinstance(images, LazyImages):
         return images.keys()
-    contents = (repr(image.shape).encode() + image.tobytes() for image in images)
-    return [hashlib.sha256(content).digest() for content in contents]
+    return [hashlib.sha256(_array_bytes(image)).digest() for image in images]
 
 
-def image_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
+def _array_bytes(array: np.ndarray) -> bytes:
+    """Return shape and content of an array, for digests."""
+    return repr(array.shape).encode() + array.tobytes()
+
+
+def image_size(images: Images | None) -> Size:
     """Return (height, width) of images in pixels.
 
     The sizes of encoded images may differ. The median of up to :data:`SIZE_SAMPLE` is returned.
@@ -351,10 +380,11 @@ def image_size(images: LazyImages | np.ndarray | None) -> tuple[int, int]:
     if not isinstance(images, EncodedImages):
         height, width = decode(images[:1]).shape[1:3]
         return height, width
-    spaced = np.linspace(0, len(images) - 1, SIZE_SAMPLE).round().astype(int)
-    sizes = [images.size_of(int(position)) for position in np.unique(spaced)]
-    height, width = np.median(sizes, axis=0).round().astype(int).tolist()
-    return height, width
+    spaced = np.linspace(0, len(images) - 1, SIZE_SAMPLE)
+    positions = np.unique(spaced.round().astype(int))
+    sizes = [images.size_of(int(i)) for i in positions]
+    height, width = np.median(sizes, axis=0).round()
+    return int(height), int(width)
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
@@ -367,16 +397,24 @@ def image_grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     """
     n, height, width, _ = images.shape
     rows = -(-n // columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
+    row_step = height + gap
+    column_step = width + gap
+    shape = (rows * row_step - gap, columns * column_step - gap, 3)
     sheet = np.full(shape, 255, np.uint8)
     for i, image in enumerate(images):
-        top = i // columns * (height + gap)
-        left = i % columns * (width + gap)
+        row, column = divmod(i, columns)
+        top = row * row_step
+        left = column * column_step
         sheet[top : top + height, left : left + width] = image
     return sheet
 
 
-def _no_pixels(size: tuple[int, int] | None) -> np.ndarray:
+def to_uint8(values: np.ndarray) -> np.ndarray:
+    """Return grey levels cut off at 0 and 255, as pixels.  (…,) -> uint8 (…,)"""
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _no_pixels(size: Size | None) -> np.ndarray:
     height, width = size or (0, 0)
     return np.zeros((0, height, width, 3), np.uint8)
 
@@ -415,7 +453,7 @@ def _high_bytes(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _resize(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+def _resize(image: Image.Image, size: Size | None) -> Image.Image:
     if size is None or image.size == (size[1], size[0]):
         return image
     height, width = size

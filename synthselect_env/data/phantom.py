@@ -10,16 +10,17 @@ tissue, patients or diagnosis.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator, default_rng
 from PIL import Image, ImageFilter
 
 from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
-from synthselect_env.data.images import RENDERERS, RenderedImages
+from synthselect_env.data.images import RENDERERS, RenderedImages, to_uint8
 
 VERSION = 2
 """Version of the phantom. Raise it when the same arguments render other images than before.
@@ -62,7 +63,8 @@ CANDIDATE_FLAWS = {
 
 # How patients differ.
 
-HAEMATOXYLIN, EOSIN = (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)
+HAEMATOXYLIN = (0.5626, 0.7201, 0.4062)
+EOSIN = (0.2159, 0.8012, 0.5581)
 """Optical densities in red, green and blue, the reference of Macenko et al. (2009)."""
 
 STAIN_SPREAD = 0.1
@@ -71,16 +73,22 @@ STAIN_SPREAD = 0.1
 MIN_DENSITY = 0.05
 """Least optical density of a stain in any colour. No stain makes glass brighter."""
 
-GAIN_SPREAD, NUCLEUS_SPREAD = 0.4, 0.2
-"""Standard deviations of the logarithms of the amounts of stain, and of the size of nuclei."""
+GAIN_SPREAD = 0.4
+"""Standard deviation of the logarithm of the amounts of stain."""
+
+NUCLEUS_SPREAD = 0.2
+"""Standard deviation of the logarithm of the size of nuclei."""
 
 # How an image is drawn.
 
 HEIGHT, WIDTH = 256, 128
 """Size of the paper's cervical patches, in pixels. The surface is at the top."""
 
-REACH, REACH_SPREAD = (0.0, 0.30, 0.58, 0.90), (0.04, 0.11, 0.12, 0.10)
-"""Height of the atypia by grade, as a share of the epithelium's: mean and standard deviation.
+REACH = (0.0, 0.30, 0.58, 0.90)
+"""Mean height of the atypia by grade, as a share of the epithelium's."""
+
+REACH_SPREAD = (0.04, 0.11, 0.12, 0.10)
+"""Standard deviation of that height by grade.
 
 Neighbouring grades overlap, as they do between pathologists. The overlap limits any classifier.
 """
@@ -104,7 +112,7 @@ class Patient:
 
     .. code-block:: python
 
-        rng = np.random.default_rng(0)
+        rng = default_rng(0)
         image = render_phantom(grade=3, patient=Patient.draw(rng), rng=rng)
 
     :param stains: optical densities of haematoxylin and eosin (2, 3)
@@ -125,14 +133,18 @@ class Patient:
     blur: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Patient:
+    def draw(cls, rng: Generator) -> Patient:
         """Draw a patient at random."""
         reference = np.array([HAEMATOXYLIN, EOSIN])
-        stains = np.maximum(reference + rng.normal(0, STAIN_SPREAD, (2, 3)), MIN_DENSITY)
+        deviation = rng.normal(0, STAIN_SPREAD, (2, 3))
+        stains = np.maximum(reference + deviation, MIN_DENSITY)
+        norms = np.linalg.norm(stains, axis=1, keepdims=True)
+        log_gains = rng.normal(0, GAIN_SPREAD, 2)
+        log_nucleus = rng.normal(0, NUCLEUS_SPREAD)
         return cls(
-            stains=stains / np.linalg.norm(stains, axis=1, keepdims=True),
-            gains=np.exp(rng.normal(0, GAIN_SPREAD, 2)),
-            nucleus=float(np.exp(rng.normal(0, NUCLEUS_SPREAD))),
+            stains=stains / norms,
+            gains=np.exp(log_gains),
+            nucleus=float(np.exp(log_nucleus)),
             basal=rng.uniform(0.06, 0.2),
             inflammation=rng.beta(1.2, 3.0),
             fibre=rng.uniform(5, 14),
@@ -167,7 +179,6 @@ class Places:
     :param depth: 0 at the basement membrane and 1 at the surface, negative in the stroma
     :param atypia: strength of the change, 0 to 1
     :param basal: membership of the basal layer, 0 to 1
-    :param maturity: depth within the epithelium, 0 to 1
     """
 
     row: np.ndarray
@@ -175,14 +186,44 @@ class Places:
     depth: np.ndarray
     atypia: np.ndarray
     basal: np.ndarray
-    maturity: np.ndarray
+
+    @property
+    def maturity(self) -> np.ndarray:
+        """Depth within the epithelium, 0 to 1.  (n,)"""
+        return np.clip(self.depth, 0, 1)
 
     def subset(self, mask: np.ndarray) -> Places:
         """Return the places where a mask is set.  bool (n,)"""
-        return Places(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+        return Places(
+            row=self.row[mask],
+            column=self.column[mask],
+            depth=self.depth[mask],
+            atypia=self.atypia[mask],
+            basal=self.basal[mask],
+        )
 
 
-def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Nuclei:
+    """Ellipses in the place of n nuclei. All are float (n,).
+
+    :param row: centre in pixels from the top
+    :param column: centre in pixels from the left
+    :param major: first radius in pixels
+    :param minor: second radius in pixels
+    :param angle: angle of the first radius to the horizontal
+    :param ink: darkness
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    major: np.ndarray
+    minor: np.ndarray
+    angle: np.ndarray
+    ink: np.ndarray
+
+
+def render_phantom(grade: int, patient: Patient, rng: Generator) -> np.ndarray:
     """Draw one image.
 
     :param grade: position in :data:`GRADES`
@@ -194,11 +235,12 @@ def render_phantom(grade: int, patient: Patient, rng: np.random.Generator) -> np
     atypia = _draw_atypia(grade, rng)
     places = _place_nuclei(depth, atypia, patient, rng)
     nuclei = _draw_nuclei(places, patient, rng)
-    amounts = _stain_amounts(depth, nuclei, atypia, patient, rng)
+    ink = _stamp(nuclei)
+    amounts = _stain_amounts(depth, ink, atypia, patient, rng)
     return _scan(amounts, patient, rng)
 
 
-def _draw_depth(rng: np.random.Generator) -> np.ndarray:
+def _draw_depth(rng: Generator) -> np.ndarray:
     """Draw the depth of each pixel in the tissue.  (h, w)
 
     It is 0 at the basement membrane and 1 at the surface. Both are waves, tilted together.
@@ -207,22 +249,31 @@ def _draw_depth(rng: np.random.Generator) -> np.ndarray:
     y = np.arange(HEIGHT)[:, None]
     thickness = rng.uniform(0.45, 0.8) * HEIGHT
     tilt = rng.normal(0, 0.12) * (x - WIDTH / 2)
-    surface = rng.uniform(-0.06, 0.1) * HEIGHT + tilt + _wave(x, rng, 3.0)
-    membrane = surface + thickness + _wave(x, rng, rng.uniform(2, 14))
+    level = rng.uniform(-0.06, 0.1) * HEIGHT
+    surface = level + tilt + _wave(3.0, rng)
+    roughness = rng.uniform(2, 14)
+    membrane = surface + thickness + _wave(roughness, rng)
     return (membrane - y) / (membrane - surface)
 
 
-def _draw_atypia(grade: int, rng: np.random.Generator) -> Atypia:
-    reach = np.clip(rng.normal(REACH[grade], REACH_SPREAD[grade]), 0, 1.1)
-    severity = np.clip(rng.normal(0.75, 0.18), 0.3, 1.0)
+def _draw_atypia(grade: int, rng: Generator) -> Atypia:
+    reach = rng.normal(REACH[grade], REACH_SPREAD[grade])
+    severity = rng.normal(0.75, 0.18)
     if grade == 0 and rng.random() < REACTIVE_SHARE:
         reach = rng.uniform(0.1, 0.5)
         severity = rng.uniform(0.2, 0.45)
-    return Atypia(reach, severity, softness=rng.uniform(0.03, 0.1))
+    else:
+        reach = np.clip(reach, 0, 1.1)
+        severity = np.clip(severity, 0.3, 1.0)
+    softness = rng.uniform(0.03, 0.1)
+    return Atypia(reach, severity, softness)
 
 
 def _place_nuclei(
-    depth: np.ndarray, atypia: Atypia, patient: Patient, rng: np.random.Generator
+    depth: np.ndarray,
+    atypia: Atypia,
+    patient: Patient,
+    rng: Generator,
 ) -> Places:
     """Draw one place per cell of a grid, and keep some of them.
 
@@ -230,100 +281,127 @@ def _place_nuclei(
     """
     # A random point in each cell.
     shape = (HEIGHT // NUCLEUS_SPACING, WIDTH // NUCLEUS_SPACING)
-    cell_rows, cell_columns = np.indices(shape)
-    row = ((cell_rows + rng.random(shape)) * NUCLEUS_SPACING).ravel()
-    column = ((cell_columns + rng.random(shape)) * NUCLEUS_SPACING).ravel()
+    cell_rows, cell_columns = np.indices(shape).reshape(2, -1)
+    n = len(cell_rows)
+    row = (cell_rows + rng.random(n)) * NUCLEUS_SPACING
+    column = (cell_columns + rng.random(n)) * NUCLEUS_SPACING
 
     # The tissue there.
     at = depth[row.astype(int), column.astype(int)]
-    strength = atypia.severity / atypia.falling(at) * (atypia.reach > MIN_REACH)
+    is_atypical = atypia.reach > MIN_REACH
+    strength = atypia.severity / atypia.falling(at) * is_atypical
     basal = 1 / _falling((at - patient.basal) / 0.03)
-    maturity = np.clip(at, 0, 1)
-    places = Places(row, column, at, strength, basal, maturity)
+    places = Places(row, column, at, strength, basal)
 
     # Crowded near the membrane and where atypical, sparse near the surface, none in the lumen.
     crowded = 0.8 * np.maximum(basal, strength)
-    in_epithelium = np.maximum(crowded, 0.42 - 0.22 * maturity)
+    sparse = 0.42 - 0.22 * places.maturity
+    in_epithelium = np.maximum(crowded, sparse)
     in_stroma = 0.12 + 0.75 * patient.inflammation
     density = np.where(at > 0, in_epithelium, in_stroma)
-    return places.subset((rng.random(len(at)) < density) & (at < 0.98))
+    is_nucleus = rng.random(n) < density
+    return places.subset(is_nucleus & (at < 0.98))
 
 
-def _draw_nuclei(places: Places, patient: Patient, rng: np.random.Generator) -> np.ndarray:
-    """Draw the haematoxylin of all nuclei.  (h, w)"""
+def _draw_nuclei(places: Places, patient: Patient, rng: Generator) -> Nuclei:
+    """Draw size, shape, direction and darkness of the nuclei."""
     n = len(places.row)
-    depth, atypia = places.depth, places.atypia
-    stroma = depth <= 0
-    lymphocyte = stroma & (rng.random(n) < 0.35 + 0.6 * patient.inflammation)
+    depth = places.depth
+    atypia = places.atypia
+    is_stroma = depth <= 0
+    lymphocyte_share = 0.35 + 0.6 * patient.inflammation
+    is_lymphocyte = is_stroma & (rng.random(n) < lymphocyte_share)
 
-    def by_kind(epithelial: np.ndarray, of_lymphocyte: float, of_fibroblast: float) -> np.ndarray:
-        return np.where(stroma, np.where(lymphocyte, of_lymphocyte, of_fibroblast), epithelial)
+    def by_kind(epithelium: np.ndarray, lymphocyte: float, fibroblast: float) -> np.ndarray:
+        stroma = np.where(is_lymphocyte, lymphocyte, fibroblast)
+        return np.where(is_stroma, stroma, epithelium)
 
     # Size: atypical nuclei are large, and differ.
-    pleomorphism = np.exp(rng.normal(0, 0.35, n) * (0.3 + atypia))
-    radius = 2.3 + 0.5 * (1 - places.maturity) + 1.5 * atypia * pleomorphism
-    radius = by_kind(radius, 1.9, 2.0) * patient.nucleus * np.exp(rng.normal(0, 0.08, n))
+    log_pleomorphism = rng.normal(0, 0.35, n) * (0.3 + atypia)
+    pleomorphism = np.exp(log_pleomorphism)
+    radius = 2.3 + 0.5 * (1 - places.maturity)
+    radius = radius + 1.5 * atypia * pleomorphism
+    radius = by_kind(radius, lymphocyte=1.9, fibroblast=2.0)
+    log_variation = rng.normal(0, 0.08, n)
+    radius = radius * patient.nucleus * np.exp(log_variation)
 
     # Shape: round, but stretched where basal, flattened, atypical, or of a fibroblast.
     flattening = np.clip(depth - 0.75, 0, 1)
-    stretch = 1 + 0.25 * places.basal + 1.1 * flattening + 0.5 * atypia * rng.random(n)
-    stretch = np.sqrt(by_kind(stretch, 1.0, 2.4))
+    stretch = 1 + 0.25 * places.basal + 1.1 * flattening
+    stretch = stretch + 0.5 * atypia * rng.random(n)
+    stretch = by_kind(stretch, lymphocyte=1.0, fibroblast=2.4)
+    stretch = np.sqrt(stretch)
 
     # Direction: basal nuclei stand, flattened ones and those in the stroma lie.
-    standing = np.pi / 2 + rng.normal(0, 0.25 + 0.9 * atypia, n)
+    standing_spread = 0.25 + 0.9 * atypia
+    standing = np.pi / 2 + rng.normal(0, standing_spread, n)
     lying = rng.normal(0, 0.3, n)
-    angle = np.where(stroma | (depth > 0.75), lying, standing)
+    lies = is_stroma | (depth > 0.75)
+    angle = np.where(lies, lying, standing)
 
     # Ink: atypical nuclei are dark, and differ.
     ink_spread = 0.12 + 0.15 * atypia
-    ink = 0.75 + 0.5 * places.basal + 0.75 * atypia + rng.normal(0, ink_spread, n)
-    ink = np.clip(by_kind(ink, 1.5, 0.9), 0.3, 2.4)
-    return _stamp(places.row, places.column, radius * stretch, radius / stretch, angle, ink)
+    ink = 0.75 + 0.5 * places.basal + 0.75 * atypia
+    ink = ink + rng.normal(0, ink_spread, n)
+    ink = by_kind(ink, lymphocyte=1.5, fibroblast=0.9)
+    return Nuclei(
+        row=places.row,
+        column=places.column,
+        major=radius * stretch,
+        minor=radius / stretch,
+        angle=angle,
+        ink=np.clip(ink, 0.3, 2.4),
+    )
 
 
 def _stain_amounts(
     depth: np.ndarray,
-    nuclei: np.ndarray,
+    ink: np.ndarray,
     atypia: Atypia,
     patient: Patient,
-    rng: np.random.Generator,
+    rng: Generator,
 ) -> np.ndarray:
     """Return the amounts of haematoxylin and eosin in each pixel.  (h, w, 2)
 
     Cytoplasm and stroma have a texture each. The lumen has no stain.
     """
-    epithelium, tissue = depth > 0, ~(depth > 1)
+    epithelium = depth > 0
+    tissue = ~(depth > 1)
     height = np.clip(depth, 0, 1)
 
     # Eosin.
     cells = _noise(rng, 6, 6)
     fibres = _noise(rng, 4, patient.fibre * 2)
     patches = _noise(rng, 24, 24)
-    cytoplasm = 0.30 + 0.16 * height + 0.10 * cells - 0.1 * patches * height
+    cytoplasm = 0.30 + 0.16 * height + 0.10 * cells
+    cytoplasm = cytoplasm - 0.1 * patches * height
     matrix = 0.48 + 0.22 * fibres
     eosin = np.where(epithelium, cytoplasm, matrix) * tissue
 
     # Haematoxylin: nuclei, and a haze that is darker where cells are atypical.
     atypical_haze = 0.10 + 0.10 * atypia.severity / atypia.falling(height)
     haze = np.where(epithelium, atypical_haze, 0.05) * tissue
-    haematoxylin = nuclei * tissue + haze
+    haematoxylin = ink * tissue + haze
 
     amounts = np.stack([haematoxylin, eosin], axis=-1)
-    return amounts * patient.gains * np.exp(rng.normal(0, 0.06, 2))
+    log_variation = rng.normal(0, 0.06, 2)
+    return amounts * patient.gains * np.exp(log_variation)
 
 
-def _scan(amounts: np.ndarray, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+def _scan(amounts: np.ndarray, patient: Patient, rng: Generator) -> np.ndarray:
     """Turn amounts of stain into pixels, as a scanner does.
 
     :param amounts: (h, w, 2)
     :return: uint8 (h, w, 3)
     """
     density = np.clip(amounts, 0, None) @ patient.stains  # (h, w, 3)
-    light = 255 * np.exp(-density) * rng.uniform(0.94, 1.0)
-    sharp = Image.fromarray(np.clip(light, 0, 255).astype(np.uint8))
-    blurred = np.asarray(sharp.filter(ImageFilter.GaussianBlur(patient.blur)))
+    lamp = rng.uniform(0.94, 1.0)
+    light = 255 * np.exp(-density) * lamp
+    sharp = Image.fromarray(to_uint8(light))
+    blur = ImageFilter.GaussianBlur(patient.blur)
+    blurred = np.asarray(sharp.filter(blur))
     noise = rng.normal(0, 2.5, (HEIGHT, WIDTH, 1))
-    return np.clip(blurred + noise, 0, 255).astype(np.uint8)
+    return to_uint8(blurred + noise)
 
 
 def _falling(x: np.ndarray) -> np.ndarray:
@@ -331,50 +409,46 @@ def _falling(x: np.ndarray) -> np.ndarray:
     return 1 + np.exp(np.clip(x, -30, 30))
 
 
-def _wave(x: np.ndarray, rng: np.random.Generator, amplitude: float) -> np.ndarray:
-    """Draw a random sum of three sines.  (w,) -> (w,)"""
+def _wave(amplitude: float, rng: Generator) -> np.ndarray:
+    """Draw a random sum of three sines.  (w,)"""
+    x = np.arange(WIDTH)[:, None]
     wavelengths = WIDTH / rng.uniform(0.5, 3.5, 3)
     phases = rng.uniform(0, 2 * np.pi, 3)
-    sines = amplitude * np.sin(2 * np.pi * x[:, None] / wavelengths + phases)  # (w, 3)
-    return sines @ rng.dirichlet(np.ones(3))
+    angles = 2 * np.pi * x / wavelengths + phases  # (w, 3)
+    sines = amplitude * np.sin(angles)
+    weights = rng.dirichlet(np.ones(3))
+    return sines @ weights
 
 
-def _noise(rng: np.random.Generator, tall: float, wide: float) -> np.ndarray:
+def _noise(rng: Generator, tall: float, wide: float) -> np.ndarray:
     """Draw smooth noise with features of the given size in pixels.  (h, w)"""
-    shape = max(int(HEIGHT / tall), 2), max(int(WIDTH / wide), 2)
-    coarse = Image.fromarray(rng.normal(0, 0.5, shape).astype(np.float32))
-    return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    rows = max(int(HEIGHT / tall), 2)
+    columns = max(int(WIDTH / wide), 2)
+    values = rng.normal(0, 0.5, (rows, columns))
+    coarse = Image.fromarray(values.astype(np.float32))
+    smooth = coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    return np.asarray(smooth)
 
 
-def _stamp(
-    row: np.ndarray,
-    column: np.ndarray,
-    major: np.ndarray,
-    minor: np.ndarray,
-    angle: np.ndarray,
-    ink: np.ndarray,
-) -> np.ndarray:
-    """Draw ellipses with soft edges. The darkest one is seen where they overlap.
-
-    :param row: centre in pixels from the top (n,)
-    :param column: centre in pixels from the left (n,)
-    :param major: first radius in pixels (n,)
-    :param minor: second radius in pixels (n,)
-    :param angle: angle of the first radius to the horizontal (n,)
-    :param ink: darkness (n,)
-    :return: (h, w)
-    """
+def _stamp(nuclei: Nuclei) -> np.ndarray:
+    """Draw nuclei with soft edges. The darkest one is seen where they overlap.  (h, w)"""
     # A square of pixels around each centre.
     reach = NUCLEUS_REACH
-    offsets = np.arange(-reach, reach + 1)
-    down, right = offsets[None, :, None], offsets[None, None, :]
-    top, left = row.astype(int), column.astype(int)
-    dy = down - (row - top)[:, None, None]
-    dx = right - (column - left)[:, None, None]
+    right = np.arange(-reach, reach + 1)  # (s,)
+    down = right[:, None]  # (s, 1)
+    row = _per_square(nuclei.row)
+    column = _per_square(nuclei.column)
+    top = row.astype(int)
+    left = column.astype(int)
+    dy = down - (row - top)  # (n, s, 1)
+    dx = right - (column - left)  # (n, 1, s)
 
     # Distance from the centre, 1 at the outline.  (n, s, s)
-    major, minor = major[:, None, None], minor[:, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+    major = _per_square(nuclei.major)
+    minor = _per_square(nuclei.minor)
+    angle = _per_square(nuclei.angle)
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     along = (dx * cos + dy * sin) / major
     across = (dy * cos - dx * sin) / minor
     distance = np.sqrt(along**2 + across**2)
@@ -382,15 +456,20 @@ def _stamp(
     # A rim darker than the middle, and an edge one pixel wide.
     rim = 0.75 + 0.25 * np.clip(distance, 0, 1) ** 2
     edge = np.clip((1.15 - distance) * minor, 0, 1)
-    shade = ink[:, None, None] * rim * edge
+    shade = _per_square(nuclei.ink) * rim * edge
 
     # Stamp the squares on a canvas with a margin.
     canvas = np.zeros((HEIGHT + 2 * reach, WIDTH + 2 * reach))
-    rows = top[:, None, None] + reach + down
-    columns = left[:, None, None] + reach + right
+    rows = top + reach + down
+    columns = left + reach + right
     index = rows * canvas.shape[1] + columns
     np.maximum.at(canvas.ravel(), index.ravel(), shade.ravel())
     return canvas[reach:-reach, reach:-reach]
+
+
+def _per_square(values: np.ndarray) -> np.ndarray:
+    """Return one value per square of pixels.  (n,) -> (n, 1, 1)"""
+    return values[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -414,19 +493,21 @@ class Cohort:
         :param positions: int (m,)
         :return: uint8 (m, 256, 128, 3)
         """
-        patients = {}
-        for p in set(self.patients[positions].tolist()):
-            patients[p] = Patient.draw(np.random.default_rng((self.seed, 0, p)))
-        images = []
-        for i in positions:
-            rng = np.random.default_rng((self.seed, 1, int(i)))
-            patient = patients[int(self.patients[i])]
-            images.append(render_phantom(int(self.grades[i]), patient, rng))
+        images = [self._render_one(int(i)) for i in positions]
         return np.stack(images)
+
+    def _render_one(self, position: int) -> np.ndarray:
+        grade = int(self.grades[position])
+        number = int(self.patients[position])
+        patient = Patient.draw(default_rng((self.seed, 0, number)))
+        rng = default_rng((self.seed, 1, position))
+        return render_phantom(grade, patient, rng)
 
 
 def _draw_patients(
-    counts: Sequence[int] | np.ndarray, n_patients: int, rng: np.random.Generator
+    counts: Sequence[int] | np.ndarray,
+    n_patients: int,
+    rng: Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a patient for each image. Most patients have one grade.
 
@@ -437,39 +518,54 @@ def _draw_patients(
     """
     concentration = np.full(len(GRADES), GRADE_CONCENTRATION)
     mixtures = rng.dirichlet(concentration, n_patients)  # (patients, grades)
-    patients = [rng.choice(n_patients, n, p=p / p.sum()) for n, p in zip(counts, mixtures.T)]
-    return np.repeat(np.arange(len(GRADES)), counts), np.concatenate(patients)
+    patients = []
+    for count, weights in zip(counts, mixtures.T):
+        probabilities = weights / weights.sum()
+        patients.append(rng.choice(n_patients, count, p=probabilities))
+    grades = np.repeat(np.arange(len(GRADES)), counts)
+    return grades, np.concatenate(patients)
 
 
 @lru_cache(maxsize=8)
 def _real_cohort(seed: int) -> tuple[Cohort, dict[str, np.ndarray]]:
     """Return the real set, and the positions of each part in it."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     everyone = np.array(COUNTS)
-    counts = {part: np.round(everyone * share).astype(int) for part, share in SHARES.items()}
+    counts = {}
+    for part in ("valid", "test"):
+        counts[part] = np.round(everyone * SHARES[part]).astype(int)
     counts["train"] = everyone - counts["valid"] - counts["test"]  # what rounding leaves
 
     # Patients are numbered through from part to part.
-    grades, patients, positions = [], [], {}
-    n_images = n_patients = 0
+    grades = []
+    patients = []
+    positions = {}
+    n_images = 0
+    n_patients = 0
     for part in SHARES:
         part_grades, part_patients = _draw_patients(counts[part], PATIENTS[part], rng)
         grades.append(part_grades)
         patients.append(part_patients + n_patients)
-        positions[part] = np.arange(n_images, n_images + len(part_grades))
-        n_images += len(part_grades)
+        stop = n_images + len(part_grades)
+        positions[part] = np.arange(n_images, stop)
+        n_images = stop
         n_patients += PATIENTS[part]
-    return Cohort(np.concatenate(grades), np.concatenate(patients), seed), positions
+    cohort = Cohort(np.concatenate(grades), np.concatenate(patients), seed)
+    return cohort, positions
 
 
 @lru_cache(maxsize=8)
 def _candidate_cohort(
-    per_class: int, flaws: tuple[tuple[str, float], ...], seed: int
+    per_class: int,
+    flaws: tuple[tuple[str, float], ...],
+    seed: int,
 ) -> tuple[Cohort, FlawPlan]:
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     counts = (per_class,) * len(GRADES)
     grades, patients = _draw_patients(counts, CANDIDATE_PATIENTS, rng)
-    return Cohort(grades, patients, seed), plan_flaws(grades, len(GRADES), dict(flaws), seed)
+    cohort = Cohort(grades, patients, seed)
+    plan = plan_flaws(grades, len(GRADES), dict(flaws), seed)
+    return cohort, plan
 
 
 def cervical_phantom(seed: int = 0) -> dict[str, Dataset]:
@@ -482,7 +578,8 @@ def cervical_phantom(seed: int = 0) -> dict[str, Dataset]:
     """
     cohort, parts = _real_cohort(seed)
     recipe = {"seed": seed, "version": VERSION}
-    images = RenderedImages("cervical phantom", recipe, np.arange(len(cohort.grades)))
+    positions = np.arange(len(cohort.grades))
+    images = RenderedImages("cervical phantom", recipe, positions)
     groups = tuple(f"patient-{p:03d}" for p in cohort.patients)
     ids = tuple(f"{GRADES[grade]}-{i:04d}" for i, grade in enumerate(cohort.grades))
     everything = Dataset.of_images(images, cohort.grades, ids, GRADES, groups)
@@ -490,7 +587,9 @@ def cervical_phantom(seed: int = 0) -> dict[str, Dataset]:
 
 
 def phantom_candidates(
-    per_class: int = 1024, flaws: Mapping[str, float] = CANDIDATE_FLAWS, seed: int = 1
+    per_class: int = 1024,
+    flaws: Mapping[str, float] = CANDIDATE_FLAWS,
+    seed: int = 1,
 ) -> Dataset:
     """Return candidates of known truth.
 
@@ -508,10 +607,13 @@ def phantom_candidates(
         "version": [VERSION, FLAWS_VERSION],
     }
     # In random order, so that a position does not tell the grade.
-    order = np.random.default_rng((seed, per_class)).permutation(len(plan.labels))
+    rng = default_rng((seed, per_class))
+    order = rng.permutation(len(plan.labels))
     images = RenderedImages("cervical phantom candidates", recipe, order)
     ids = tuple(f"candidate-{i:04d}" for i in range(len(order)))
-    return Dataset.of_images(images, plan.labels[order], ids, GRADES, flaw=plan.flaw[order])
+    labels = plan.labels[order]
+    flaw = plan.flaw[order]
+    return Dataset.of_images(images, labels, ids, GRADES, flaw=flaw)
 
 
 def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
@@ -521,12 +623,17 @@ def _render_real(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
 
 
 def _render_candidates(
-    positions: np.ndarray, per_class: int, flaws: list[list[Any]], seed: int, version: list[int]
+    positions: np.ndarray,
+    per_class: int,
+    flaws: list[list[Any]],
+    seed: int,
+    version: list[int],
 ) -> np.ndarray:
     _check_version(version, [VERSION, FLAWS_VERSION])
     pairs = tuple((name, share) for name, share in flaws)
     cohort, plan = _candidate_cohort(per_class, pairs, seed)
-    return plan.spoil(positions, cohort.render(plan.source[positions]))
+    sources = cohort.render(plan.source[positions])
+    return plan.spoil(positions, sources)
 
 
 def _check_version(version: object, ours: object) -> None:

@@ -16,9 +16,10 @@ def draw_per_class(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.n
     :return: int64 (sum(counts),), increasing
     :raises ValueError: if a class has fewer images, no count, or a negative one
     """
-    if len(counts) <= labels.max(initial=-1):
+    n_classes = labels.max(initial=-1) + 1
+    if len(counts) < n_classes:
         raise ValueError(
-            f"{len(counts)} counts were given, and the labels are of {labels.max() + 1} classes; "
+            f"{len(counts)} counts were given, and the labels are of {n_classes} classes; "
             "give one for each"
         )
     rng = np.random.default_rng(seed)
@@ -49,7 +50,10 @@ def apportion(labels: np.ndarray, total: int) -> list[int]:
 
 
 def split_by_group(
-    groups: Sequence[str], labels: np.ndarray, shares: Mapping[str, float], seed: int
+    groups: Sequence[str],
+    labels: np.ndarray,
+    shares: Mapping[str, float],
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Split images so that no group (patient, slide) is in two parts.
 
@@ -68,16 +72,20 @@ def split_by_group(
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups were given for {len(labels)} labels")
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+    excess = sum(shares.values()) - 1
+    if min(shares.values()) <= 0 or abs(excess) > 1e-9:
         raise ValueError(f"shares must be positive and add up to 1, got {dict(shares)}")
     if len(names) < len(shares):
         raise ValueError(
             f"{len(names)} groups cannot be split into {len(shares)} parts without dividing one"
         )
-    counts = np.zeros((len(names), labels.max() + 1))  # (groups, classes)
+    n_classes = labels.max() + 1
+    counts = np.zeros((len(names), n_classes))  # (groups, classes)
     np.add.at(counts, (group_of, labels), 1)
-    part_of = _deal_groups(counts, np.array(list(shares.values())), seed)
-    return {name: np.flatnonzero(part_of[group_of] == i) for i, name in enumerate(shares)}
+    share_of = np.array(list(shares.values()))
+    part_of_group = _deal_groups(counts, share_of, seed)
+    part_of = part_of_group[group_of]  # (n,)
+    return {name: np.flatnonzero(part_of == i) for i, name in enumerate(shares)}
 
 
 def _deal_groups(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
@@ -96,15 +104,18 @@ def _deal_groups(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarra
     part_of = np.zeros(n_groups, int)
 
     # Largest first, in random order where sizes are the same.
-    order = np.random.default_rng(seed).permutation(n_groups)
-    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(n_groups)
+    sizes = counts[order].sum(1)
+    order = order[np.argsort(-sizes, kind="stable")]
     for dealt, group in enumerate(order):
         before = (filled - wanted) ** 2 / tolerance
         after = (filled + counts[group] - wanted) ** 2 / tolerance
         cost = (after - before).sum(1)
-        empty = filled.sum(1) == 0
-        if n_groups - dealt <= empty.sum():  # one group left for each empty part
-            cost[~empty] = np.inf
-        part_of[group] = cost.argmin()
-        filled[part_of[group]] += counts[group]
+        is_empty = filled.sum(1) == 0
+        if n_groups - dealt <= is_empty.sum():  # one group left for each empty part
+            cost[~is_empty] = np.inf
+        part = cost.argmin()
+        part_of[group] = part
+        filled[part] += counts[group]
     return part_of

@@ -12,6 +12,9 @@ from synthselect_env.evaluators import candidate_scores
 OBSERVATION_LIMIT = 10.0
 """Standardised features are clipped to this many standard deviations; the space is finite."""
 
+MIN_STD = 1e-6
+"""Least standard deviation that features are divided by."""
+
 Column = Callable[[FeatureBank], np.ndarray]
 """Bank to one number per candidate (n,), or several (n, w)."""
 
@@ -21,11 +24,14 @@ def _class(bank: FeatureBank) -> np.ndarray:
 
 
 def _own_cosine(bank: FeatureBank) -> np.ndarray:
-    return bank.centroid_cosines[np.arange(len(bank.candidates)), bank.candidates.labels]
+    own = bank.candidates.labels[:, None]
+    return np.take_along_axis(bank.centroid_cosines, own, axis=1)[:, 0]
 
 
 def _other_cosine(bank: FeatureBank) -> np.ndarray:
-    return np.where(_class(bank) == 1, -np.inf, bank.centroid_cosines).max(1)
+    is_own = _class(bank) == 1
+    others = np.where(is_own, -np.inf, bank.centroid_cosines)
+    return others.max(1)
 
 
 def _label_fit(bank: FeatureBank) -> np.ndarray:
@@ -34,7 +40,9 @@ def _label_fit(bank: FeatureBank) -> np.ndarray:
 
 def _atypicality(bank: FeatureBank) -> np.ndarray:
     realism = candidate_scores(bank).realism
-    return np.zeros(len(bank.candidates)) if realism is None else -realism
+    if realism is None:
+        return np.zeros(len(bank.candidates))
+    return -realism
 
 
 def _is_candidate(bank: FeatureBank) -> np.ndarray:
@@ -69,15 +77,23 @@ def candidate_rows(
     :param extended_features: whether to append the extended columns; False for the paper's features
     :return: float (n, d), and column name to its slice of the d columns
     """
-    mean, std = bank.train.features.mean(0), bank.train.features.std(0)
-    parts = {"features": (bank.candidates.features - mean) / np.maximum(std, 1e-6)}
-    if extended_features:
-        parts |= {name: column(bank) for name, column in EXTENDED_COLUMNS.items()}
-    widths = [1 if values.ndim == 1 else values.shape[1] for values in parts.values()]
-    ends = np.cumsum(widths)
-    slices = {name: slice(int(end - w), int(end)) for name, w, end in zip(parts, widths, ends)}
-    rows = np.column_stack(list(parts.values())) if extended_features else parts["features"]
-    return rows, slices
+    mean = bank.train.features.mean(0)
+    std = bank.train.features.std(0)
+    centred = bank.candidates.features - mean
+    rows = centred / np.maximum(std, MIN_STD)
+    slices = {"features": slice(0, bank.n_features)}
+    if not extended_features:
+        return rows, slices
+
+    columns = [rows]
+    start = bank.n_features
+    for name, column in EXTENDED_COLUMNS.items():
+        values = column(bank)
+        stop = start + (1 if values.ndim == 1 else values.shape[1])
+        columns.append(values)
+        slices[name] = slice(start, stop)
+        start = stop
+    return np.column_stack(columns), slices
 
 
 def batch_observations(rows: np.ndarray, batches: Sequence[np.ndarray]) -> np.ndarray:
@@ -88,10 +104,11 @@ def batch_observations(rows: np.ndarray, batches: Sequence[np.ndarray]) -> np.nd
     :return: float32 (batches, longest batch, d), clipped to ±:data:`OBSERVATION_LIMIT`. Shorter
         batches are padded with rows of zeros
     """
-    longest = max(map(len, batches))
-    table = np.zeros((len(batches), longest, rows.shape[1]), np.float32)
+    longest = max(len(batch) for batch in batches)
+    shape = (len(batches), longest, rows.shape[1])
+    table = np.zeros(shape, np.float32)
     for observation, batch in zip(table, batches):
-        observation[: len(batch)] = np.clip(rows[batch], -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+        observation[: len(batch)] = rows[batch].clip(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
     return table
 
 

@@ -8,8 +8,15 @@ from synthselect_env.bank import FeatureBank
 from synthselect_env.data import decode
 from synthselect_env.data.images import image_grid
 
-KEPT, DISCARDED, UNDECIDED = (40, 160, 60), (200, 50, 40), (128, 128, 128)
-"""Frame colours, RGB."""
+KEPT = (40, 160, 60)
+"""Frame colour of a kept candidate, RGB."""
+
+DISCARDED = (200, 50, 40)
+"""Frame colour of a discarded candidate, RGB."""
+
+UNDECIDED = (128, 128, 128)
+"""Frame colour before the decision, RGB."""
+
 FRAME = 2
 """Width of a frame in pixels."""
 
@@ -34,20 +41,28 @@ def framed_candidates(
     :return: uint8 (h, w, 3)
     """
     images = bank.candidates.images
-    inner = width - 2 * FRAME
-    height = width
-    if images is not None and len(batch):
-        image_height, image_width = decode(images[batch[:1]]).shape[1:3]
-        height = round(inner * image_height / image_width) + 2 * FRAME
+    n = len(batch)
+    inner_width = width - 2 * FRAME
+    inner_height = inner_width
+    if images is not None and n:
+        first = decode(images[batch[:1]])
+        _, image_height, image_width, _ = first.shape
+        inner_height = round(inner_width * image_height / image_width)
+
+    # One colour per tile.
     if kept is None:
-        colours = np.full((len(batch), 3), UNDECIDED, np.uint8)
+        colours = np.full((n, 3), UNDECIDED, np.uint8)
     else:
         colours = np.where(kept[:, None], KEPT, DISCARDED).astype(np.uint8)
-    # (m, 3) -> (m, height, width, 3), one colour per tile, then the image inside its frame
-    tiles = np.repeat(np.repeat(colours[:, None, None, :], height, 1), width, 2)
-    rows, cols = slice(FRAME, height - FRAME), slice(FRAME, width - FRAME)
+    colours = colours[:, None, None, :]  # (m, 1, 1, 3)
+    height = inner_height + 2 * FRAME
+    tiles = np.empty((n, height, width, 3), np.uint8)
+    tiles[:] = colours
+
+    # The image, or a lighter shade, inside the frame.
+    inside = tiles[:, FRAME:-FRAME, FRAME:-FRAME]
     if images is None:
-        tiles[:, rows, cols] = 255 - (255 - colours[:, None, None, :]) // 3
+        inside[:] = 255 - (255 - colours) // 3
     else:
-        tiles[:, rows, cols] = decode(images[batch], (height - 2 * FRAME, inner))
+        inside[:] = decode(images[batch], (inner_height, inner_width))
     return image_grid(tiles, columns, gap=0)

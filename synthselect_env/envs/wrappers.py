@@ -1,27 +1,31 @@
-"""Wrappers for algorithms without multi-binary actions."""
+"""Wrappers for algorithms without multi-binary actions: a real number or a step per candidate."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+SelectionEnv = gym.Env[np.ndarray, np.ndarray]
+"""Environment whose observations are rows of candidates, and whose actions are decisions."""
 
-def _selection_space(env: gym.Env[Any, Any]) -> spaces.Box:
+
+def _selection_space(env: SelectionEnv) -> spaces.Box:
     """Return the observation space of a selection environment.
 
     :raises ValueError: if the spaces are not a selection environment's
     """
     space = env.observation_space
-    decides = isinstance(env.action_space, spaces.MultiBinary)
-    if decides and isinstance(space, spaces.Box) and len(space.shape) == 2:
-        return space
-    raise ValueError(
-        "a selection environment has Box(n, d) and MultiBinary(n); "
-        f"this one has {space} and {env.action_space}"
-    )
+    is_table = isinstance(space, spaces.Box) and len(space.shape) == 2
+    is_binary = isinstance(env.action_space, spaces.MultiBinary)
+    if not (is_table and is_binary):
+        raise ValueError(
+            "a selection environment has Box(n, d) and MultiBinary(n); "
+            f"this one has {space} and {env.action_space}"
+        )
+    return cast(spaces.Box, space)
 
 
 class BoxThresholdWrapper(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
@@ -38,7 +42,7 @@ class BoxThresholdWrapper(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray])
     :raises ValueError: if the spaces are not a selection environment's
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
+    def __init__(self, env: SelectionEnv) -> None:
         super().__init__(env)
         n, _ = _selection_space(env).shape
         self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
@@ -66,11 +70,11 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     :raises ValueError: if the spaces are not a selection environment's
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
+    def __init__(self, env: SelectionEnv) -> None:
         super().__init__(env)
         space = _selection_space(env)
-        low = np.append(space.low[0], [0, 0]).astype(np.float32)
-        high = np.append(space.high[0], [1, 1]).astype(np.float32)
+        low = np.append(space.low[0], np.zeros(2, np.float32))
+        high = np.append(space.high[0], np.ones(2, np.float32))
         self.observation_space = spaces.Box(low, high)
         self.action_space = spaces.Discrete(2)
         self._rows = space.shape[0]
@@ -80,7 +84,10 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         self._batch_size = 1
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode at the first candidate of the first batch."""
         batch, info = self.env.reset(seed=seed, options=options)
@@ -103,13 +110,14 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
 
         # The batch is complete: its decisions are one action of the environment
         batch, reward, terminated, truncated, info = self.env.step(self._bits)
-        if terminated or truncated:
+        is_over = terminated or truncated
+        if is_over:
             self._position = self._batch_size - 1
-            observation = self._observe()
-            self._batch = None
         else:
             self._begin(batch)
-            observation = self._observe()
+        observation = self._observe()
+        if is_over:
+            self._batch = None
         return observation, float(reward), terminated, truncated, info
 
     def action_masks(self) -> np.ndarray:
@@ -120,7 +128,8 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         self._batch = batch
         self._bits = np.zeros(self._rows, np.int8)
         self._position = 0
-        masks = self.env.get_wrapper_attr("action_masks")().reshape(self._rows, 2)
+        action_masks = self.env.get_wrapper_attr("action_masks")
+        masks = action_masks().reshape(self._rows, 2)
         is_candidate = masks[:, 1]  # padding rows come last and cannot be kept
         self._batch_size = max(int(is_candidate.sum()), 1)
 
@@ -130,4 +139,5 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         decided_share = self._position / self._batch_size
         kept_share = decided.mean() if len(decided) else 0.0
         row = self._batch[self._position]
-        return np.append(row, [decided_share, kept_share]).astype(np.float32)
+        observation = np.append(row, [decided_share, kept_share])
+        return observation.astype(np.float32)
