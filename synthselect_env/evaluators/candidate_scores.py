@@ -53,7 +53,9 @@ class CandidateScores:
     @property
     def label_fit_and_realism(self) -> np.ndarray:
         """Sum of label fit and realism; label fit alone where realism is not known.  (n,)"""
-        return self.label_fit if self.realism is None else self.label_fit + self.realism
+        if self.realism is None:
+            return self.label_fit
+        return self.label_fit + self.realism
 
     @property
     def ranks(self) -> np.ndarray:
@@ -62,9 +64,13 @@ class CandidateScores:
         There are two ranks, not one of the sum: what a wrong label does to a classifier is not what
         a blurred image does.
         """
-        scores = [self.label_fit] + ([] if self.realism is None else [self.realism])
+        scores = [self.label_fit]
+        if self.realism is not None:
+            scores.append(self.realism)
         ranks = [rankdata(score.round(RANK_DECIMALS)) for score in scores]  # copies share a rank
-        return (np.stack(ranks, axis=1) - 1) / max(len(self.label_fit) - 1, 1)
+        from_zero = np.stack(ranks, axis=1) - 1
+        last = len(self.label_fit) - 1
+        return from_zero / max(last, 1)
 
 
 def candidate_scores(bank: FeatureBank) -> CandidateScores:
@@ -104,12 +110,19 @@ def out_of_bag_label_fit(bank: FeatureBank) -> np.ndarray | None:
     retrainings = bank.retrainings
     if retrainings is None or retrainings.own_log_probability is None:
         return None
-    own = np.exp(retrainings.own_log_probability.astype(np.float64))  # (m, n)
-    likelihood = retrainings.metrics["log_likelihood"][:, -1:]  # (m, 1)
+    log_probability = retrainings.own_log_probability.astype(np.float64)
+    own = np.exp(log_probability)  # (m, n)
     out_of_bag = ~retrainings.selections & np.isfinite(own)
-    weights = np.exp(SHARPNESS * (likelihood - likelihood.max())) * out_of_bag  # (m, n)
+
+    # Weights of the networks, 0 for a candidate that a network was trained on.
+    likelihood = retrainings.metrics["log_likelihood"][:, -1:]  # (m, 1)
+    below_best = likelihood - likelihood.max()
+    weights = np.exp(SHARPNESS * below_best) * out_of_bag  # (m, n)
+
     total = weights.sum(0)
-    mean = (weights * np.nan_to_num(own)).sum(0) / np.where(total > 0, total, np.nan)
+    total = np.where(total > 0, total, np.nan)
+    weighted = weights * np.nan_to_num(own)
+    mean = weighted.sum(0) / total
     return np.log(np.maximum(mean, MIN_PROBABILITY))
 
 
@@ -123,15 +136,21 @@ def realism(bank: FeatureBank) -> np.ndarray | None:
     :return: (n,); None where image statistics are not known, or there are too few real images to
         know their spread
     """
-    real, pool = bank.train.image_stats, bank.candidates.image_stats
+    real = bank.train.image_stats
+    pool = bank.candidates.image_stats
     if real is None or pool is None or len(real) <= 2 * real.shape[1]:
         return None
-    real, pool = real.astype(np.float64), pool.astype(np.float64)
-    # Standardise, and whiten by the Cholesky factor of the covariance.
+    real = real.astype(np.float64)
+    pool = pool.astype(np.float64)
+
+    # Standardise by the real images, and whiten by the Cholesky factor of their covariance.
+    mean = real.mean(0)
     scale = np.maximum(real.std(0), 1e-9)
-    centred = (real - real.mean(0)) / scale
-    covariance = centred.T @ centred / len(real)
-    root = np.linalg.cholesky(covariance + MIN_VARIANCE * np.eye(real.shape[1]))
-    whitened = np.linalg.solve(root, ((pool - real.mean(0)) / scale).T)
+    real = (real - mean) / scale
+    pool = (pool - mean) / scale
+    covariance = real.T @ real / len(real)
+    covariance += MIN_VARIANCE * np.eye(len(covariance))
+    root = np.linalg.cholesky(covariance)
+    whitened = np.linalg.solve(root, pool.T)
     atypicality = np.linalg.norm(whitened, axis=0)
     return -np.log(np.maximum(atypicality, MIN_ATYPICALITY))

@@ -93,9 +93,11 @@ class DatamodelEvaluator(Evaluator):
         self.metrics = Evaluations.from_epochs(retrainings.metrics)
 
         # What each candidate adds to a training set.
-        self._knot_weights = knot_weights(candidate_scores(bank).ranks, self.n_knots)  # (n, h)
-        self._class_weights = np.eye(len(bank.classes))[bank.candidates.labels]  # (n, c)
-        counts = np.bincount(bank.train.labels, minlength=len(bank.classes))
+        n_classes = len(bank.classes)
+        ranks = candidate_scores(bank).ranks
+        self._knot_weights = knot_weights(ranks, self.n_knots)  # (n, h)
+        self._class_weights = np.eye(n_classes)[bank.candidates.labels]  # (n, c)
+        counts = np.bincount(bank.train.labels, minlength=n_classes)
         self._real_counts = counts.astype(float)
         n_shares = self._knot_weights.shape[1]
         required = n_shares + 3
@@ -106,7 +108,8 @@ class DatamodelEvaluator(Evaluator):
             )
 
         # One regression per metric.
-        regressors = self._regressors(self._composition(self.selections.astype(float)))
+        sets = self._composition(self.selections)
+        regressors = self._regressors(sets)
         self._fits: dict[str, RidgeFit] = {}
         for metric in METRICS:
             values = _to_additive(metric, getattr(self.metrics, metric))
@@ -128,12 +131,11 @@ class DatamodelEvaluator(Evaluator):
 
     def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
         """Predict the validation metrics of k selections; the seed changes nothing."""
-        weights = self.checked(selections).astype(float)
-        regressors = self._regressors(self._composition(weights))
-        predictions = {
-            metric: _from_additive(metric, fit.predict(regressors))
-            for metric, fit in self._fits.items()
-        }
+        sets = self._composition(self.checked(selections))
+        regressors = self._regressors(sets)
+        predictions = {}
+        for metric, fit in self._fits.items():
+            predictions[metric] = _from_additive(metric, fit.predict(regressors))
         return Evaluations.from_metrics(predictions)
 
     def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
@@ -144,47 +146,53 @@ class DatamodelEvaluator(Evaluator):
         :return: float64 (k, n)
         """
         fit = self._fits["log_likelihood"]
-        sets = self._composition(self.checked(selections).astype(float))
+        sets = self._composition(self.checked(selections))
 
         # Derivatives of the regression by the shares of knots and classes.
+        share_weights = fit.weights[:-2]
         imbalance_weight, size_weight = fit.weights[-2:]
-        by_knot = fit.power * sets.knot_shares ** (fit.power - 1) * fit.weights[:-2]  # (k, h)
+        slope = fit.power * sets.knot_shares ** (fit.power - 1)
+        by_knot = slope * share_weights  # (k, h)
         deviation = 2 * (sets.class_shares - self._real_shares)  # (k, c)
 
         # A candidate raises its own shares, and dilutes all shares by adding to the size.
         raised = by_knot @ self._knot_weights.T  # (k, n)
         raised = raised + imbalance_weight * deviation @ self._class_weights.T
         diluted = (by_knot * sets.knot_shares).sum(1)  # (k,)
-        diluted = diluted + imbalance_weight * (deviation * sets.class_shares).sum(1)
+        imbalance_diluted = (deviation * sets.class_shares).sum(1)
+        diluted = diluted + imbalance_weight * imbalance_diluted
+        inner = raised - diluted[:, None] + size_weight
 
         # The log-likelihood is an exponential of the regression, which is its own derivative.
-        outer = _from_additive("log_likelihood", fit.predict(self._regressors(sets)))
-        return outer[:, None] * (raised - diluted[:, None] + size_weight) / sets.size
+        prediction = fit.predict(self._regressors(sets))
+        outer = _from_additive("log_likelihood", prediction)
+        return outer[:, None] * inner / sets.size
 
     @property
     def _real_shares(self) -> np.ndarray:  # (c,)
         return self._real_counts / self._real_counts.sum()
 
-    def _composition(self, weights: np.ndarray) -> Composition:
+    def _composition(self, selections: np.ndarray) -> Composition:
         """Return what training sets consist of.
 
-        :param weights: weight of each candidate, 0 or 1, float64 (k, n)
+        :param selections: bool (k, n), one row per selection
         """
+        weights = selections.astype(float)
         size = self._real_counts.sum() + weights.sum(1, keepdims=True)
-        return Composition(
-            size,
-            class_shares=(self._real_counts + weights @ self._class_weights) / size,
-            knot_shares=weights @ self._knot_weights / size,
-        )
+        class_counts = self._real_counts + weights @ self._class_weights
+        knot_counts = weights @ self._knot_weights
+        return Composition(size, class_counts / size, knot_counts / size)
 
     def _regressors(self, sets: Composition) -> dict[float, np.ndarray]:
         """Return the inputs of the regression for each power of the shares.  (k, h + 2)"""
-        imbalance = ((sets.class_shares - self._real_shares) ** 2).sum(1, keepdims=True)
+        deviation = sets.class_shares - self._real_shares
+        imbalance = (deviation**2).sum(1, keepdims=True)
         growth = np.log(sets.size / self._real_counts.sum())
-        return {
-            power: np.concatenate([sets.knot_shares**power, imbalance, growth], axis=1)
-            for power in POWERS
-        }
+        regressors = {}
+        for power in POWERS:
+            columns = [sets.knot_shares**power, imbalance, growth]
+            regressors[power] = np.concatenate(columns, axis=1)
+        return regressors
 
 
 def knot_weights(ranks: np.ndarray, n_knots: int) -> np.ndarray:
@@ -198,13 +206,17 @@ def knot_weights(ranks: np.ndarray, n_knots: int) -> np.ndarray:
     :return: float64 (n, r · n_knots)
     """
     knots = np.linspace(0, 1, n_knots)
-    distances = np.abs(ranks[:, :, None] - knots) * (n_knots - 1)  # (n, r, n_knots)
-    return np.maximum(0, 1 - distances).reshape(len(ranks), -1)
+    distances = np.abs(ranks[:, :, None] - knots)  # (n, r, n_knots)
+    nearness = 1 - distances * (n_knots - 1)
+    return np.maximum(0, nearness).reshape(len(ranks), -1)
 
 
 def _to_additive(metric: str, values: np.ndarray) -> np.ndarray:
     """Return a metric on the scale on which effects add up: the logarithm of a loss."""
-    return np.log(np.maximum(-values, MIN_LOSS)) if metric == "log_likelihood" else values
+    if metric != "log_likelihood":
+        return values
+    loss = np.maximum(-values, MIN_LOSS)
+    return np.log(loss)
 
 
 def _from_additive(metric: str, values: np.ndarray) -> np.ndarray:
@@ -218,8 +230,12 @@ def fit_power(regressors: dict[float, np.ndarray], values: np.ndarray) -> RidgeF
     :param regressors: power to regressors (m, p)
     :param values: (m,)
     """
+
+    def error(fit: RidgeFit) -> float:
+        return ((fit.leave_one_out - values) ** 2).sum()
+
     fits = [fit_ridge(x, values)._replace(power=power) for power, x in regressors.items()]
-    return min(fits, key=lambda fit: ((fit.leave_one_out - values) ** 2).sum())
+    return min(fits, key=error)
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray) -> RidgeFit:
@@ -229,16 +245,24 @@ def fit_ridge(x: np.ndarray, y: np.ndarray) -> RidgeFit:
     :param y: (m,)
     """
     n = len(y)
-    mean, std = x.mean(0), x.std(0) + 1e-9
+    mean = x.mean(0)
+    std = x.std(0) + 1e-9
     z = (x - mean) / std
     centred = y - y.mean()
+    identity = np.eye(z.shape[1])
     fits: list[tuple[float, np.ndarray, np.ndarray]] = []
     for penalty in PENALTIES:
-        solved = np.linalg.solve(z.T @ z + penalty * n * np.eye(z.shape[1]), z.T)  # (p, m)
+        gram = z.T @ z + penalty * n * identity
+        solved = np.linalg.solve(gram, z.T)  # (p, m)
         slopes = solved @ centred
+
         # Errors of the fits without each row, from the residuals and leverages of the whole fit.
+        residuals = centred - z @ slopes
         leverages = (z * solved.T).sum(1)
-        errors = (centred - z @ slopes) / (1 - leverages - 1 / n)
-        fits.append(((errors**2).mean(), slopes / std, y - errors))
-    _, weights, predictions = min(fits, key=lambda fit: fit[0])
-    return RidgeFit(weights, float(y.mean() - mean @ weights), predictions)
+        errors = residuals / (1 - leverages - 1 / n)
+        mean_square = (errors**2).mean()
+        fits.append((mean_square, slopes / std, y - errors))
+
+    _, weights, leave_one_out = min(fits, key=lambda fit: fit[0])
+    intercept = float(y.mean() - mean @ weights)
+    return RidgeFit(weights, intercept, leave_one_out)

@@ -37,10 +37,12 @@ def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
     :param seed: random seed
     :return: bool (k, n)
     """
-    rng, n = np.random.default_rng(seed), len(bank.candidates)
+    rng = np.random.default_rng(seed)
+    n = len(bank.candidates)
     # By the probe alone: the ranks must not depend on how many retrainings there are already.
     scores = candidate_scores(bank)
-    ranks = 2 * replace(scores, label_fit=scores.probe_label_fit).ranks - 1
+    by_probe = replace(scores, label_fit=scores.probe_label_fit)
+    ranks = 2 * by_probe.ranks - 1  # -1..1
     labels = bank.candidates.labels
     selections = [np.zeros(n, bool), np.ones(n, bool)]
     for _ in range(k - 2):
@@ -48,7 +50,8 @@ def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
         rate = rng.uniform(*RATE_RANGE)
         shifts = rng.normal(0, CLASS_TILT, len(bank.classes))
         log_odds = rate + ranks @ tilts + shifts[labels]
-        selections.append(rng.random(n) < 1 / (1 + np.exp(-log_odds)))
+        probability = 1 / (1 + np.exp(-log_odds))
+        selections.append(rng.random(n) < probability)
     return np.stack(selections[:k])
 
 
@@ -92,7 +95,9 @@ def with_retrainings(
     selections = retrain.checked(selections)
 
     # Retrain, as many at a time as the evaluator works on side by side.
-    n_valid, labels = len(bank.valid), bank.candidates.labels
+    n_valid = len(bank.valid)
+    labels = bank.candidates.labels
+    candidates = n_valid + np.arange(len(labels))
     everything = Dataset.concatenate([bank.valid, bank.candidates])
     metrics: list[dict[str, np.ndarray]] = []
     own: list[np.ndarray] = []
@@ -101,7 +106,8 @@ def with_retrainings(
         log_p = retrain.predict(part, seed, everything)  # (k, valid + candidates, c)
         scored = Evaluations.from_predictions(log_p[:, :n_valid], bank.valid.labels)
         metrics.append(scored.epochs)
-        own.append(log_p[:, n_valid:][:, np.arange(len(labels)), labels].astype(np.float16))
+        of_own_label = log_p[:, candidates, labels]
+        own.append(of_own_label.astype(np.float16))
         if on_retraining:
             on_retraining(start + len(part))
 

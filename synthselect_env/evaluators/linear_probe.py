@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from synthselect_env.bank import FeatureBank
@@ -46,7 +47,11 @@ class LinearProbeEvaluator(ClassifierEvaluator):
     """
 
     def __init__(
-        self, bank: FeatureBank, n_components: int = 32, ridge: float = 10.0, device: str = "auto"
+        self,
+        bank: FeatureBank,
+        n_components: int = 32,
+        ridge: float = 10.0,
+        device: str = "auto",
     ) -> None:
         super().__init__(bank)
         if n_components < 1 or ridge <= 0:
@@ -58,16 +63,19 @@ class LinearProbeEvaluator(ClassifierEvaluator):
         self._fit_components(int(n_components))
 
         # Components are rounded so that sums over images are exact; see rounding_step.
-        real, pool = self._design(bank.train), self._design(bank.candidates)
+        real = self._design(bank.train)
+        pool = self._design(bank.candidates)
         step = rounding_step(real.x, pool.x)
         if step > MAX_ROUNDING_STEP:
             self._refuse_outlier(torch.cat([real.x, pool.x]))
-        rounded = [Design((x / step).round_() * step, y) for x, y in (real, pool)]
-        self._head = RidgeHead(rounded[0], rounded[1], ridge)
+        real = _rounded(real, step)
+        pool = _rounded(pool, step)
+        self._head = RidgeHead(real, pool, ridge)
 
         # The fit without candidates. Its temperature is where all other fits start.
-        self._datasets: dict[int, tuple[Dataset, torch.Tensor, torch.Tensor]] = {}
-        empty = torch.zeros(1, len(bank.candidates), dtype=torch.bool, device=self.device)
+        self._datasets: dict[int, tuple[Dataset, Tensor, Tensor]] = {}
+        shape = (1, len(bank.candidates))
+        empty = torch.zeros(shape, dtype=torch.bool, device=self.device)
         self._empty_weights = self._head.fit(empty)  # (1, p, c)
         self._temperature = 4.0
         self._temperature = self._fit_temperature(self._empty_weights).item()
@@ -75,15 +83,20 @@ class LinearProbeEvaluator(ClassifierEvaluator):
     def _fit_components(self, n_components: int) -> None:
         """Find the principal components of the real training features."""
         # On the CPU: the components are the same wherever the rest is computed.
-        real = torch.from_numpy(np.array(self.bank.train.features, np.float64))
+        features = np.array(self.bank.train.features, np.float64)
+        real = torch.from_numpy(features)
         mean = real.mean(0)
         _, singular, axes = torch.linalg.svd(real - mean, full_matrices=False)
         self._mean = mean.to(self.device)
-        singular, axes = singular.to(self.device), axes.to(self.device)
+        singular = singular.to(self.device)
+        axes = axes.to(self.device)
+
         # With fewer images than components, the other axes are arbitrary.
-        rank = int((singular > 1e-7 * singular[0]).sum())
+        negligible = 1e-7 * singular[0]
+        rank = int((singular > negligible).sum())
         self.n_components = min(n_components, max(rank, 1))
-        scale = (singular[: self.n_components].square().mean() / len(real)).sqrt()
+        squares = singular[: self.n_components].square()
+        scale = (squares.mean() / len(real)).sqrt()
         if scale < 1e-9:
             raise ValueError(
                 f"{self.bank.source}: train/features are all the same; "
@@ -91,13 +104,14 @@ class LinearProbeEvaluator(ClassifierEvaluator):
             )
         self._axes = axes[: self.n_components].T / scale
 
-    def _refuse_outlier(self, components: torch.Tensor) -> None:
+    def _refuse_outlier(self, components: Tensor) -> None:
         """Name the image that lies farthest from the others.
 
         :param components: components of the real images and the candidates, (n, p)
         """
         distance = components.abs().max(1).values
-        row, n_real = int(distance.argmax()), len(self.bank.train)
+        row = int(distance.argmax())
+        n_real = len(self.bank.train)
         where = f"train/features, row {row}"
         if row >= n_real:
             where = f"candidates/features, row {row - n_real}"
@@ -122,7 +136,7 @@ class LinearProbeEvaluator(ClassifierEvaluator):
             "temperature": [TEMPERATURE_STEPS, TEMPERATURE_ROUNDING],
         }
 
-    def components(self, features: np.ndarray) -> torch.Tensor:
+    def components(self, features: np.ndarray) -> Tensor:
         """Return the principal components of features, with a last column of ones.
 
         :param features: (n, d)
@@ -131,9 +145,10 @@ class LinearProbeEvaluator(ClassifierEvaluator):
         shape = len(features), self.n_components + 1
         x = torch.ones(shape, dtype=torch.float64, device=self.device)
         for start in range(0, len(features), CHUNK_SIZE):
-            part = np.array(features[start : start + CHUNK_SIZE], np.float64)
+            rows = slice(start, start + CHUNK_SIZE)
+            part = np.array(features[rows], np.float64)
             centred = torch.from_numpy(part).to(self.device) - self._mean
-            x[start : start + CHUNK_SIZE, :-1] = centred @ self._axes
+            x[rows, :-1] = centred @ self._axes
         return x
 
     def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
@@ -144,10 +159,11 @@ class LinearProbeEvaluator(ClassifierEvaluator):
         :return: log-probabilities, float64 (k, m, c)
         """
         weights = self._head.fit(self._masks(selections))
-        temperature = self._fit_temperature(weights)
+        temperature = self._fit_temperature(weights)[:, None, None]
         x, _ = self._prepared(dataset)
-        scores = temperature[:, None, None] * (weights.mT @ x)  # (k, c, m)
-        return scores.log_softmax(1).transpose(1, 2).cpu().numpy()
+        scores = temperature * (weights.mT @ x)  # (k, c, m)
+        log_p = scores.log_softmax(1)
+        return log_p.transpose(1, 2).cpu().numpy()
 
     def credit(self, selections: np.ndarray, seed: int) -> np.ndarray:
         """Return the derivative of the validation log-likelihood by each candidate's weight.
@@ -164,46 +180,64 @@ class LinearProbeEvaluator(ClassifierEvaluator):
         weights = self._head.fit(masks)  # (k, p, c)
         temperature = self._fit_temperature(weights)[:, None, None]
         x, labels = self._prepared(self.bank.valid)
-        probabilities = (temperature * (weights.mT @ x)).softmax(1)  # (k, c, v)
-        residual = one_hot(labels, weights.shape[2]).T - probabilities
+        scores = temperature * (weights.mT @ x)
+        probabilities = scores.softmax(1)  # (k, c, v)
+        targets = one_hot(labels, len(self.bank.classes)).T
+        residual = targets - probabilities
         gradient = temperature * (x @ residual.mT) / len(labels)  # (k, p, c)
-        return self._head.credit(masks, weights, gradient).cpu().numpy()
+        credit = self._head.credit(masks, weights, gradient)
+        return credit.cpu().numpy()
 
     def own_log_probability(self, dataset: Dataset) -> np.ndarray:
         """Return each label's log-probability under the probe on real images alone.  (n,)"""
         scores = self.components(dataset.features) @ self._empty_weights[0]
         log_p = (self._temperature * scores).log_softmax(1)
         rows = torch.arange(len(dataset), device=self.device)
-        return log_p[rows, self._labels(dataset)].cpu().numpy()
+        own = log_p[rows, self._labels(dataset)]
+        return own.cpu().numpy()
 
-    def _masks(self, selections: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(self.checked(selections)).to(self.device)
+    def _masks(self, selections: np.ndarray) -> Tensor:
+        checked = self.checked(selections)
+        return torch.from_numpy(checked).to(self.device)
 
-    def _labels(self, dataset: Dataset) -> torch.Tensor:
-        return torch.from_numpy(np.array(dataset.labels, np.int64)).to(self.device)
+    def _labels(self, dataset: Dataset) -> Tensor:
+        labels = np.array(dataset.labels, np.int64)
+        return torch.from_numpy(labels).to(self.device)
 
     def _design(self, dataset: Dataset) -> Design:
-        y = one_hot(self._labels(dataset), len(self.bank.classes)).to(torch.float64)
-        return Design(self.components(dataset.features), y)
+        x = self.components(dataset.features)
+        y = one_hot(self._labels(dataset), len(self.bank.classes))
+        return Design(x, y.to(torch.float64))
 
-    def _prepared(self, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prepared(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Return components and labels of a dataset that is scored.  (p, m), (m,)"""
         if id(dataset) not in self._datasets:
             if len(self._datasets) == REMEMBERED_DATASETS:
-                del self._datasets[next(iter(self._datasets))]
+                oldest = next(iter(self._datasets))
+                del self._datasets[oldest]
             x = self.components(dataset.features).T.contiguous()
             # The dataset is kept, so that no other one can have its id.
             self._datasets[id(dataset)] = dataset, x, self._labels(dataset)
-        return self._datasets[id(dataset)][1:]
+        _, x, labels = self._datasets[id(dataset)]
+        return x, labels
 
-    def _fit_temperature(self, weights: torch.Tensor) -> torch.Tensor:  # (k, p, c) -> (k,)
+    def _fit_temperature(self, weights: Tensor) -> Tensor:  # (k, p, c) -> (k,)
         x, labels = self._prepared(self.bank.valid)
         return fit_temperature(weights.mT @ x, labels, self._temperature)
 
 
+def _rounded(images: Design, step: float) -> Design:
+    """Return a design whose inputs are multiples of a step."""
+    multiples = (images.x / step).round_()
+    return Design(multiples * step, images.y)
+
+
 def fit_temperature(
-    scores: torch.Tensor, labels: torch.Tensor, start: float = 4.0, steps: int = TEMPERATURE_STEPS
-) -> torch.Tensor:
+    scores: Tensor,
+    labels: Tensor,
+    start: float = 4.0,
+    steps: int = TEMPERATURE_STEPS,
+) -> Tensor:
     """Fit the factor on each classifier's scores under which the labels are most likely.
 
     The log-likelihood is concave in the factor, and Newton's method finds its maximum. A step at
@@ -216,19 +250,25 @@ def fit_temperature(
     :param steps: most steps that are taken
     :return: (k,), between 0.01 and 1000
     """
-    own = scores[:, labels, torch.arange(len(labels), device=labels.device)].mean(1)
-    factor, moving = torch.full_like(own, start), torch.ones_like(own, dtype=torch.bool)
+    columns = torch.arange(len(labels), device=labels.device)
+    own = scores[:, labels, columns].mean(1)
+    factor = torch.full_like(own, start)
+    moving = torch.ones_like(own, dtype=torch.bool)
     for _ in range(steps):
         # First and second derivative of the log-likelihood by the factor.
-        p = (factor[:, None, None] * scores).softmax(1)
+        scaled = factor[:, None, None] * scores
+        p = scaled.softmax(1)
         mean = (p * scores).sum(1)
         slope = own - mean.mean(1)
-        variance = (p * scores.square()).sum(1) - mean.square()
+        mean_square = (p * scores.square()).sum(1)
+        variance = mean_square - mean.square()
         curvature = variance.mean(1).clamp(min=1e-12)
 
-        step = factor + slope / curvature
-        after = torch.minimum(torch.maximum(step, factor / 2), factor * 2).clamp(0.01, 1000)
-        moving &= (after - factor).abs() > TEMPERATURE_ROUNDING * factor
+        after = factor + slope / curvature
+        after = torch.clamp(after, factor / 2, factor * 2)
+        after = after.clamp(0.01, 1000)
+        change = (after - factor).abs()
+        moving &= change > TEMPERATURE_ROUNDING * factor
         factor = torch.where(moving, after, factor)
         if not moving.any():
             break

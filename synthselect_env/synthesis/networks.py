@@ -11,11 +11,12 @@ against repetition (Karras et al. 2018).
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 STAGES = 4
@@ -34,6 +35,18 @@ SLOPE = 0.2
 """Negative slope of the leaky ReLUs."""
 
 
+def _conv3x3(c_in: int, c_out: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """Return a 3×3 convolution whose output is as large as the input, divided by the stride."""
+    return nn.Conv2d(
+        c_in,
+        c_out,
+        kernel_size=3,
+        stride=stride,
+        padding=1,
+        bias=bias,
+    )
+
+
 class ConditionalBatchNorm(nn.Module):
     """Batch normalisation whose gain and bias are linear in a condition vector.
 
@@ -48,9 +61,10 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.normal_(self.gain_bias.weight, std=0.02)
 
     # (b, c, h, w), (b, condition) -> (b, c, h, w)
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Normalise, then scale and shift each channel by the condition."""
-        gain, bias = self.gain_bias(condition)[:, :, None, None].chunk(2, dim=1)
+        gain_bias = self.gain_bias(condition)[:, :, None, None]
+        gain, bias = gain_bias.chunk(2, dim=1)
         return self.norm(x) * (1 + gain) + bias
 
 
@@ -61,13 +75,17 @@ class CircularPad(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # (b, c, h, w) -> (b, c, h + 2, w + 2)
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # (b, c, h, w) -> (b, c, h + 2, w + 2)
         """Pad the rows, then the columns."""
-        x = torch.cat([x[:, :, -1:], x, x[:, :, :1]], 2)
-        return torch.cat([x[..., -1:], x, x[..., :1]], 3)
+        top = x[:, :, :1]
+        bottom = x[:, :, -1:]
+        x = torch.cat([bottom, x, top], dim=2)
+        left = x[..., :1]
+        right = x[..., -1:]
+        return torch.cat([right, x, left], dim=3)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Add the border's gradient to that of the pixels it was copied from."""
         (outer,) = gradients  # (b, c, h + 2, w + 2)
         rows = outer[:, :, 1:-1].clone()
@@ -79,10 +97,15 @@ class CircularPad(torch.autograd.Function):
         return inner
 
 
-def _upsample(x: torch.Tensor) -> torch.Tensor:  # (b, c, h, w) -> (b, c, 2h, 2w)
+def _upsample(x: Tensor) -> Tensor:  # (b, c, h, w) -> (b, c, 2h, 2w)
     # Bilinear: repeated pixels leave a checkerboard, by which a classifier knows generated classes.
     padded = CircularPad.apply(x)
-    doubled = F.interpolate(padded, scale_factor=2.0, mode="bilinear", align_corners=False)
+    doubled = F.interpolate(
+        padded,
+        scale_factor=2.0,
+        mode="bilinear",
+        align_corners=False,
+    )
     return doubled[:, :, 2:-2, 2:-2]
 
 
@@ -94,9 +117,9 @@ class CircularConv2d(nn.Conv2d):
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 3)
+        super().__init__(c_in, c_out, kernel_size=3)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (b, c_in, h, w) -> (b, c_out, h, w)
+    def forward(self, x: Tensor) -> Tensor:  # (b, c_in, h, w) -> (b, c_out, h, w)
         """Pad and convolve."""
         return super().forward(CircularPad.apply(x))
 
@@ -115,22 +138,24 @@ class GeneratorBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, condition: int) -> None:
         super().__init__()
-        self.noise_strength = nn.Parameter(torch.full((1, c_out, 1, 1), 0.1))
+        initial_strength = torch.full((1, c_out, 1, 1), 0.1)
+        self.noise_strength = nn.Parameter(initial_strength)
         self.norm1 = ConditionalBatchNorm(c_in, condition)
         self.norm2 = ConditionalBatchNorm(c_out, condition)
         self.conv1 = CircularConv2d(c_in, c_out)
         self.conv2 = CircularConv2d(c_out, c_out)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.shortcut = nn.Conv2d(c_in, c_out, kernel_size=1)
 
     # (b, c_in, h, w), (b, condition), (b, 1, 2h, 2w) -> (b, c_out, 2h, 2w)
-    def forward(
-        self, x: torch.Tensor, condition: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         """Apply both branches and add them."""
-        y = _upsample(F.relu(self.norm1(x, condition)))
-        y = self.conv1(y) + self.noise_strength * noise
-        y = self.conv2(F.relu(self.norm2(y, condition)))
-        return y + _upsample(self.shortcut(x))
+        y = F.relu(self.norm1(x, condition))
+        y = self.conv1(_upsample(y))
+        y = y + self.noise_strength * noise
+        y = F.relu(self.norm2(y, condition))
+        y = self.conv2(y)
+        shortcut = _upsample(self.shortcut(x))
+        return y + shortcut
 
 
 class Generator(nn.Module):
@@ -152,7 +177,13 @@ class Generator(nn.Module):
     :param latent: Length of the latent vector
     """
 
-    def __init__(self, size: tuple[int, int], n_classes: int, width: int, latent: int) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        n_classes: int,
+        width: int,
+        latent: int,
+    ) -> None:
         super().__init__()
         height, breadth = size
         self.latent = latent
@@ -160,8 +191,9 @@ class Generator(nn.Module):
         # Sizes of the noise maps, from the smallest grid to the image.
         self.grid = (height >> STAGES, breadth >> STAGES)
         self.noise_sizes = [(height >> s, breadth >> s) for s in reversed(range(STAGES))]
-        coarse_length = COARSE_MAPS * self.grid[0] * self.grid[1]
-        self.noise_lengths = [coarse_length, *(h * w for h, w in self.noise_sizes)]
+        coarse_length = COARSE_MAPS * math.prod(self.grid)
+        block_lengths = [math.prod(noise_size) for noise_size in self.noise_sizes]
+        self.noise_lengths = [coarse_length, *block_lengths]
         self.latent_length = latent + sum(self.noise_lengths)
 
         # Layers. The order of their creation decides the initial weights.
@@ -169,27 +201,33 @@ class Generator(nn.Module):
         condition = 2 * latent
         self.embedding = nn.Embedding(n_classes, latent)
         self.stem = nn.Linear(condition, channels[0])
-        self.places = nn.Conv2d(COARSE_MAPS, channels[0], 1, bias=False)
-        self.blocks = nn.ModuleList(
-            GeneratorBlock(a, b, condition) for a, b in zip(channels, channels[1:])
-        )
+        self.places = nn.Conv2d(COARSE_MAPS, channels[0], kernel_size=1, bias=False)
+        self.blocks = nn.ModuleList()
+        for c_in, c_out in pairwise(channels):
+            self.blocks.append(GeneratorBlock(c_in, c_out, condition))
         self.norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = CircularConv2d(channels[-1], 3)
 
     # (b, latent_length), (b,) -> (b, 3, h, w) in -1..1
-    def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate one image per latent and label."""
         # The condition of every block, and the smallest map.
-        vector, coarse, *noises = z.split([self.latent, *self.noise_lengths], dim=1)
-        condition = torch.cat([vector, self.embedding(labels)], dim=1)
-        x = self.stem(condition)[:, :, None, None]
-        x = x + self.places(coarse.view(-1, COARSE_MAPS, *self.grid))
+        lengths = [self.latent, *self.noise_lengths]
+        vector, coarse, *noises = z.split(lengths, dim=1)
+        class_vector = self.embedding(labels)
+        condition = torch.cat([vector, class_vector], dim=1)
+        everywhere = self.stem(condition)[:, :, None, None]
+        coarse_maps = coarse.view(-1, COARSE_MAPS, *self.grid)
+        x = everywhere + self.places(coarse_maps)
 
         # Four doublings, each with its own noise.
         x = x.contiguous(memory_format=torch.channels_last)
         for block, noise, size in zip(self.blocks, noises, self.noise_sizes):
-            x = block(x, condition, noise.view(-1, 1, *size))
-        return torch.tanh(self.to_rgb(F.relu(self.norm(x))))
+            noise_map = noise.view(-1, 1, *size)
+            x = block(x, condition, noise_map)
+
+        x = F.relu(self.norm(x))
+        return torch.tanh(self.to_rgb(x))
 
 
 class ResidualBlock(nn.Module):
@@ -202,23 +240,25 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False),
+            _conv3x3(c_in, c_out, stride=2, bias=False),
             nn.BatchNorm2d(c_out),
             nn.ReLU(),
-            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
+            _conv3x3(c_out, c_out, bias=False),
             nn.BatchNorm2d(c_out),
         )
         self.shortcut = nn.Sequential(
-            nn.Conv2d(c_in, c_out, 1, bias=False),
+            nn.Conv2d(c_in, c_out, kernel_size=1, bias=False),
             nn.BatchNorm2d(c_out),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (b, c_in, h, w) -> (b, c_out, h/2, w/2)
+    def forward(self, x: Tensor) -> Tensor:  # (b, c_in, h, w) -> (b, c_out, h/2, w/2)
         """Apply both branches and add them."""
         y = self.body(x)
         # Every second pixel, and not a stride of 2: with one, torch 2.14's backward of a 1×1
         # convolution writes past its memory if there are fewer than 8 channels (AMD, AVX2).
-        return F.relu(y + self.shortcut(x[:, :, ::2, ::2]))
+        # Taken after the body: this order decides in which order the gradients of x add up.
+        halved = x[:, :, ::2, ::2]
+        return F.relu(y + self.shortcut(halved))
 
 
 class FeatureNetwork(nn.Module):
@@ -234,16 +274,16 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.channels = [width, width, 2 * width, 4 * width, 8 * width]
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 1, 1, bias=False),
+            _conv3x3(3, width, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b) for a, b in zip(self.channels, self.channels[1:])
-        )
+        self.blocks = nn.ModuleList()
+        for c_in, c_out in pairwise(self.channels):
+            self.blocks.append(ResidualBlock(c_in, c_out))
 
     # (b, 3, h, w) in -1..1 -> (b, c, h / 2**s, w / 2**s) for s in 0..4
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """Return feature maps of five scales, the finest first."""
         maps = [self.stem(x)]
         for block in self.blocks:
@@ -262,15 +302,18 @@ class PixelBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, first: bool = False) -> None:
         super().__init__()
         self.first = first
-        self.conv1 = spectral_norm(nn.Conv2d(c_in, c_out, 3, padding=1))
-        self.conv2 = spectral_norm(nn.Conv2d(c_out, c_out, 3, padding=1))
-        self.shortcut = spectral_norm(nn.Conv2d(c_in, c_out, 1))
+        self.conv1 = spectral_norm(_conv3x3(c_in, c_out))
+        self.conv2 = spectral_norm(_conv3x3(c_out, c_out))
+        shortcut = nn.Conv2d(c_in, c_out, kernel_size=1)
+        self.shortcut = spectral_norm(shortcut)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (b, c_in, h, w) -> (b, c_out, h/2, w/2)
+    def forward(self, x: Tensor) -> Tensor:  # (b, c_in, h, w) -> (b, c_out, h/2, w/2)
         """Apply both branches and add them."""
-        y = self.conv1(x if self.first else F.relu(x))
-        y = F.avg_pool2d(self.conv2(F.relu(y)), 2)
-        return y + self.shortcut(F.avg_pool2d(x, 2))
+        y = x if self.first else F.relu(x)
+        y = F.relu(self.conv1(y))
+        y = F.avg_pool2d(self.conv2(y), 2)
+        halved = F.avg_pool2d(x, 2)
+        return y + self.shortcut(halved)
 
 
 class Head(nn.Module):
@@ -285,21 +328,27 @@ class Head(nn.Module):
     """
 
     def __init__(
-        self, channels: int, hidden: int, n_classes: int, stride: int, group: int = 0
+        self,
+        channels: int,
+        hidden: int,
+        n_classes: int,
+        stride: int,
+        group: int = 0,
     ) -> None:
         super().__init__()
         self.group = group
-        self.mix = nn.Conv2d(channels, hidden, 1).requires_grad_(False)
+        self.mix = nn.Conv2d(channels, hidden, kernel_size=1)
+        self.mix.requires_grad_(False)
         nn.init.kaiming_normal_(self.mix.weight, nonlinearity="linear")
         inner = hidden + 1 if group else hidden
-        self.conv1 = spectral_norm(nn.Conv2d(hidden, hidden, 3, stride, 1))
-        self.conv2 = spectral_norm(nn.Conv2d(inner, hidden, 3, 1, 1))
-        self.score = nn.Conv2d(hidden, 1, 1)
+        self.conv1 = spectral_norm(_conv3x3(hidden, hidden, stride))
+        self.conv2 = spectral_norm(_conv3x3(inner, hidden))
+        self.score = nn.Conv2d(hidden, 1, kernel_size=1)
         self.projection = nn.Embedding(n_classes, hidden)
         nn.init.zeros_(self.projection.weight)
 
     @torch.no_grad()
-    def calibrate(self, features: torch.Tensor) -> None:
+    def calibrate(self, features: Tensor) -> None:
         """Scale the random mixture to zero mean and unit variance per channel.
 
         :param features: Feature maps of real images (b, c, h, w)
@@ -308,27 +357,40 @@ class Head(nn.Module):
         assert bias is not None
         bias.zero_()
         mixed = self.mix(features).float()
+        mean = mixed.mean((0, 2, 3))
         deviation = mixed.std((0, 2, 3)).clamp_min(1e-6)
         weight.div_(deviation.view(-1, 1, 1, 1))
-        bias.copy_(-mixed.mean((0, 2, 3)) / deviation)
+        bias.copy_(-mean / deviation)
 
     # (b, c, h, w), (b,) -> (b, places)
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the realness of each place, given the class of each image."""
-        x = F.leaky_relu(self.conv1(self.mix(features)), SLOPE)
+        x = self.mix(features)
+        x = F.leaky_relu(self.conv1(x), SLOPE)
         if self.group:
-            x = torch.cat([x, self._spread(x)], 1)
+            spread = self._spread(x)
+            x = torch.cat([x, spread], dim=1)
         x = F.leaky_relu(self.conv2(x), SLOPE)
-        by_class = x.float() * self.projection(labels)[:, :, None, None]
-        by_class = by_class.sum(1, keepdim=True)
-        return (self.score(x).float() + by_class).flatten(1)
 
-    def _spread(self, x: torch.Tensor) -> torch.Tensor:  # (b, c, h, w) -> (b, 1, h, w)
+        # A score for any class, and one for the image's own.
+        projection = self.projection(labels)[:, :, None, None]
+        by_class = x.float() * projection
+        by_class = by_class.sum(1, keepdim=True)
+        scores = self.score(x).float() + by_class
+        return scores.flatten(1)
+
+    def _spread(self, x: Tensor) -> Tensor:  # (b, c, h, w) -> (b, 1, h, w)
         """Return a map of how much the images of each group differ."""
         groups = x.float().unflatten(0, (-1, self.group))
-        deviation = (groups.var(1, unbiased=False) + 1e-8).sqrt()
-        spread = deviation.mean((1, 2, 3)).repeat_interleave(self.group)
-        return spread.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:]).to(x.dtype)
+        variance = groups.var(1, unbiased=False)
+        deviation = (variance + 1e-8).sqrt()
+        spread = deviation.mean((1, 2, 3))  # one number per group
+
+        # Give each image the number of its group, at all places.
+        spread = spread.repeat_interleave(self.group)
+        spread = spread.view(-1, 1, 1, 1)
+        height, width = x.shape[2:]
+        return spread.expand(-1, 1, height, width).to(x.dtype)
 
 
 class Discriminator(nn.Module):
@@ -355,18 +417,19 @@ class Discriminator(nn.Module):
             PixelBlock(3, width, first=True),
             PixelBlock(width, 2 * width),
         )
-        group = math.gcd(batch_size, REPETITION_GROUP)
+
         # One head on the pixels, five on the features. Maps of at least half the image's side
         # are halved, which spares three quarters of the work.
         channels = (2 * width, *self.features.channels)
         strides = (1, 2, 2, 2, 1, 1)
-        groups = (0, 0, 0, 0, 0, group)
-        self.heads = nn.ModuleList(
-            Head(c, 2 * width, n_classes, stride, of_group)
-            for c, stride, of_group in zip(channels, strides, groups)
-        )
+        last_group = math.gcd(batch_size, REPETITION_GROUP)
+        groups = (0, 0, 0, 0, 0, last_group)
+        hidden = 2 * width
+        self.heads = nn.ModuleList()
+        for c, stride, group in zip(channels, strides, groups):
+            self.heads.append(Head(c, hidden, n_classes, stride, group))
 
-    def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def maps(self, x: Tensor) -> list[Tensor]:
         """Return the map that each head judges.
 
         :param x: Images (b, 3, h, w) in -1..1
@@ -375,15 +438,17 @@ class Discriminator(nn.Module):
         return [self.pixels(x), *self.features(x)]
 
     @torch.no_grad()
-    def calibrate(self, images: torch.Tensor) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Fit the heads' inputs to the range of real images' maps.
 
         :param images: Real images (b, 3, h, w) in -1..1
         """
-        for head, features in zip(self.heads, self.maps(images)):
+        maps = self.maps(images)
+        for head, features in zip(self.heads, maps):
             head.calibrate(features)  # type: ignore[operator]
 
     # (b, 3, h, w) in -1..1, (b,) -> (b, places) per head
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, x: Tensor, labels: Tensor) -> list[Tensor]:
         """Return the scores of each head."""
-        return [head(features, labels) for head, features in zip(self.heads, self.maps(x))]
+        maps = self.maps(x)
+        return [head(features, labels) for head, features in zip(self.heads, maps)]

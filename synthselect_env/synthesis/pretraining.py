@@ -59,10 +59,11 @@ def pretrain(
     :param random_flips: Whether views are flipped both ways and transposed
     :return: Iterator over steps: ``step``, ``contrast``, ``cross_entropy``
     """
-    device, width = images.device, network.channels[-1]
+    device = images.device
     rng = torch.Generator(device).manual_seed(seed)
 
     # Two heads, which are dropped after the training.
+    width = network.channels[-1]
     hidden, length = PROJECTION_SIZES
     with seeded(seed):
         projector = nn.Sequential(
@@ -72,28 +73,43 @@ def pretrain(
         ).to(device)
         classifier = nn.Linear(width, n_classes).to(device)
     network.train().requires_grad_(True)
-    parameters = [p for part in (network, projector, classifier) for p in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    trained = nn.ModuleList([network, projector, classifier])
+    optimizer = torch.optim.AdamW(
+        trained.parameters(),
+        lr=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+    )
 
     n = min(BATCH_SIZE, len(images))
     for step in range(steps):
-        rate = min((step + 1) / WARM_UP, 1 - step / steps)
+        rising = (step + 1) / WARM_UP
+        falling = 1 - step / steps
+        rate = min(rising, falling)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
 
         # Two views of each image of a batch, one after the other: (2n, d) features.
         index = torch.randint(len(images), (n,), device=device, generator=rng)
         batch = images[index].float() / 255
         with autocast(device):
-            maps = [network(_view(batch, rng, random_flips))[-1] for _ in range(2)]
-            features = torch.cat(maps).mean((2, 3)).float()
+            coarsest = []
+            for _ in range(2):
+                view = _view(batch, rng, random_flips)
+                coarsest.append(network(view)[-1])
+            features = torch.cat(coarsest).mean((2, 3)).float()
 
         # Gradient step on both losses.
         contrast = _contrastive_loss(projector(features))
-        cross_entropy = F.cross_entropy(classifier(features), labels[index].repeat(2))
+        targets = labels[index].repeat(2)
+        cross_entropy = F.cross_entropy(classifier(features), targets)
+        loss = contrast + cross_entropy
         optimizer.zero_grad(set_to_none=True)
-        (contrast + cross_entropy).backward()
+        loss.backward()
         optimizer.step()
-        yield {"step": step + 1, "contrast": contrast.item(), "cross_entropy": cross_entropy.item()}
+        yield {
+            "step": step + 1,
+            "contrast": contrast.item(),
+            "cross_entropy": cross_entropy.item(),
+        }
     network.eval().requires_grad_(False)
 
 
@@ -102,12 +118,14 @@ def _contrastive_loss(embeddings: torch.Tensor) -> torch.Tensor:
 
     :param embeddings: Embeddings of the first views, then of the second ones (2n, d)
     """
-    total, device = len(embeddings), embeddings.device
+    total = len(embeddings)
+    device = embeddings.device
     directions = F.normalize(embeddings, dim=1)
     similarity = directions @ directions.T / TEMPERATURE
     itself = torch.eye(total, dtype=torch.bool, device=device)
+    logits = similarity.masked_fill(itself, -torch.inf)
     twins = torch.arange(total, device=device).roll(total // 2)
-    return F.cross_entropy(similarity.masked_fill(itself, -torch.inf), twins)
+    return F.cross_entropy(logits, twins)
 
 
 # (b, 3, h, w) in 0..1 -> (b, 3, h, w) in -1..1
@@ -121,10 +139,25 @@ def _view(images: torch.Tensor, rng: torch.Generator, random_flips: bool) -> tor
     height, width = images.shape[2:]
     share, down, right = torch.rand(3, device=images.device, generator=rng).tolist()
     share = SMALLEST_CROP + (1 - SMALLEST_CROP) * share
-    h = max(1, round(share * height))
-    w = max(1, round(share * width))
-    top = int(down * (height - h + 1))
-    left = int(right * (width - w + 1))
-    part = images[:, :, top : top + h, left : left + w]
-    crop = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)
-    return (2 * crop - 1).contiguous(memory_format=torch.channels_last)
+    rows = _part_of(height, share, down)
+    columns = _part_of(width, share, right)
+    crop = F.interpolate(
+        images[:, :, rows, columns],
+        size=(height, width),
+        mode="bilinear",
+        align_corners=False,
+    )
+    view = 2 * crop - 1
+    return view.contiguous(memory_format=torch.channels_last)
+
+
+def _part_of(side: int, share: float, place: float) -> slice:
+    """Return the pixels of a part of a side.
+
+    :param side: Pixels of the side
+    :param share: Share of the side that the part takes
+    :param place: Place of the part, from 0 (first) to 1 (last)
+    """
+    length = max(1, round(share * side))
+    first = int(place * (side - length + 1))
+    return slice(first, first + length)

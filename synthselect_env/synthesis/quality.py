@@ -35,7 +35,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     a = np.asarray(a, np.float64)
     b = np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+    comparable = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1]
+    if not comparable or min(len(a), len(b)) < 2:
         raise ValueError(
             "expected two samples of two or more feature vectors of one length, "
             f"got shapes {a.shape} and {b.shape}"
@@ -44,23 +45,34 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
         raise ValueError(
             "a feature is not finite; look at the images and the network that it comes from"
         )
-    factor_a, factor_b = _triangular_factor(a), _triangular_factor(b)
-    mean_term = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    traces = (factor_a**2).sum() + (factor_b**2).sum()
-    shared = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
+
+    factor_a = _triangular_factor(a)
+    factor_b = _triangular_factor(b)
+    difference = a.mean(0) - b.mean(0)
+    mean_term = (difference**2).sum()
+    trace_a = (factor_a**2).sum()
+    trace_b = (factor_b**2).sum()
+    product = factor_a @ factor_b.T
+    shared = np.linalg.svd(product, compute_uv=False).sum()
+    distance = mean_term + (trace_a + trace_b) - 2 * shared
+
     # Rounding can take identical samples below zero.
-    return max(0.0, float(mean_term + traces - 2 * shared))
+    return max(0.0, float(distance))
 
 
 def _triangular_factor(sample: np.ndarray) -> np.ndarray:  # (n, d) -> (min(n, d), d)
     """Return R with RᵀR equal to the sample's covariance."""
-    centred = (sample - sample.mean(0)) / np.sqrt(len(sample) - 1)
+    centred = sample - sample.mean(0)
+    scaled = centred / np.sqrt(len(sample) - 1)
     # numpy's stubs take the result for that of mode="reduced"
-    return np.asarray(np.linalg.qr(centred, mode="r"))
+    factor = np.linalg.qr(scaled, mode="r")
+    return np.asarray(factor)
 
 
 def nearest_distances(
-    queries: np.ndarray, references: np.ndarray, skip_own: bool = False
+    queries: np.ndarray,
+    references: np.ndarray,
+    skip_own: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the Euclidean distance of each query to its nearest reference.
 
@@ -77,13 +89,16 @@ def nearest_distances(
     squares = (references**2).sum(1)
     nearest = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), CHUNK_SIZE):
-        stop = min(start + CHUNK_SIZE, len(queries))
+        chunk = queries[start : start + CHUNK_SIZE]
+        stop = start + len(chunk)
         # Squared distances without the query's own square, which does not change the order.
-        table = squares - 2 * queries[start:stop] @ references.T
+        table = squares - 2 * chunk @ references.T
         if skip_own:
-            table[np.arange(stop - start), np.arange(start, stop)] = np.inf
+            rows = np.arange(len(chunk))
+            table[rows, start + rows] = np.inf
         nearest[start:stop] = table.argmin(1)
-    return np.linalg.norm(queries - references[nearest], axis=1), nearest
+    differences = queries - references[nearest]
+    return np.linalg.norm(differences, axis=1), nearest
 
 
 def share_closer(generated: np.ndarray, real: np.ndarray, percentile: float = 1.0) -> float:
@@ -98,4 +113,6 @@ def share_closer(generated: np.ndarray, real: np.ndarray, percentile: float = 1.
     :param real: Distance of each real image to its nearest (other) training image (m,)
     :param percentile: Percentile of ``real`` that is the threshold
     """
-    return float((generated < np.percentile(real, percentile)).mean())
+    threshold = np.percentile(real, percentile)
+    closer = generated < threshold
+    return float(closer.mean())

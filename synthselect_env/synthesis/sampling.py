@@ -64,8 +64,9 @@ def generate_images(
         # Without autocast: bf16 would make other images than float32.
         canvases = []
         for z, y in zip(latents.split(batch_size), chunk.split(batch_size)):
-            canvas = (generator(z.to(device), y.to(device)) + 1) * 127.5
-            canvases.append(canvas.round().clamp(0, 255).to(torch.uint8).cpu())
+            canvas = generator(z.to(device), y.to(device))
+            shades = ((canvas + 1) * 127.5).round().clamp(0, 255)
+            canvases.append(shades.to(torch.uint8).cpu())
 
         # A shorter chunk is padded, so that each chunk takes as many random numbers.
         padding = CHUNK_SIZE - len(chunk)
@@ -73,7 +74,8 @@ def generate_images(
         images = crop(padded, size, place_rng)
         if random_flips:
             images = dihedral(images, place_rng)
-        yield images[: len(chunk)].permute(0, 2, 3, 1).numpy()
+        images = images[: len(chunk)]
+        yield images.permute(0, 2, 3, 1).numpy()
 
 
 def truncate(z: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -87,8 +89,10 @@ def truncate(z: torch.Tensor, threshold: float) -> torch.Tensor:
     :param threshold: Bound, above 0
     :return: Truncated numbers of the same shape
     """
-    below = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
-    quantiles = below + torch.special.ndtr(z.double()) * (1 - 2 * below)
+    bound = torch.tensor(-threshold, dtype=torch.float64)
+    below = torch.special.ndtr(bound)
+    quantiles = torch.special.ndtr(z.double())
+    quantiles = below + quantiles * (1 - 2 * below)
     return torch.special.ndtri(quantiles).to(z.dtype)
 
 

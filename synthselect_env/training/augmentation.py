@@ -22,10 +22,11 @@ def dihedral(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     :param images: (b, 3, h, w) in 0..1
     :param generator: random generator on the images' device
     """
-    for dims in ((2,), (3,)):
-        images = torch.where(_uniform(images, generator) < 0.5, images.flip(dims), images)
-    if images.shape[2] == images.shape[3]:
-        images = torch.where(_uniform(images, generator) < 0.5, images.transpose(2, 3), images)
+    for dim in (2, 3):
+        images = _take_half(images.flip(dim), images, generator)
+    height, width = images.shape[2:]
+    if height == width:
+        images = _take_half(images.transpose(2, 3), images, generator)
     return images
 
 
@@ -35,7 +36,7 @@ def horizontal_flip(images: torch.Tensor, generator: torch.Generator) -> torch.T
     :param images: (b, 3, h, w) in 0..1
     :param generator: random generator on the images' device
     """
-    return torch.where(_uniform(images, generator) < 0.5, images.flip(3), images)
+    return _take_half(images.flip(3), images, generator)
 
 
 def colour_jitter(
@@ -49,27 +50,42 @@ def colour_jitter(
     """
 
     def factor() -> torch.Tensor:
-        return 1 + strength * (2 * _uniform(images, generator) - 1)
+        change = 2 * _uniform(images, generator) - 1
+        return 1 + strength * change
 
     images = images * factor()
     # Contrast changes about the image's mean, saturation about each pixel's grey.
     for dims in ((1, 2, 3), (1,)):
         centre = images.mean(dims, keepdim=True)
-        images = centre + (images - centre) * factor()
+        difference = images - centre
+        images = centre + difference * factor()
     return images.clamp(0, 1)
+
+
+def _take_half(
+    changed: torch.Tensor,
+    images: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Return about half of the images changed, each by its own draw, and the others as they are."""
+    chosen = _uniform(images, generator) < 0.5
+    return torch.where(chosen, changed, images)
 
 
 def _uniform(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Draw one number in 0..1 per image.  (b, 1, 1, 1)"""
-    return torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator)
+    shape = (len(images), 1, 1, 1)
+    return torch.rand(shape, device=images.device, generator=generator)
 
 
 def _traditional(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return colour_jitter(horizontal_flip(images, generator), generator)
+    images = horizontal_flip(images, generator)
+    return colour_jitter(images, generator)
 
 
 def _histology(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return colour_jitter(dihedral(images, generator), generator)
+    images = dihedral(images, generator)
+    return colour_jitter(images, generator)
 
 
 def _none(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -35,9 +35,12 @@ def used_kernel_range(
         # The first output in which the weight lies past the padding on the near side.
         offset = dilation * weight - padding
         first = max(0, ceil(-offset / stride))
-        if first < n_outputs and first * stride + offset < size:
+        pixel = first * stride + offset
+        if first < n_outputs and pixel < size:
             used.append(weight)
-    return (used[0], used[-1] + 1) if used else None
+    if not used:
+        return None
+    return used[0], used[-1] + 1
 
 
 def minimal_kernel(
@@ -52,23 +55,32 @@ def minimal_kernel(
     :param dilation: distance of neighbouring weights, in pixels
     :return: start and stop of the part, and the padding that it needs
     """
-    ranges = [used_kernel_range(size, kernel, stride, padding, dilation) for size in sizes]
-    used = [found for found in ranges if found is not None]
-    start = min((first for first, _ in used), default=0)
-    stop = max((after for _, after in used), default=kernel)
-    new_padding = padding - dilation * start
+    whole = (0, kernel, padding)
+    starts, stops = [], []
+    for size in sizes:
+        used = used_kernel_range(size, kernel, stride, padding, dilation)
+        if used is not None:
+            starts.append(used[0])
+            stops.append(used[1])
+    start = min(starts, default=0)
+    stop = max(stops, default=kernel)
 
     # Keep the whole kernel if the part would need different paddings on the two sides.
-    same_outputs = new_padding >= 0 and all(
-        _count_outputs(size, stop - start, stride, new_padding, dilation)
-        == _count_outputs(size, kernel, stride, padding, dilation)
-        for size in sizes
-    )
-    return (start, stop, new_padding) if same_outputs else (0, kernel, padding)
+    new_padding = padding - dilation * start
+    if new_padding < 0:
+        return whole
+    for size in sizes:
+        before = _count_outputs(size, kernel, stride, padding, dilation)
+        after = _count_outputs(size, stop - start, stride, new_padding, dilation)
+        if after != before:
+            return whole
+    return start, stop, new_padding
 
 
 def _count_outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    extent = dilation * (kernel - 1) + 1
+    last_place = size + 2 * padding - extent
+    return last_place // stride + 1
 
 
 @contextmanager
@@ -85,7 +97,8 @@ def without_padding_weights(network: nn.Module, *sizes: Sequence[int]) -> Iterat
     pruned: list[tuple[nn.Conv2d, nn.Parameter, tuple[int, ...], Window]] = []
     for convolution, input_sizes in _input_sizes(network, sizes).items():
         window, padding = _minimal_window(convolution, input_sizes)
-        weight, old_padding = convolution.weight, convolution.padding
+        weight = convolution.weight
+        old_padding = convolution.padding
         part = weight.detach()[window]
         if part.shape != weight.shape:
             pruned.append((convolution, weight, old_padding, window))  # type: ignore[arg-type]
@@ -116,7 +129,8 @@ def _input_sizes(
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
     ]
-    training, like = network.training, next(network.parameters())
+    training = network.training
+    like = next(network.parameters())
     try:
         network.eval()
         with torch.no_grad():
@@ -144,7 +158,9 @@ def _minimal_window(
         )
         slices.append(slice(start, stop))
         paddings.append(padding)
-    return (slice(None), slice(None), slices[0], slices[1]), tuple(paddings)
+    rows, columns = slices
+    window = (slice(None), slice(None), rows, columns)
+    return window, tuple(paddings)
 
 
 def _cloned(part: torch.Tensor, weight: torch.Tensor) -> nn.Parameter:
