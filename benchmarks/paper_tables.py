@@ -106,7 +106,7 @@ ELSEWHERE = ("oracle", "random search", "cross-entropy")
 """Selectors that benchmarks/learning.py compares."""
 
 QUALITY = 80
-"""WebP quality of the bank's own images (examples/build_bank.py)."""
+"""WebP quality of the bank's own images (synthselect bank)."""
 
 PUBLISHED = {
     "cervical": {

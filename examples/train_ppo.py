@@ -31,11 +31,11 @@ def main(bank=BANK, seed=SEED, timesteps=TIMESTEPS, judges=JUDGES, out=OUT):
     model.set_logger(run_logger(out))
     print(f"training PPO, {timesteps:,} steps ...", flush=True)
     model.learn(timesteps, callback=SelectionMetrics(), log_interval=None)
-    model.save(f"{out}/model.zip", exclude=["_last_obs"])
+    model.save(f"{out}/model.zip", exclude=["_last_obs"])  # without a batch of features
 
     # Select.
     policy = PolicySelector(model)
-    selection = policy.select(bank, seed)
+    selection = policy.select(bank.sealed, seed)
     selection.save(f"{out}/selection.csv")
 
     # Compare on the test split, which neither training nor selection has seen.

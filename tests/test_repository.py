@@ -52,18 +52,24 @@ def test_rooms_import_downwards_only(path: Path) -> None:
             assert LAYERS.index(other) < LAYERS.index(room), f"{room} imports {other}"
 
 
+def reads_test_split(node: ast.AST) -> bool:
+    """``bank.test``, ``self.bank.test`` and the like, or ``bank.splits["test"]``."""
+    if isinstance(node, ast.Attribute) and node.attr == "test":
+        return ast.unparse(node.value).endswith("bank")
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return node.slice.value == "test" and ast.unparse(node.value).endswith("splits")
+    return False
+
+
 def test_only_the_protocol_reads_the_test_split() -> None:
-    readers = [
-        p.relative_to(ROOT).as_posix()
+    readers = {
+        path.relative_to(ROOT).as_posix()
         for package in ("synthselect_env", "agents")
-        for p in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-        and node.attr == "test"
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "bank"
-    ]
-    assert set(readers) == {"agents/evaluation/comparison.py"}
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if reads_test_split(node)
+    }
+    assert readers == {"agents/evaluation/comparison.py"}
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -31,7 +31,9 @@ class CreditPPO(PPO):
 
     An action is hundreds of decisions with one reward. The credit ``c_i`` tells the decisions
     apart: it is the derivative of the return with respect to candidate i's training weight. The
-    return is the discounted sum of the rewards from this step on. There are three ways to use it:
+    return is the discounted sum of the rewards from this step on. The advantage A of an action is
+    its return less the mean return of the others in its group: the selections that were drawn from
+    the same batch. There are three ways to use the credit:
 
     * "advantage": decision i has the advantage ``c_i (a_i − p_i)``, where ``p_i`` is its keep
       probability and ``c`` the mean over the selections that were drawn from the same batch. This
@@ -49,9 +51,6 @@ class CreditPPO(PPO):
     The ratio of new to old policy is that of the whole action ("joint"), as in PPO, or each
     decision has a ratio of its own that is clipped by itself ("per_candidate").
 
-    The advantage A of an action is its return less the mean return of the others in its group. A
-    group is the selections that were drawn from the same batch.
-
     .. code-block:: python
 
         model = CreditPPO(TransformerPolicy, SelectionVecEnv("toy", n_envs=16)).learn(1024)
@@ -63,8 +62,8 @@ class CreditPPO(PPO):
     :param batch_size: actions per minibatch
     :param n_epochs: passes over a rollout
     :param gamma: discount factor. 1 credits a decision with its effect on the final selection, 0
-        with its effect on its own step, if rewards are each step's gain. Take 0 without credit as
-        advantage: later steps then add more noise than signal
+        with its effect on its own step, if rewards are each step's gain. If ``credit`` is not
+        "advantage", take 0: later steps then add more noise than signal
     :param clip_range: clipping range of the ratio, or a schedule
     :param credit: one of :data:`CREDITS`
     :param ratio: one of :data:`RATIOS`
@@ -73,7 +72,8 @@ class CreditPPO(PPO):
     :param budget: share of candidates to keep on average, or None. The squared deviation is added
         to the loss
     :param budget_weight: weight of the squared deviation from the budget
-    :param kwargs: arguments of PPO, without target_kl, clip_range_vf and normalize_advantage.
+    :param kwargs: arguments of PPO, e.g. ent_coef, max_grad_norm, tensorboard_log, policy_kwargs,
+        seed, device and verbose, without target_kl, clip_range_vf and normalize_advantage.
         gae_lambda and vf_coef need ``group_baseline=False``. ``ent_coef`` weighs the mean entropy
         of a decision, where PPO's weighs the sum over an action
     :raises ValueError: if an argument is unknown, out of range or without effect; if the policy is
@@ -121,7 +121,7 @@ class CreditPPO(PPO):
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
-            batch_size=n_steps,
+            batch_size=n_steps,  # PPO would warn of the real one, if it does not divide a rollout
             n_epochs=n_epochs,
             gamma=gamma,
             clip_range=clip_range,
@@ -130,7 +130,6 @@ class CreditPPO(PPO):
             _init_setup_model=False,
             **kwargs,
         )
-        # Not passed to PPO, which would warn of rollouts that it does not divide
         self.batch_size = batch_size
         self.credit = credit
         self.ratio = ratio

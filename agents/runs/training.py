@@ -65,10 +65,10 @@ def train_run(config: RunConfig) -> Path:
     # Learn and select. The agent sees the bank without its test split.
     model = _train_agent(config, bank, directory)
     policy = PolicySelector(model)
-    selection = policy.select(bank, config.seed)
+    selection = policy.select(bank.sealed, config.seed)
     selection.save(directory / "selection.csv")
 
-    # The test split is opened here, once, after everything has been decided.
+    # The test split is opened from here on, after everything has been decided.
     comparisons = []
     for judge in config.judges:
         comparison = _compare(config, bank, judge, policy, directory)

@@ -31,13 +31,14 @@ class Selector(ABC):
 
             def select(self, bank, seed):
                 distances = bank.centroid_distances
-                return Selection.of(bank, distances < 0.5, -distances, self.name)
+                mask, scores = distances < 0.5, -distances
+                return Selection.of(bank, mask, scores, self.name)
 
         compare(load_bank("toy"), ["random", NearSelector()])
 
     :func:`~agents.evaluation.compare` takes the object as it is. To give it by name as well, add
-    the class to the registry: ``SELECTORS["near"] = NearSelector``. The class is then made without
-    arguments.
+    the class to the registry of your script: ``SELECTORS["near"] = NearSelector``. It is then made
+    without arguments.
     """
 
     name: str

@@ -23,8 +23,9 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     The environment of Ye, Xue et al. (MICCAI 2020, arXiv:2008.11331). An episode shows the pool in
     class-balanced batches, nearest to their class centroid first. The observation is one batch,
     ``Box(batch, d)``. The action keeps or discards each candidate, ``MultiBinary(batch)``. The
-    reward is the validation score of the classifier retrained on real + kept images. The test split
-    is not used.
+    reward is the validation score of a classifier trained on real + kept images, or its gain. By
+    default a cheap model predicts it; ``evaluator="resnet34", reward="paper"`` retrains, as the
+    paper does. The test split is not used.
 
     .. code-block:: python
 

@@ -8,11 +8,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-SelectionEnv = gym.Env[np.ndarray, np.ndarray]
+AnySelectionEnv = gym.Env[np.ndarray, np.ndarray]
 """Environment whose observations are rows of candidates, and whose actions are decisions."""
 
 
-def _selection_space(env: SelectionEnv) -> spaces.Box:
+def _selection_space(env: AnySelectionEnv) -> spaces.Box:
     """Return the observation space of a selection environment.
 
     :raises ValueError: if the spaces are not a selection environment's
@@ -42,7 +42,7 @@ class BoxThresholdWrapper(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray])
     :raises ValueError: if the spaces are not a selection environment's
     """
 
-    def __init__(self, env: SelectionEnv) -> None:
+    def __init__(self, env: AnySelectionEnv) -> None:
         super().__init__(env)
         n, _ = _selection_space(env).shape
         self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
@@ -70,7 +70,7 @@ class PerCandidateWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     :raises ValueError: if the spaces are not a selection environment's
     """
 
-    def __init__(self, env: SelectionEnv) -> None:
+    def __init__(self, env: AnySelectionEnv) -> None:
         super().__init__(env)
         space = _selection_space(env)
         low = np.append(space.low[0], np.zeros(2, np.float32))
