@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole."""
+"""Rules for the repository as a whole."""
 
 from __future__ import annotations
 
