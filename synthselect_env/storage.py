@@ -65,6 +65,8 @@ def _array_digest(value: Any) -> str:
 class Cache:
     """Named arrays on disk, one small file per key.
 
+    :class:`~synthselect_env.evaluators.CachedEvaluator` keeps an evaluator's results in one.
+
     Several processes may share a directory, and any of them may be killed. An entry is either
     complete or missing.
 

@@ -21,6 +21,7 @@ import numpy as np
 from agents.evaluation.bootstrap import paired_bootstrap
 from agents.selectors import SELECTORS, Selector
 from synthselect_env import Dataset, FeatureBank, Selection
+from synthselect_env.bank import resolve_bank
 from synthselect_env.evaluators import (
     CachedEvaluator,
     ClassifierEvaluator,
@@ -185,7 +186,7 @@ class Comparison:
 
 
 def compare(
-    bank: FeatureBank,
+    bank: FeatureBank | str | Path,
     selectors: Sequence[str | Selector],
     rounds: int = 5,
     classifier: str | Evaluator = "linear_probe",
@@ -208,7 +209,7 @@ def compare(
         comparison = compare(load_bank("toy"), ["none", CentroidSelector(0.3)], rounds=3)
         comparison.save("comparison.csv")
 
-    :param bank: feature bank with a test split
+    :param bank: feature bank with a test split, the name of an embedded one, or its file
     :param selectors: selectors, or names in :data:`~agents.selectors.SELECTORS`
     :param rounds: number of repetitions
     :param classifier: "linear_probe", "resnet18", "resnet34", or an evaluator that trains
@@ -222,6 +223,7 @@ def compare(
         there is no round, or the bank has no test split
     """
     # Check everything before the first selection.
+    bank = resolve_bank(bank)
     chosen = _resolve_selectors(selectors)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -235,7 +237,7 @@ def compare(
     if not isinstance(evaluator.unwrapped, ClassifierEvaluator):
         raise ValueError(
             f"{type(evaluator).__name__} trains no classifier that the test split could judge; "
-            "compare by another one"
+            "derive it from ClassifierEvaluator and write predict, or compare by another one"
         )
     folder = None if directory is None else Path(directory)
     if folder is not None:
@@ -267,8 +269,15 @@ def compare(
 def _resolve_selectors(selectors: Sequence[str | Selector]) -> list[Selector]:
     """Return selectors for names and selectors.
 
-    :raises ValueError: if a name is unknown, or two selectors have the same one
+    :raises ValueError: if there is none, a name is unknown, or two selectors have the same one
     """
+    if isinstance(selectors, str) or not selectors:
+        raise ValueError(f"selectors must be a list of names or selectors, got {selectors!r}")
+    for selector in selectors:
+        if not isinstance(selector, str) and not hasattr(selector, "name"):
+            raise ValueError(f"{selector!r} has no name; a selector needs one for the table")
+        if isinstance(selector, type):
+            raise ValueError(f"{selector.__name__} is a class; give an object of it")
     unknown = [s for s in selectors if isinstance(s, str) and s not in SELECTORS]
     if unknown:
         raise ValueError(
@@ -342,7 +351,9 @@ class _Judge:
         self.evaluator = evaluator
         self.valid = valid
         self.test = test
-        self.both = Dataset.concatenate([valid, test])  # one training predicts both splits
+        # One training predicts both splits. Predicting takes no labels, and gets none.
+        both = Dataset.concatenate([valid, test])
+        self.both = replace(both, labels=np.zeros_like(both.labels))
 
     def outcomes(self, selected: list[_Selected], number: int, seed: int) -> list[Outcome]:
         """Return one outcome per selection.

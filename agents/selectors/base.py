@@ -134,11 +134,22 @@ class RatioSelector(Selector):
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Keep the best-scored share of each class. Ties go to the earlier candidate."""
-        scores = self.score(bank, seed)
+        scores = self._checked_scores(bank, seed)
         labels = bank.candidates.labels
         counts = self.ratio * np.bincount(labels, minlength=len(bank.classes))
         mask = best_of_each_class(scores, labels, counts)
         return Selection.of(bank, mask, scores, self.name)
+
+    def _checked_scores(self, bank: FeatureBank, seed: int) -> np.ndarray:
+        """Return the scores of :meth:`score`, or an error that says what is wrong with them."""
+        scores, n = np.asarray(self.score(bank, seed)), len(bank.candidates)
+        if scores.dtype.kind not in "fiu" or scores.shape != (n,) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"{self.name}: score must return finite numbers ({n},), one per candidate of "
+                f"{bank.source}; got {scores.dtype} {scores.shape}"
+                + (" with NaN or infinity" if scores.dtype.kind == "f" else "")
+            )
+        return scores
 
 
 def best_of_each_class(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:

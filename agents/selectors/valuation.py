@@ -62,7 +62,7 @@ class LabelFitRealismSelector(RatioSelector):
     find these, and nothing of labels. The sum of both scores ranks candidates.
 
     Label fit comes from the networks of the bank's retrainings that were not trained on the
-    candidate. A bank without retrainings and image statistics is ranked by confidence.
+    candidate, or else from a linear probe. Without image statistics, label fit ranks alone.
 
     .. code-block:: python
 

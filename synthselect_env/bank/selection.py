@@ -56,9 +56,15 @@ class Selection:
         :param mask: bool (n,), True to keep
         :param scores: float (n,); the higher, the more wanted
         :param source: name of what made the selection
-        :raises ValueError: if mask or scores do not have one entry per candidate
+        :raises ValueError: if the mask is not boolean, or mask or scores do not have one entry per
+            candidate
         """
         n = len(bank.candidates)
+        if np.asarray(mask).dtype != bool:
+            raise ValueError(
+                f"{source}: mask is {np.asarray(mask).dtype}, expected bool; compare scores with a "
+                "threshold"
+            )
         if np.shape(mask) != (n,) or np.shape(scores) != (n,):
             raise ValueError(
                 f"{source}: mask {np.shape(mask)} and scores {np.shape(scores)} must both be "

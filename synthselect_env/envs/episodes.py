@@ -15,6 +15,7 @@ from synthselect_env.envs.observations import (
 )
 from synthselect_env.envs.rewards import Reward, RewardTracker
 from synthselect_env.evaluators import Evaluations, Evaluator, has_credit, require_credit
+from synthselect_env.evaluators.base import check_evaluations
 from synthselect_env.metrics import METRICS
 
 
@@ -106,11 +107,28 @@ class SelectionEpisodes:
         self.masks[:] = False
         self.step_index = 0
         if self._empty is None:  # without candidates there is one classifier, not n
-            self._empty = self.evaluator.evaluate(self.masks[:1], self.seed)
+            self._empty = self._evaluate(self.masks[:1])
+            self._check_metric(self._empty)
         if self._tracker is None:
             self._tracker = RewardTracker(self._reward, self._empty, self.n)
         else:
             self._tracker.restart(self._empty)
+
+    def _evaluate(self, masks: np.ndarray) -> Evaluations:
+        evaluations = self.evaluator.evaluate(masks, self.seed)
+        return check_evaluations(self.evaluator, evaluations, len(masks))
+
+    def _check_metric(self, empty: Evaluations) -> None:
+        """Check that the evaluator gives the metric that the reward is made from."""
+        metric = self._reward.metric
+        if np.isfinite(self._reward.value(empty)).all():
+            return
+        given = [name for name in METRICS if np.isfinite(getattr(empty, name)).all()]
+        raise ValueError(
+            f"{type(self.evaluator.unwrapped).__name__} gives no {metric} of the classifier without "
+            f"candidates; take a reward from what it gives ({', '.join(given) or 'nothing'}), "
+            'e.g. reward={"metric": "accuracy"}'
+        )
 
     def observe(self) -> np.ndarray:
         """Return the current batch, the same for all episodes.
@@ -143,7 +161,7 @@ class SelectionEpisodes:
         self.masks[:, batch] = actions[:, : len(batch)] > 0
         self.step_index += 1
         self._last_step = self.masks.copy(), self.step_index
-        evaluations = self.evaluator.evaluate(self.masks, self.seed)
+        evaluations = self._evaluate(self.masks)
         return self._tracker(evaluations), evaluations
 
     @property

@@ -16,6 +16,9 @@ REFERENCES = (None, "empty", "previous")
 class Reward:
     """Definition of a reward.
 
+    A dictionary of parameters starts from the values below, whose scale is 1, not from the default
+    reward.
+
     .. code-block:: python
 
         env = gym.make("SynthSelect-Toy-v0", reward=Reward("accuracy", reference="empty"))

@@ -57,6 +57,11 @@ def make_evaluator(
                 f"unknown evaluator {evaluator!r}; one of {', '.join(EVALUATORS)}, or an Evaluator"
             )
         return EVALUATORS[evaluator](bank, **kwargs)
+    if not isinstance(evaluator, Evaluator) or not hasattr(evaluator, "bank"):
+        raise ValueError(
+            f"{evaluator!r} is no evaluator; give a name, or an object whose __init__ calls "
+            "super().__init__(bank)"
+        )
     if kwargs:
         raise ValueError(
             f"{', '.join(kwargs)}: arguments go with an evaluator's name, this one is already made"

@@ -16,6 +16,9 @@ from synthselect_env.data import Dataset
 from synthselect_env.metrics import METRICS, classification_metrics
 from synthselect_env.storage import class_digest, content_key
 
+MAX_SUM_ERROR = 0.01
+"""Largest deviation from 1 of the probabilities of an image."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluations:
@@ -54,8 +57,10 @@ class Evaluations:
         """
         values = {name: np.asarray(epochs[name], np.float64) for name in epochs}
         unknown = sorted(set(values) - set(METRICS))
+        if unknown:
+            raise ValueError(f"unknown metric {', '.join(unknown)}; one of {', '.join(METRICS)}")
         shapes = {array.shape for array in values.values()}
-        if unknown or len(shapes) != 1 or len(min(shapes)) != 2:
+        if len(shapes) != 1 or len(min(shapes)) != 2:
             got = [f"{name} {array.shape}" for name, array in values.items()]
             raise ValueError(
                 f"expected arrays (selections, epochs) of {', '.join(METRICS)} or some of them, "
@@ -82,7 +87,9 @@ class Evaluations:
 
         :param log_probabilities: (k, m, c)
         :param labels: int (m,)
+        :raises ValueError: if the predictions are no log-probabilities of m images
         """
+        _check_log_probabilities(log_probabilities, len(labels))
         log_p = torch.from_numpy(np.ascontiguousarray(log_probabilities))
         metrics = classification_metrics(log_p, torch.from_numpy(np.asarray(labels, np.int64)))
         return cls.from_metrics({name: values.numpy() for name, values in metrics.items()})
@@ -97,6 +104,42 @@ class Evaluations:
         return len(self.accuracy)
 
 
+def _check_log_probabilities(log_probabilities: Any, m: int) -> None:
+    """Check the shape of predictions, and that those of the first classifier are normalised."""
+    if not isinstance(log_probabilities, np.ndarray) or log_probabilities.ndim != 3:
+        got = getattr(log_probabilities, "shape", type(log_probabilities).__name__)
+        raise ValueError(
+            f"predict must return an array (k, {m}, c) of log-probabilities, got {got}"
+        )
+    if log_probabilities.shape[1] != m:
+        raise ValueError(
+            f"predict must return log-probabilities of {m} images, (k, {m}, c), "
+            f"got {log_probabilities.shape}"
+        )
+    sums = np.exp(log_probabilities[:1].astype(np.float64)).sum(2)
+    if (np.abs(sums - 1) > MAX_SUM_ERROR).any():  # NaN passes: it stands for a broken classifier
+        raise ValueError(
+            "predict must return natural logarithms of probabilities that add up to 1 per image; "
+            f"the first image's add up to {sums.flat[0]:.3g}"
+        )
+
+
+def check_evaluations(evaluator: Evaluator, evaluations: Any, k: int) -> Evaluations:
+    """Return an evaluator's answer to k selections.
+
+    :raises TypeError: if it is something else than evaluations of k selections
+    """
+    if isinstance(evaluations, Evaluations) and len(evaluations) == k:
+        return evaluations
+    got = type(evaluations).__name__
+    if isinstance(evaluations, Evaluations):
+        got = f"{len(evaluations)}"
+    raise TypeError(
+        f"{type(evaluator.unwrapped).__name__}.evaluate must return Evaluations of {k} selections, "
+        f"got {got}; Evaluations.from_metrics makes them"
+    )
+
+
 class Evaluator(ABC):
     """Score selections: what would a classifier trained on real + selected images reach?
 
@@ -108,7 +151,12 @@ class Evaluator(ABC):
     Evaluators are pure: the same selections and seed give the same numbers on the CPU. They can be
     pickled, and leave global random state alone.
 
+    An environment asks for one selection at a reset, and for one per episode at each step. Its
+    reward must be made from a metric that the evaluator gives.
+
     .. code-block:: python
+
+        from synthselect_env.evaluators import Evaluations, Evaluator
 
         class FewIsBest(Evaluator):
             def evaluate(self, selections, seed):
@@ -138,6 +186,9 @@ class Evaluator(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return what the numbers depend on beside bank, selection and seed, JSON-able.
+
+        Name every constructor argument that changes a number: cached results are told apart by
+        these settings and by the code of the class, not by the functions that it calls.
 
         :raises NotImplementedError: if the class does not say; its results cannot be cached
         """

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from synthselect_env.data import Dataset
-from synthselect_env.evaluators.base import Evaluations, Evaluator, EvaluatorWrapper
+from synthselect_env.evaluators.base import (
+    Evaluations,
+    Evaluator,
+    EvaluatorWrapper,
+    check_evaluations,
+)
 from synthselect_env.storage import Cache, content_key
 
 PREDICTIONS = "log_probabilities"
@@ -87,6 +92,8 @@ class CachedEvaluator(EvaluatorWrapper):
         """Ask the evaluator for some selections and store each answer."""
         rows = selections[[position[key] for key in keys]]
         answer = getattr(self.evaluator, method)(rows, seed, *arguments)
+        if method == "evaluate":
+            answer = check_evaluations(self.evaluator, answer, len(rows))
         found = {}
         for i, key in enumerate(keys):
             if isinstance(answer, Evaluations):
