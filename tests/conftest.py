@@ -1,20 +1,22 @@
+"""Fixtures that several folders share."""
+
 from __future__ import annotations
 
 import importlib
-import runpy
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from synthselect_env import FeatureBank, load_bank
 from synthselect_env.bank.embedded import toy_bank
+
+torch.set_num_threads(1)  # test processes run side by side, and their tensors are small
 
 
 @pytest.fixture(scope="session")
@@ -26,29 +28,6 @@ def toy() -> FeatureBank:
 def small() -> FeatureBank:
     """A pool that does not divide into eight batches: 2 × 13 candidates."""
     return toy_bank(candidates_per_class=13, seed=1)
-
-
-@pytest.fixture
-def run_example(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[dict[str, Any], str]]:
-    """Runs an example as ``python examples/SCRIPT`` does, in this process, which has imported torch already.
-
-    Returns the script's names, none after an error, and what it printed. ``code`` is its expected exit status.
-    """
-
-    def run(script: str, *arguments: object, code: int = 0) -> tuple[dict[str, Any], str]:
-        path, names, status = Path(__file__).resolve().parents[1] / "examples" / script, {}, 0
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        try:
-            names = runpy.run_path(str(path), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code or 0
-        told = "".join(capsys.readouterr())
-        assert status == code, told
-        return names, told
-
-    return run
 
 
 @pytest.fixture(scope="session")

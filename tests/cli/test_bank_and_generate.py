@@ -57,6 +57,7 @@ def generator(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_generate_resumes_and_samples(
     patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def thinned(images: dict[str, Dataset], *names: str) -> dict[str, Dataset]:
     return {**images, **thin}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "origin", "shape"),
     [

@@ -18,6 +18,7 @@ QUICK = ["--size", "16", "16", "--epochs", "1", "--steps-per-epoch", "1", "--aug
 QUICK += ["--workers", "1", "--device", "cpu", "--retrainings", "9"]
 
 
+@pytest.mark.slow
 def test_retrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

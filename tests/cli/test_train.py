@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:rich is experimental")
 SMALL = ["--n-envs", "4", "--batch-size", "32", "--width", "8", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     arguments = ["--bank", "toy", "--judge", "linear_probe", "--rounds", "2", "--timesteps", "64"]

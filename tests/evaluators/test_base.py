@@ -184,9 +184,7 @@ class TestEvaluations:
             assert by_position.epochs[metric].tolist() == by_name.epochs[metric].tolist()
             assert by_name.epochs[metric].shape == (2, 1)
 
-    @pytest.mark.parametrize(
-        "metrics", [{}, {"f1": [0.5]}, {"auc": 0.5}, {"auc": [0.5], "brier": [0.5, 0.6]}]
-    )
+    @pytest.mark.parametrize("metrics", [{}, {"auc": 0.5}, {"auc": [0.5], "brier": [0.5, 0.6]}])
     def test_refuses_what_is_no_metric(self, metrics: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="of accuracy, .* or some of them, got"):
             Evaluations.from_metrics(metrics)

@@ -43,6 +43,7 @@ class Ensemble(ClassifierEvaluator):
         return torch.from_numpy(np.mean(predictions, axis=0)).log_softmax(2).numpy()
 
 
+@pytest.mark.slow
 def test_workers_answer_as_the_evaluator_does(
     toy: FeatureBank, tiny: TrainingConfig, masks: np.ndarray, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_series_have_colours_of_their_own() -> None:
         assert len(set(values.values())) == len(values)
 
 
+@pytest.mark.slow
 def test_directory_has_figures_and_tables(
     toy: FeatureBank, toy_comparison: Comparison, tmp_path: Path
 ) -> None:

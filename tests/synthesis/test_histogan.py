@@ -57,6 +57,7 @@ def same_networks(one: HistoGAN, other: HistoGAN) -> bool:
 # Training
 
 
+@pytest.mark.slow
 def test_training_moves_the_average_towards_the_data(patches: Patches, tiny_gan: MakeGAN) -> None:
     rates = {"generator_lr": 2e-3, "discriminator_lr": 2e-3}
     gan = tiny_gan(steps=20, batch_size=8, width=8, canvas=1.0, pretraining_steps=10, **rates)
@@ -140,6 +141,7 @@ def test_generated_images_match_the_reference_in_number(
     assert asked == [5, 5]
 
 
+@pytest.mark.slow
 def test_collapse_stops_and_keeps_the_best(
     patches: Patches, tiny_gan: MakeGAN, tmp_path: Path
 ) -> None:
@@ -157,6 +159,7 @@ def test_collapse_stops_and_keeps_the_best(
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(patches: Patches, tiny_gan: MakeGAN, tmp_path: Path) -> None:
     """Killed after a step past the last checkpoint, with a line too many in the log."""
     arguments: dict[str, Any] = {"save_every": 2, "features": brightness}

@@ -71,6 +71,7 @@ def test_bfloat16_is_fast_where_the_processor_has_it(
     assert not has_bfloat16(torch.device("meta"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_an_environment_in_a_forked_process_does_not_wait_for_threads() -> None:
     """As in Gymnasium's AsyncVectorEnv: torch believes in threads that were not forked.
