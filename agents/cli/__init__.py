@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from agents.cli import bank, generate, known_truth, retrain, train
 from agents.cli.common import add_commands
+from synthselect_env.training.device import check_device
 
 COMMANDS = {
     "bank": bank,
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
+        if "device" in args:
+            check_device(args.device)
         args.function(args)
     except (ValueError, FileNotFoundError, ImportError) as error:
         if isinstance(error, ImportError) and (error.name or "").split(".")[0] in OURS:

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from agents.cli.common import (
+    add_bank_to_write,
     add_seed_and_device,
     add_size,
+    check_bank_to_write,
     class_names,
     train_extractor_with_bar,
 )
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_images(parser)
     _add_extractor(parser)
     add_seed_and_device(parser)
-    parser.add_argument("--out", type=Path, required=True, help="bank to write")
+    add_bank_to_write(parser)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +59,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group",
         help="regular expression that finds a real image's patient or slide in its file name, "
-        "e.g. '^[^_]+'",
+        "e.g. '^[^_]+' (default: not known)",
     )
     parser.add_argument(
         "--classes",
@@ -67,18 +69,26 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--counts", type=int, nargs="+", help="train images per class (default: all)"
     )
-    parser.add_argument("--gan", type=Path, help="HistoGAN checkpoint that makes the candidates")
-    parser.add_argument("--candidates", type=Path, help="class folders of candidates")
+    parser.add_argument(
+        "--gan",
+        type=Path,
+        help="HistoGAN checkpoint that makes the candidates; this or --candidates",
+    )
+    parser.add_argument(
+        "--candidates", type=Path, help="class folders of candidates; this or --gan"
+    )
     parser.add_argument(
         "--per-class", type=int, default=2048, help="candidates per class from the GAN"
     )
     parser.add_argument(
         "--truncation",
         type=float,
-        help="truncation of the GAN's latents: less diverse, more typical, e.g. 1.0",
+        help="truncation of the GAN's latents: less diverse, more typical, e.g. 1.0 (default: none)",
     )
     parser.add_argument(
-        "--origin", default="", help="a line on where the real images come from, to be stored"
+        "--origin",
+        default="",
+        help="a line on where the real images come from, to be stored (default: name of DATA)",
     )
 
 
@@ -114,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("give either --gan or --candidates")
     if args.truncation is not None and not args.gan:
         raise ValueError("--truncation is for --gan; a folder of candidates is taken as it is")
+
+    check_bank_to_write(args)
 
     # Before the extractor is trained, so that all that is wrong with the images shows at once.
     images = _read_real(args)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
+
+import h5py
 
 from agents.progress import progress_bar
 from synthselect_env.bank.extraction import train_extractor
 from synthselect_env.data import Dataset
 from synthselect_env.training.classifier import Classifier, TrainingConfig
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Add an option's default to its help, where the help does not tell it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.help is None or action.default is argparse.SUPPRESS:
+            return action.help
+        is_told = "(default: " in action.help or action.required
+        has_none = action.default is None or action.default is False or action.default == ""
+        return action.help if is_told or has_none else f"{action.help} (default: %(default)s)"
 
 
 def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, ModuleType]) -> None:
@@ -25,7 +39,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, ModuleT
             name,
             help=description.split("\n")[0],
             description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         module.add_arguments(subparser)
         if hasattr(module, "run"):
@@ -38,7 +52,7 @@ def add_seed_and_device(parser: argparse.ArgumentParser, seed: str = "random see
     :param parser: parser to add to
     :param seed: help text of the seed
     """
-    parser.add_argument("--seed", type=int, default=0, help=f"{seed} (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=seed)
     parser.add_argument(
         "--device",
         default="auto",
@@ -53,6 +67,35 @@ def add_size(parser: argparse.ArgumentParser, help: str) -> None:
     :param help: help text
     """
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=help)
+
+
+def add_bank_to_write(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out`` and ``--discard-existing``.
+
+    :param parser: parser to add to
+    """
+    parser.add_argument("--out", type=Path, required=True, help="bank to write")
+    parser.add_argument(
+        "--discard-existing",
+        action="store_true",
+        help="replace a bank at OUT although it holds retrainings, which are lost",
+    )
+
+
+def check_bank_to_write(args: argparse.Namespace) -> None:
+    """Refuse to replace a bank with retrainings, which took hours, unless that is asked for.
+
+    :param args: arguments of :func:`add_bank_to_write`
+    :raises ValueError: if OUT holds retrainings
+    """
+    if args.discard_existing or not args.out.is_file() or not h5py.is_hdf5(args.out):
+        return
+    with h5py.File(args.out, "r") as file:
+        if "retrainings" in file:
+            raise ValueError(
+                f"{args.out} holds retrainings, which would be lost: give another --out, "
+                "or --discard-existing to drop them"
+            )
 
 
 def class_names(dataset: Dataset) -> tuple[str, ...]:

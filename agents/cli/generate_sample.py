@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gan", type=Path, required=True, help="checkpoint: histogan.pt or best.pt of a run"
     )
-    parser.add_argument(
-        "--per-class", type=int, default=2048, help="images per class (default: %(default)s)"
-    )
+    parser.add_argument("--per-class", type=int, default=2048, help="images per class")
     parser.add_argument(
         "--truncation",
         type=float,

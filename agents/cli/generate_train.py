@@ -50,7 +50,9 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="class folders, a directory or a zip"
     )
-    parser.add_argument("--split", help="folder above the class folders, e.g. train")
+    parser.add_argument(
+        "--split", help="folder above the class folders, e.g. train (default: none)"
+    )
     parser.add_argument("--counts", type=int, nargs="+", help="images per class (default: all)")
     add_size(
         parser,
@@ -66,7 +68,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, HistoGANConfig()
-    add("--steps", type=int, default=default.steps, help="generator steps (default: %(default)s)")
+    add("--steps", type=int, default=default.steps, help="generator steps")
     add("--batch-size", type=int, default=default.batch_size, help="images per step")
     add("--width", type=int, default=default.width, help="channels at full resolution")
     add(

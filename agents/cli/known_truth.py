@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
-from agents.cli.common import add_seed_and_device, train_extractor_with_bar
+from agents.cli.common import (
+    add_bank_to_write,
+    add_seed_and_device,
+    check_bank_to_write,
+    train_extractor_with_bar,
+)
 from synthselect_env import FeatureBank
 from synthselect_env.bank.embedded import planted_pcam
 from synthselect_env.bank.extraction import EXTRACTOR, extract_bank
@@ -27,7 +31,7 @@ STEPS_PER_EPOCH = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", choices=("cervical", "pcam-planted"))
+    parser.add_argument("name", choices=("cervical", "pcam-planted"), help="bank to build")
     parser.add_argument(
         "--epochs", type=int, default=EXTRACTOR.epochs, help="epochs of the extractor"
     )
@@ -35,20 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps-per-epoch",
         type=int,
         default=STEPS_PER_EPOCH,
-        help="steps of the extractor per epoch (default: %(default)s)",
+        help="steps of the extractor per epoch",
     )
     parser.add_argument(
         "--short-side",
         type=int,
         default=min(EXTRACTOR.size),
-        help="pixels that the extractor sees on the short side (default: %(default)s)",
+        help="pixels that the extractor sees on the short side",
     )
     add_seed_and_device(parser)
-    parser.add_argument("--out", type=Path, required=True, help="bank to write")
+    add_bank_to_write(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the images, train the extractor, and write the bank."""
+    check_bank_to_write(args)
     images, origin = _make_images(args.name, args.seed)
     config = replace(
         EXTRACTOR,

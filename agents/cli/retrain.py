@@ -26,10 +26,11 @@ from synthselect_env.evaluators import (
     DatamodelEvaluator,
     ParallelEvaluator,
     RetrainEvaluator,
+    differing_settings,
     with_retrainings,
 )
 from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.training.classifier import QUICK, TrainingConfig
+from synthselect_env.training.classifier import QUICK, TrainingConfig, check_architecture
 
 MIN_RETRAININGS = 9
 """Retrainings that a datamodel of candidates with images needs."""
@@ -44,13 +45,21 @@ CONFIGURED = (
 )
 """Arguments that are fields of the training configuration."""
 
+MIN_CORRELATION = 0.3
+"""Leave-one-out correlation below which a datamodel's predictions mean little."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments, whose defaults are those of the quick retraining."""
     add = parser.add_argument
     add("--bank", required=True, help="file, or an embedded bank")
     add("--out", type=Path, help="bank to write (default: the bank's own file)")
-    add("--retrainings", type=int, default=48, help="number to add (default: %(default)s)")
+    add(
+        "--retrainings",
+        type=int,
+        default=48,
+        help=f"number to add; with the bank's own, at least {MIN_RETRAININGS}",
+    )
     add(
         "--discard-existing",
         action="store_true",
@@ -58,17 +67,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--architecture", default=QUICK.architecture, help="torchvision network")
     add_size(parser, f"size in pixels (default: {min(QUICK.size)} on the short side)")
-    add("--epochs", type=int, default=QUICK.epochs)
-    add("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch)
-    add("--batch-size", type=int, default=QUICK.batch_size)
-    add("--learning-rate", type=float, default=QUICK.learning_rate)
-    add("--augmentation", choices=AUGMENTATIONS, default=QUICK.augmentation)
+    add("--epochs", type=int, default=QUICK.epochs, help="epochs of a retraining")
+    add("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch, help="steps per epoch")
+    add("--batch-size", type=int, default=QUICK.batch_size, help="images per step")
+    add("--learning-rate", type=float, default=QUICK.learning_rate, help="highest learning rate")
+    add(
+        "--augmentation",
+        choices=AUGMENTATIONS,
+        default=QUICK.augmentation,
+        help="augmentation of the training images",
+    )
     add("--workers", type=int, help="processes (default: one per core, on a GPU one)")
     add_seed_and_device(parser, "random seed of the selections and of all retrainings")
 
 
 def run(args: argparse.Namespace) -> None:
     """Retrain, write the bank, and say how well a datamodel predicts the retrainings."""
+    check_architecture(args.architecture)
     if args.bank in EMBEDDED and args.out is None:
         raise ValueError("an embedded bank is not written to: give --out")
     bank = resolve_bank(args.bank)
@@ -100,6 +115,14 @@ def _retrain(bank: FeatureBank, args: argparse.Namespace) -> FeatureBank:
     """Return the bank with further retrainings."""
     config = _training_config(bank, args)
     evaluator = RetrainEvaluator(bank, config=config, device=args.device)
+    if bank.retrainings is not None:
+        differing = differing_settings(bank.retrainings, evaluator, args.seed)
+        if differing:
+            raise ValueError(
+                f"{bank.source}: its retrainings have another configuration or seed "
+                f"(theirs → yours), {', '.join(differing)}; give theirs, or use "
+                "--discard-existing to drop them"
+            )
     with (
         ParallelEvaluator(evaluator, args.workers) as parallel,
         progress_bar(args.retrainings, "retraining") as bar,
@@ -130,3 +153,9 @@ def _print_fit(bank: FeatureBank) -> None:
         f"predicted without itself: correlation {correlation:.2f}, "
         f"root mean square error {np.std(truth - predicted):.4f}"
     )
+    if not correlation >= MIN_CORRELATION:  # nan where all retrainings score the same
+        print(
+            f"warning: a correlation below {MIN_CORRELATION} means that the datamodel's predictions "
+            "mean little; add more retrainings, or use synthselect train --reward-evaluator "
+            "linear_probe"
+        )

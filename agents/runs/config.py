@@ -25,6 +25,9 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
 OVERRIDES = ("learning_rate", "batch_size", "n_epochs", "gamma", "clip_range")
 """Settings of the algorithm that a run may change."""
 
+COUNTS = ("timesteps", "n_envs", "rounds", "batch_size", "n_epochs", "width")
+"""Settings that are numbers of something."""
+
 JUDGES = [name for name, e in EVALUATORS.items() if issubclass(e, ClassifierEvaluator)]
 """Evaluators that train a classifier, which can be scored on the test split."""
 
@@ -59,7 +62,7 @@ class RunConfig:
     :param gamma: discount factor
     :param clip_range: clipping range of the probability ratio
     :param width: width of the policy's network
-    :raises ValueError: if a name is unknown or ``rounds`` is below 1
+    :raises ValueError: if a name is unknown or a number is too small
     """
 
     bank: str = "pcam"
@@ -96,8 +99,12 @@ class RunConfig:
         _check_known("classifier", self.judges, JUDGES)
         _check_known("augmentation", [self.augmentation], AUGMENTATIONS)
         _check_known("evaluator", [self.evaluator] if self.evaluator else [], EVALUATORS)
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+        for name in COUNTS:
+            # SB3's PPO scales advantages by their deviation within a batch.
+            least = 2 if (name, self.algorithm) == ("batch_size", "PPO") else 1
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
     @property
     def algorithm_class(self) -> type[OnPolicyAlgorithm]:

@@ -32,7 +32,7 @@ from synthselect_env.evaluators import (
 )
 from synthselect_env.storage import atomic_write
 from synthselect_env.training.classifier import TrainingConfig
-from synthselect_env.training.device import has_bfloat16, pick_device
+from synthselect_env.training.device import check_device, has_bfloat16, pick_device
 
 RETRAINED = Path("runs/retrained")
 """Directory of finished retrainings, which all runs share."""
@@ -54,9 +54,10 @@ def train_run(config: RunConfig) -> Path:
     :param config: settings of the run
     :return: the run directory
     :raises FileNotFoundError: if there is no such bank
-    :raises ValueError: if a judge or the evaluator cannot score the bank
+    :raises ValueError: if a judge or the evaluator cannot score the bank, or the device is not there
     """
     start = time.perf_counter()
+    check_device(config.device)
     bank = resolve_bank(config.bank)
     print(bank.describe())
     _check_judges(config, bank)
@@ -79,6 +80,9 @@ def train_run(config: RunConfig) -> Path:
     _report(config, bank, policy.name, selection, comparisons, directory)
     seconds = time.perf_counter() - start
     print(f"{seconds:.0f} s in all; everything is in {directory}")
+    print(
+        f"to use the selection, add the images with selected = 1 in {directory / 'selection.csv'}"
+    )
     return directory
 
 

@@ -1,4 +1,4 @@
-"""Signs that metrics on a bank are doubtful: tiny classes, and leaks between splits."""
+"""Signs that a bank is doubtful: tiny classes, classes without candidates, leaks between splits."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def small_classes(splits: Mapping[str, Dataset], classes: tuple[str, ...]) -> li
                     f"metrics of that class mean little below {MIN_PER_CLASS}"
                 )
     return found
+
+
+def classes_without_candidates(candidates: Dataset, classes: tuple[str, ...]) -> list[str]:
+    """Return a warning that names the classes of which there is no candidate, if there are any.
+
+    :param candidates: pool of candidates
+    :param classes: class names in label order
+    """
+    counts = np.bincount(candidates.labels, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts) if not count]
+    return [f"no candidate of class {', '.join(empty)}"] if empty else []
 
 
 def leaks(splits: Mapping[str, Dataset]) -> list[str]:

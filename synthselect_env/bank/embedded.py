@@ -62,10 +62,17 @@ def resolve_bank(bank: FeatureBank | str | Path) -> FeatureBank:
     """Return the bank that an argument stands for.
 
     :param bank: feature bank, name of an embedded one, or path of a file
+    :raises FileNotFoundError: if it is neither
     """
     if isinstance(bank, FeatureBank):
         return bank
-    return load_bank(bank) if bank in EMBEDDED else FeatureBank.load(bank)
+    if bank in EMBEDDED:
+        return load_bank(str(bank))
+    if not Path(bank).exists():
+        raise FileNotFoundError(
+            f"{bank} is no file and no embedded bank; there are {', '.join(EMBEDDED)}"
+        )
+    return FeatureBank.load(bank)
 
 
 def toy_bank(

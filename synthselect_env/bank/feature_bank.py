@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from synthselect_env.bank.batching import N_BATCHES, make_batches
-from synthselect_env.bank.checks import leaks, small_classes
+from synthselect_env.bank.checks import classes_without_candidates, leaks, small_classes
 from synthselect_env.bank.hdf5 import (
     read_dataset,
     read_retrainings,
@@ -202,8 +202,13 @@ class FeatureBank:
             raise ValueError(f"{self.source}: {error}") from error
 
     def warnings(self) -> list[str]:
-        """Return what makes metrics on this bank doubtful: tiny classes, leaks between splits."""
-        return small_classes(self.splits, tuple(self.classes)) + leaks(self.splits)
+        """Return what makes this bank doubtful.
+
+        That is a tiny class, a class without candidates, or a leak between splits.
+        """
+        classes = tuple(self.classes)
+        tiny = small_classes(self.splits, classes)
+        return tiny + classes_without_candidates(self.candidates, classes) + leaks(self.splits)
 
     def describe(self) -> str:
         """Return a few lines on the bank's content and on what looks wrong."""

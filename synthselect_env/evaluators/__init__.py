@@ -14,7 +14,7 @@ from synthselect_env.evaluators.base import (
 from synthselect_env.evaluators.cached import CachedEvaluator
 from synthselect_env.evaluators.candidate_scores import CandidateScores, candidate_scores
 from synthselect_env.evaluators.datamodel import DatamodelEvaluator
-from synthselect_env.evaluators.design import draw_design, with_retrainings
+from synthselect_env.evaluators.design import differing_settings, draw_design, with_retrainings
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.parallel import ParallelEvaluator
 from synthselect_env.evaluators.ray_actors import RayEvaluator
@@ -103,6 +103,7 @@ __all__ = [
     "RetrainEvaluator",
     "candidate_scores",
     "default_evaluator",
+    "differing_settings",
     "draw_design",
     "has_credit",
     "make_evaluator",

@@ -84,9 +84,9 @@ def with_retrainings(
             f"{bank.source}; make one for it"
         )
     seed, held = int(seed), bank.retrainings
-    training_config = json.loads(json.dumps({"seed": seed, **retrain.settings()}))
+    training_config = _training_config(retrain, seed)
     if held is not None:
-        _check_comparable(bank, held, training_config)
+        _check_comparable(bank, held, retrain, seed)
     if isinstance(selections, int | np.integer):
         if selections < 1:
             raise ValueError(f"selections must be at least 1, got {selections}")
@@ -128,19 +128,52 @@ def with_retrainings(
     return replace(bank, retrainings=retrainings)
 
 
+def differing_settings(
+    held: Retrainings, retrain: ClassifierEvaluator | EvaluatorWrapper, seed: int
+) -> list[str]:
+    """Return the settings in which a bank's retrainings differ from further ones.
+
+    Device and precision are left out, as they change rounding only.
+
+    :param held: the bank's retrainings
+    :param retrain: evaluator of the further ones
+    :param seed: random seed of the further ones
+    :return: one ``name: theirs → yours`` per setting
+    """
+    theirs, yours = _flat(held.training_config), _flat(_training_config(retrain, seed))
+    names = [name for name in {**theirs, **yours} if name not in ROUNDING_SETTINGS]
+    return [
+        f"{name}: {theirs.get(name)} → {yours.get(name)}"
+        for name in names
+        if theirs.get(name) != yours.get(name)
+    ]
+
+
+def _training_config(retrain: ClassifierEvaluator | EvaluatorWrapper, seed: int) -> dict[str, Any]:
+    """Return an evaluator's settings and the seed, as a bank stores them."""
+    stored: dict[str, Any] = json.loads(json.dumps({"seed": int(seed), **retrain.settings()}))
+    return stored
+
+
+def _flat(training_config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with those of the network's training beside the others."""
+    flat = {name: value for name, value in training_config.items() if name != "config"}
+    return {**flat, **training_config.get("config", {})}
+
+
 def _check_comparable(
-    bank: FeatureBank, held: Retrainings, training_config: dict[str, Any]
+    bank: FeatureBank,
+    held: Retrainings,
+    retrain: ClassifierEvaluator | EvaluatorWrapper,
+    seed: int,
 ) -> None:
     """Refuse to mix retrainings that are no draws of one experiment."""
     remedy = "dataclasses.replace(bank, retrainings=None)"
-
-    def essential(config: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in config.items() if key not in ROUNDING_SETTINGS}
-
-    if essential(held.training_config) != essential(training_config):
+    differing = differing_settings(held, retrain, seed)
+    if differing:
         raise ValueError(
-            f"{bank.source}: its retrainings have another configuration or seed, "
-            f"{held.training_config}; go on with that, or drop them: {remedy}"
+            f"{bank.source}: its retrainings have another configuration or seed "
+            f"(theirs → yours), {', '.join(differing)}; go on with theirs, or drop them: {remedy}"
         )
     if held.images_digest != bank.images_digest:
         raise ValueError(

@@ -26,11 +26,35 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
     :param device: torch device, or "auto" for CUDA where there is a GPU and the CPU elsewhere. In a
         forked process "auto" is the CPU, as CUDA does not survive a fork
+    :raises ValueError: if torch knows no such device
     """
     if device == "auto":
         usable = torch.cuda.is_available() and not in_forked_process()
         return torch.device("cuda" if usable else "cpu")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}; auto, cpu, cuda or cuda:1") from error
+
+
+def check_device(device: str | torch.device) -> None:
+    """Check that a device can be computed on here.
+
+    Evaluators do not check it, as they may be sent to a machine with a GPU.
+
+    :param device: torch device, or "auto"
+    :raises ValueError: if it is unknown, or a GPU that is not there
+    """
+    picked = pick_device(device)
+    if picked.type != "cuda":
+        return
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not n:
+        raise ValueError(f"device {device}: torch finds no GPU on this machine; take cpu or auto")
+    if (picked.index or 0) >= n:
+        raise ValueError(
+            f"device {device}: the last GPU of this machine is cuda:{n - 1}; take that, or auto"
+        )
 
 
 def has_bfloat16(device: torch.device) -> bool:

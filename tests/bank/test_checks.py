@@ -22,6 +22,12 @@ def test_tiny_classes(toy: FeatureBank) -> None:
     ]
 
 
+def test_classes_without_candidates(toy: FeatureBank) -> None:
+    left = replace(toy, candidates=toy.candidates.subset(toy.candidates.labels == 0))
+    assert left.warnings() == ["no candidate of class right"]
+    assert "warning: no candidate of class right" in left.describe()
+
+
 def test_images_in_two_splits_by_their_features(toy: FeatureBank) -> None:
     features = np.concatenate([toy.candidates.features[:-2], toy.test.features[:2]])
     leaking = replace(toy, candidates=replace(toy.candidates, features=features))

@@ -157,5 +157,7 @@ def test_banks_by_name(toy: FeatureBank) -> None:
     assert resolve_bank(toy) is toy and resolve_bank("toy").digest == toy.digest
     with pytest.raises(ValueError, match="no embedded bank 'pcan'; there are pcam, .*your own"):
         load_bank("pcan")
-    with pytest.raises(FileNotFoundError, match="nowhere.h5 does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere.h5 is no file and no embedded bank; there are pcam"
+    ):
         resolve_bank("nowhere.h5")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from agents.cli import generate_train, known_truth, main
 from synthselect_env import FeatureBank
+from synthselect_env.bank import Retrainings
 from synthselect_env.bank.embedded import planted_pcam
 from synthselect_env.data import (
     Dataset,
@@ -21,6 +22,7 @@ from synthselect_env.data import (
     phantom_candidates,
     read_class_folders,
 )
+from synthselect_env.metrics import METRICS
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.classifier import QUICK, Classifier
 
@@ -127,6 +129,45 @@ def test_bank_of_a_folder_reads_the_extractor(built: Path, patches: Path) -> Non
     assert set(folder.candidates.ids) == set(folder.valid.ids)
     shared = f"candidates and valid share {len(folder.valid)}"
     assert any(warning.startswith(shared) for warning in folder.warnings())
+
+
+def test_bank_warns_of_a_class_without_candidates(
+    built: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rare = shutil.copytree(patches / "valid", tmp_path / "rare")
+    for file in (rare / "left").iterdir():
+        file.unlink()
+    arguments = [*bank_arguments(patches, built), "--candidates", str(rare)]
+    assert main([*arguments, "--out", str(tmp_path / "bank.h5")]) == 0
+    assert "warning: no candidate of class left" in capsys.readouterr().out
+
+
+def test_bank_keeps_retrainings(
+    built: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hours of retraining are not lost to a repeated command."""
+    out = tmp_path / "bank.h5"
+    bank = FeatureBank.load(built / "gan.h5")
+    selections = np.zeros((1, len(bank.candidates)), bool)
+    metrics = {name: np.zeros((1, 1)) for name in METRICS}
+    retrainings = Retrainings(selections, metrics, {}, bank.images_digest)
+    replace(bank, retrainings=retrainings).save(out)
+    arguments = [*bank_arguments(patches, built), "--candidates", str(patches / "valid")]
+    for command in (arguments, ["known-truth", "cervical"]):
+        assert main([*command, "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert "holds retrainings" in error and "--discard-existing" in error
+        assert error.count("\n") == 1
+    assert FeatureBank.load(out).retrainings is not None
+    assert main([*arguments, "--out", str(out), "--discard-existing"]) == 0
+    assert FeatureBank.load(out).retrainings is None
+    assert main([*arguments, "--out", str(out)]) == 0  # nothing is lost
+
+
+@pytest.mark.parametrize("command", ["bank --data x", "generate train --data x"])
+def test_unknown_devices_are_said_first(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--out", "x", "--device", "gpu"]) == 2
+    assert "unknown device 'gpu'; auto, cpu, cuda or cuda:1" in capsys.readouterr().err
 
 
 def test_bank_takes_classes_in_a_given_order(built: Path, patches: Path, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.cli import main, retrain
@@ -36,7 +38,9 @@ def test_retrain(
     assert main([*arguments, "--out", "again.h5"]) == 0
     assert "9 hits, 0 misses" in capsys.readouterr().out
     assert main(["retrain", "--bank", "bank.h5", *QUICK, "--seed", "1"]) == 2
-    assert "another configuration or seed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "(theirs → yours), seed: 0 → 1; " in error and error.count("\n") == 1
+    assert error.endswith("use --discard-existing to drop them\n")
     same = ["retrain", "--bank", "bank.h5", *QUICK, "--discard-existing", "--out", "new.h5"]
     assert main(same) == 0
     retrainings = FeatureBank.load("new.h5").retrainings
@@ -64,6 +68,8 @@ def test_workers_of_the_command_itself(tmp_path: Path) -> None:
     [
         (["--out", "x.h5", "--retrainings", "5"], "a datamodel needs 9 retrainings, and 5"),
         ([], "give --out"),
+        (["--out", "x.h5", "--device", "gpu"], "unknown device 'gpu'"),
+        (["--architecture", "resnet19"], "torchvision has no classifier 'resnet19'"),
     ],
 )
 def test_retrain_refuses(
@@ -71,3 +77,43 @@ def test_retrain_refuses(
 ) -> None:
     assert main(["retrain", "--bank", "toy", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_other_settings_are_named(planted: FeatureBank, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--epochs", "3", "--size", "16", "16", "--device", "cpu", "--out", "x.h5"]
+    assert main(["retrain", "--bank", "pcam-planted", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "(theirs → yours), size: [32, 32] → [16, 16], epochs: 8 → 3; give theirs" in error
+    # What cannot be trained at all comes first.
+    assert main(["retrain", "--bank", "pcam-planted", *arguments, "--architecture", "net"]) == 2
+    assert "torchvision has no classifier 'net'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_noise", [False, True])
+def test_predictions_that_mean_little_are_told(
+    is_noise: bool,
+    tmp_path: Path,
+    planted: FeatureBank,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The retrainings are the bank's own, or their metrics are of other selections."""
+
+    def pretended(bank: FeatureBank, args: object) -> FeatureBank:
+        held = planted.retrainings
+        assert held is not None
+        order = np.random.default_rng(0).permutation(len(held.selections))
+        metrics = {name: values[order] for name, values in held.metrics.items()}
+        return replace(planted, retrainings=replace(held, metrics=metrics) if is_noise else held)
+
+    monkeypatch.setattr(retrain, "_retrain", pretended)
+    assert main(["retrain", "--bank", "pcam-planted", "--out", str(tmp_path / "bank.h5")]) == 0
+    printed = capsys.readouterr().out
+    assert ("warning: a correlation below 0.3" in printed) == is_noise
+    assert ("train --reward-evaluator linear_probe" in printed) == is_noise
+
+
+def test_the_least_number_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["retrain", "--help"])
+    assert "with the bank's own, at least 9" in " ".join(capsys.readouterr().out.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from dataclasses import FrozenInstanceError, replace
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from agents import CreditPPO
-from agents.cli import COMMANDS, main
+from agents.cli import COMMANDS, main, make_parser
 from agents.runs import ALGORITHMS, RunConfig, train_run
 from agents.selectors import PolicySelector
 from synthselect_env import FeatureBank, Selection, load_bank
@@ -58,7 +59,9 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (Selection.load(tmp_path / "again" / "selection.csv").mask == selection.mask).all()
 
 
-def test_train_with_credit_and_without_a_judge(tmp_path: Path) -> None:
+def test_train_with_credit_and_without_a_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """CreditPPO has settings of its own, and no table is asked for."""
     arguments = ["--algorithm", "CreditPPO", "--bank", "toy", "--timesteps", "32", "--n-envs", "4"]
     assert main(["train", *arguments, "--judge", "--out", str(tmp_path)]) == 0
@@ -67,6 +70,8 @@ def test_train_with_credit_and_without_a_judge(tmp_path: Path) -> None:
         assert config[name] == ALGORITHMS["CreditPPO"][1][name]
     assert CreditPPO.load(tmp_path / "model.zip", device="cpu").gamma == config["gamma"]
     assert not (tmp_path / "report.html").exists()
+    told = f"add the images with selected = 1 in {tmp_path / 'selection.csv'}"
+    assert told in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,10 @@ def test_train_with_credit_and_without_a_judge(tmp_path: Path) -> None:
         ({"evaluator": "svm"}, "unknown evaluator svm"),
         ({"reward": "profit"}, "unknown reward 'profit'"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"timesteps": 0}, "timesteps must be at least 1, got 0"),
+        ({"n_epochs": 0}, "n_epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"algorithm": "CreditPPO", "batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_a_configuration_refuses_unknown_values(settings: dict[str, object], message: str) -> None:
@@ -106,6 +115,16 @@ def test_a_users_error_is_one_line(
     assert capsys.readouterr().err.startswith("synthselect train: error: unknown classifier svm")
     assert main(["train", "--bank", "nothing.h5"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+    # So is what Stable-Baselines3 and torch would stop at.
+    for mistake, message in (
+        (["--device", "gpu"], "unknown device 'gpu'; auto, cpu, cuda or cuda:1"),
+        (["--n-epochs", "0"], "n_epochs must be at least 1, got 0"),
+        (["--bank", "pcamm"], "pcamm is no file and no embedded bank; there are pcam, "),
+    ):
+        assert main(["train", "--bank", "toy", *mistake, "--out", "run"]) == 2
+        assert message in capsys.readouterr().err
+    assert not Path("run").exists()
 
     # A bank that cannot be judged is refused before the training.
     toy.sealed.save("sealed.h5")
@@ -137,3 +156,26 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         main([*command, "--help"])
     assert stop.value.code == 0
     assert " ".join(["usage: synthselect", *command]) in capsys.readouterr().out
+
+
+EITHER = ("--gan", "--candidates")
+"""Options of which one must be given, so that they have no default."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*([name] for name in COMMANDS if name != "generate"), ["generate", "train"]]
+    + [["generate", "sample"]],
+    ids=" ".join,
+)
+def test_help_of_each_option_has_a_text_and_the_default(command: list[str]) -> None:
+    parser = make_parser()
+    for name in command:
+        subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = subparsers.choices[name]
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        assert action.help, action.dest
+        needs_none = action.required or action.nargs == 0 or action.option_strings[0] in EITHER
+        text = formatter._get_help_string(action)
+        assert needs_none or text.count("(default: ") == 1, action.dest

@@ -109,7 +109,7 @@ def test_errors(
         with_retrainings(large, retrain, np.zeros((0, 400), bool))
     with pytest.raises(ValueError, match="make one for it"):
         with_retrainings(large, pretended(toy_bank()), 4)
-    with pytest.raises(ValueError, match="another configuration or seed, .* or drop them"):
+    with pytest.raises(ValueError, match="theirs → yours.*, seed: 0 → 1; .* or drop them"):
         with_retrainings(retrained, retrain, 4, seed=1)
     swapped = replace(retrained, valid=large.test)
     with pytest.raises(ValueError, match="of other images or labels; drop them"):

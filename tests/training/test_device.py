@@ -12,8 +12,10 @@ import torch
 
 from synthselect_env.training.device import (
     available_cores,
+    check_device,
     default_workers,
     has_bfloat16,
+    pick_device,
     processor_flags,
 )
 
@@ -41,6 +43,22 @@ def test_cores_are_those_that_a_container_may_use(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert available_cores(tmp_path / "cpu.max") == cores
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in (pick_device, check_device):
+        with pytest.raises(ValueError, match="unknown device 'gpu'; auto, cpu, cuda or cuda:1"):
+            check("gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check_device("auto")
+    check_device("cpu")
+    with pytest.raises(ValueError, match="device cuda: torch finds no GPU on this machine"):
+        check_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    check_device("cuda")
+    with pytest.raises(ValueError, match="device cuda:1: the last GPU of this machine is cuda:0"):
+        check_device("cuda:1")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
