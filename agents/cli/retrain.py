@@ -30,7 +30,7 @@ from synthselect_env.evaluators import (
     with_retrainings,
 )
 from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.training.classifier import QUICK, TrainingConfig, check_architecture
+from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
 
 MIN_RETRAININGS = 9
 """Retrainings that a datamodel of candidates with images needs."""
@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Retrain, write the bank, and say how well a datamodel predicts the retrainings."""
-    check_architecture(args.architecture)
+    # An unknown architecture is said before anything is read.
+    build_network(replace(QUICK, architecture=args.architecture), n_classes=2, seed=args.seed)
     if args.bank in EMBEDDED and args.out is None:
         raise ValueError("an embedded bank is not written to: give --out")
     bank = resolve_bank(args.bank)

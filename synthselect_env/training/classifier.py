@@ -238,23 +238,13 @@ def build_network(config: TrainingConfig, n_classes: int, seed: int) -> nn.Modul
     :param seed: random seed of the weights
     :raises ValueError: if torchvision has no classifier of that name
     """
-    check_architecture(config.architecture)
-    with seeded(seed):
-        return torchvision.models.get_model(
-            config.architecture, weights=None, num_classes=n_classes
-        )
-
-
-def check_architecture(name: str) -> None:
-    """Check that torchvision has a classifier of a name.
-
-    :param name: name of the classifier
-    :raises ValueError: if it has none
-    """
+    name = config.architecture
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
             f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists them"
         )
+    with seeded(seed):
+        return torchvision.models.get_model(name, weights=None, num_classes=n_classes)
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
