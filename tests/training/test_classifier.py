@@ -27,8 +27,10 @@ from synthselect_env.training.classifier import (
 TINY = TrainingConfig(
     "shufflenet_v2_x0_5", size=(16, 16), epochs=2, steps_per_epoch=2, batch_size=16
 )
-COMPILER_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-"""Torch 2.11 imports what it deprecates, where there is a GPU."""
+COMPILER_WARNS = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script:DeprecationWarning",  # torch 2.11 imports it, where there is a GPU
+    "ignore:Guards may run slower:RuntimeWarning",  # on Python 3.13.0
+)
 
 TRAINING_CODE = {
     2: "8300eba0844cd0d6",
