@@ -191,7 +191,8 @@ class Classifier:
         self.network.eval()
         pixels = as_pixels(images, self.device)
         logits = []
-        with autocast(self.device):
+        height, width = pixels.shape[-2:]
+        with autocast(self.device, (height, width)):
             for chunk in pixels.split(CHUNK_SIZE):
                 logits.append(self.network(_normalise(chunk.float() / 255)).float())
         if not logits:

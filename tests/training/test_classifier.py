@@ -308,3 +308,19 @@ def test_compiles_on_cuda(toy: FeatureBank) -> None:
         for c in (True, False)
     )
     assert ours == pytest.approx(theirs, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [(32, 16), (64, 32), (32, 64)])
+def test_small_oblong_images_are_labelled_soundly(size: tuple[int, int]) -> None:
+    """In bf16, some processors get them wrong, and not the same way each time."""
+    images = np.random.default_rng(0).integers(0, 255, (64, *size, 3)).astype(np.uint8)
+    config = replace(TINY, architecture="resnet18", size=size)
+    network = classifier.build_network(config, 2, seed=0).to(memory_format=torch.channels_last)
+    trained = Classifier(network.eval(), config, 2)
+    found = trained.features(images)
+    assert np.array_equal(found, trained.features(images))
+    with torch.no_grad():
+        network.fc = torch.nn.Identity()
+        pixels = classifier._normalise(as_pixels(images, torch.device("cpu")).float() / 255)
+        expected = network(pixels).numpy()
+    assert found == pytest.approx(expected, rel=0.05, abs=0.05 * float(np.abs(expected).max()))
