@@ -85,6 +85,7 @@ def test_assets_stay_small() -> None:
     assert sum(sizes) < 48 * 2**20 and max(sizes) < 40e6
 
 
+@pytest.mark.slow
 def test_optional_packages_are_optional() -> None:
     """The core imports without any extra, and says what to install where one is needed."""
     code = (

@@ -141,6 +141,7 @@ def test_first_ratio_is_one(toy: FeatureBank, policy: type[SelectionPolicy]) -> 
     assert torch.allclose(*log_probs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_same_seed_same_policy() -> None:
     """Large enough for torch to split over threads: sums do not depend on which comes first."""
     bank = toy_bank(candidates_per_class=256, n_features=64)

@@ -137,7 +137,10 @@ def reachable(*roots: object) -> Iterator[object]:
             waiting.append(item.base)
 
 
-@pytest.mark.parametrize("evaluator", ["linear_probe", "instance", "cached", "parallel"])
+@pytest.mark.parametrize(
+    "evaluator",
+    ["linear_probe", "instance", "cached", pytest.param("parallel", marks=pytest.mark.slow)],
+)
 def test_no_way_from_an_environment_to_the_test_split(evaluator: str, tmp_path: Path) -> None:
     bank = toy_bank(candidates_per_class=8)
     probe = LinearProbeEvaluator(bank)

@@ -35,6 +35,7 @@ def test_every_example_is_tested_and_short() -> None:
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_train_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = example("train_ppo.py")["main"]
     main(bank="toy", timesteps=256, judges=("linear_probe",), out=tmp_path / "run")

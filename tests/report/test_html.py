@@ -180,6 +180,7 @@ def test_directory_has_figures_and_tables(
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_a_bank_lacks_is_left_out(toy: FeatureBank, tmp_path: Path) -> None:
     """Neither truth nor images nor scores: no section of them."""
     bare = replace(

@@ -102,6 +102,7 @@ def test_trains_on_cuda(patches: Patches, tiny_gan: MakeGAN) -> None:
 # Run directory and Fréchet distance
 
 
+@pytest.mark.slow
 def test_run_directory(patches: Patches, tiny_gan: MakeGAN, tmp_path: Path) -> None:
     list(tiny_gan().fit(*patches, directory=tmp_path, save_every=3))
     names = sorted(file.name for file in tmp_path.iterdir())
@@ -112,6 +113,7 @@ def test_run_directory(patches: Patches, tiny_gan: MakeGAN, tmp_path: Path) -> N
     assert list(done.fit(*patches)) == []
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_has_the_smallest_distance(
     patches: Patches, tiny_gan: MakeGAN, tmp_path: Path
 ) -> None:

@@ -271,6 +271,7 @@ def test_network_with_auxiliary_heads(toy: FeatureBank) -> None:
     assert trained.log_probabilities(toy.test.images[:8]).shape == (8, 2)
 
 
+@pytest.mark.slow
 @COMPILER_WARNS
 def test_one_compiled_graph_serves_every_training(
     toy: FeatureBank, monkeypatch: pytest.MonkeyPatch
