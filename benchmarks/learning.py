@@ -22,8 +22,6 @@ Results: benchmarks/results/learning.md
 from __future__ import annotations
 
 import argparse
-import hashlib
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +39,7 @@ from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUPolicy
 from agents.evaluation.bootstrap import half_interval
+from agents.evaluation.comparison import select_once
 from agents.report import save_figure
 from agents.report.plotting import panels
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
@@ -53,7 +52,6 @@ from synthselect_env.evaluators import (
     RetrainEvaluator,
     make_evaluator,
 )
-from synthselect_env.storage import atomic_write
 from synthselect_env.training.classifier import QUICK, TrainingConfig
 
 DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
@@ -121,17 +119,8 @@ def selected(
     bank: FeatureBank, name: str, evaluations: int, seed: int, root: Path
 ) -> tuple[Selection, float]:
     """Return an arm's selection and its seconds, from disk where known."""
-    key = f"{name} {seed} {arm(name, evaluations).settings()}"
-    file = root / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.csv"
-    clock = file.with_suffix(".txt")
-    if not clock.exists():
-        start = time.perf_counter()
-        selection = arm(name, evaluations).select(bank, seed)
-        seconds = time.perf_counter() - start
-        selection.save(file)
-        with atomic_write(clock) as path:
-            path.write_text(f"{seconds:.2f}")
-    return Selection.load(file), float(clock.read_text())
+    once = select_once(arm(name, evaluations), bank, seed, root)
+    return once.selection, once.seconds
 
 
 def interval(values: np.ndarray, form: str = ".3f") -> str:

@@ -59,7 +59,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture_zip(image_folder: Path) -> Path:
+def image_zip(image_folder: Path) -> Path:
     path = image_folder.parent / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in image_folder.rglob("*.*"):

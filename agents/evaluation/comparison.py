@@ -245,7 +245,7 @@ def compare(
     seed = int(seed)
 
     # Select, on the sealed bank.
-    selected = [[_select(s, sealed, seed + r, folder) for s in chosen] for r in range(rounds)]
+    selected = [[select_once(s, sealed, seed + r, folder) for s in chosen] for r in range(rounds)]
 
     # Open the test split.
     test = bank.test
@@ -291,8 +291,8 @@ def _resolve_selectors(selectors: Sequence[str | Selector]) -> list[Selector]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Selected:
-    """A selection that is still to be judged.
+class TimedSelection:
+    """A selection, and the time that it took.
 
     :param selector: selector that made it
     :param selection: its selection
@@ -304,8 +304,16 @@ class _Selected:
     seconds: float
 
 
-def _select(selector: Selector, bank: FeatureBank, seed: int, folder: Path | None) -> _Selected:
-    """Select, or read the selection from disk if it was made before."""
+def select_once(
+    selector: Selector, bank: FeatureBank, seed: int, folder: Path | None
+) -> TimedSelection:
+    """Select, or read the selection from disk if it was made before.
+
+    :param selector: selector
+    :param bank: feature bank; :func:`compare` passes it without its test split
+    :param seed: random seed of the selection
+    :param folder: folder in which selections are stored, or None
+    """
     key = None if folder is None else _selection_key(selector, bank, seed)
     if folder is None or key is None:
         return _select_now(selector, bank, seed)
@@ -313,17 +321,17 @@ def _select(selector: Selector, bank: FeatureBank, seed: int, folder: Path | Non
     entry = cache.get(key)
     if entry is not None:
         selection = Selection.of(bank, entry["mask"], entry["scores"], selector.name)
-        return _Selected(selector, selection, float(entry["seconds"]))
+        return TimedSelection(selector, selection, float(entry["seconds"]))
     selected = _select_now(selector, bank, seed)
     mask, scores = selected.selection.mask, selected.selection.scores
     cache.put(key, mask=mask, scores=scores, seconds=np.array(selected.seconds))
     return selected
 
 
-def _select_now(selector: Selector, bank: FeatureBank, seed: int) -> _Selected:
+def _select_now(selector: Selector, bank: FeatureBank, seed: int) -> TimedSelection:
     start = time.perf_counter()
     selection = selector.select(bank, seed)
-    return _Selected(selector, selection, time.perf_counter() - start)
+    return TimedSelection(selector, selection, time.perf_counter() - start)
 
 
 def _selection_key(selector: Selector, bank: FeatureBank, seed: int) -> str | None:
@@ -355,7 +363,7 @@ class _Judge:
         both = Dataset.concatenate([valid, test])
         self.both = replace(both, labels=np.zeros_like(both.labels))
 
-    def outcomes(self, selected: list[_Selected], number: int, seed: int) -> list[Outcome]:
+    def outcomes(self, selected: list[TimedSelection], number: int, seed: int) -> list[Outcome]:
         """Return one outcome per selection.
 
         :param selected: selections, which are trained on side by side

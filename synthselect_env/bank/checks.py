@@ -66,7 +66,10 @@ def leaks(splits: Mapping[str, Dataset]) -> list[str]:
         name: set() if split.images is None else set(image_keys(split.images))
         for name, split in splits.items()
     }
-    rows = {name: _rounded_rows(split, splits["train"]) for name, split in splits.items()}
+    real = splits["train"].features
+    mean = real.mean(0, np.float64)
+    std = np.maximum(real.std(0, np.float64), 1e-12)
+    rows = {name: _rounded_rows(split, mean, std) for name, split in splits.items()}
     found = []
     for name, other in LEAKS:
         if other not in splits:
@@ -85,10 +88,8 @@ def leaks(splits: Mapping[str, Dataset]) -> list[str]:
     return found
 
 
-def _rounded_rows(split: Dataset, train: Dataset) -> set[bytes]:
+def _rounded_rows(split: Dataset, mean: np.ndarray, std: np.ndarray) -> set[bytes]:
     """Return the feature rows as bytes, standardised and rounded to half precision."""
-    mean = train.features.mean(0, np.float64)
-    std = np.maximum(train.features.std(0, np.float64), 1e-12)
     rows: set[bytes] = set()
     for start in range(0, len(split), CHUNK_SIZE):
         with np.errstate(over="ignore"):

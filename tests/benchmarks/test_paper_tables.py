@@ -18,15 +18,15 @@ def unseen(import_benchmark: Callable[[str], ModuleType]) -> Callable[[FeatureBa
     return import_benchmark("paper_tables").unseen
 
 
-def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, picture_zip: Path) -> None:
-    found = read_class_folders(picture_zip, "train")
+def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, image_zip: Path) -> None:
+    found = read_class_folders(image_zip, "train")
     half = found.subset(np.arange(0, len(found), 2))
     features = np.random.default_rng(0).normal(size=(len(half), 4)).astype(np.float32)
     train, other = Dataset(features, half.labels, ids=half.ids), Dataset(features, half.labels)
     bank = FeatureBank(
         train=train, valid=other, test=other, candidates=other, classes=found.classes
     )
-    test = unseen(bank, picture_zip)
+    test = unseen(bank, image_zip)
     rest = found.subset(np.arange(1, len(found), 2))
     assert (
         test.ids == rest.ids
@@ -41,12 +41,12 @@ def test_what_the_bank_does_not_hold_is_the_test_split(unseen: Callable, picture
     ).all()  # but for WebP's losses
 
 
-def test_nothing_is_left_of_a_set_that_the_bank_holds(unseen: Callable, picture_zip: Path) -> None:
-    found = read_class_folders(picture_zip, "train")
+def test_nothing_is_left_of_a_set_that_the_bank_holds(unseen: Callable, image_zip: Path) -> None:
+    found = read_class_folders(image_zip, "train")
     features = np.random.default_rng(0).normal(size=(len(found), 4)).astype(np.float32)
     split = Dataset(features, found.labels, ids=found.ids)
     bank = FeatureBank(
         train=split, valid=split, test=split, candidates=split, classes=found.classes
     )
     with pytest.raises(ValueError, match="holds all"):
-        unseen(bank, picture_zip)
+        unseen(bank, image_zip)

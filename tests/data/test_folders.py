@@ -22,9 +22,9 @@ def write_image(path: Path) -> None:
     Image.new("RGB", (4, 4)).save(path)
 
 
-def test_folder_and_zip_read_the_same(image_folder: Path, picture_zip: Path) -> None:
+def test_folder_and_zip_read_the_same(image_folder: Path, image_zip: Path) -> None:
     folder = read_class_folders(image_folder, "train")
-    archive = read_class_folders(picture_zip, "train")
+    archive = read_class_folders(image_zip, "train")
     assert folder.classes == archive.classes == ("normal", "tumor")
     assert folder.ids == archive.ids and len(folder) == 16
     assert (folder.labels == archive.labels).all()
