@@ -54,7 +54,9 @@ from synthselect_env.synthesis import (
     nearest_distances,
     share_closer,
 )
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, train_classifier
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import SMALL, TrainingConfig, default_config
+from synthselect_env.training.trainer import train_classifier
 
 THUMBNAIL = (16, 16)
 """Pixels of the images in which copies are looked for.
@@ -425,10 +427,14 @@ def judge(args: argparse.Namespace, images: Images, made_by: str) -> None:
         "held-out images."
     )
     own = images.train.image_size
-    extractor_config, config = EXTRACTOR.for_images(*own), QUICK.for_images(*own)
+    extractor_config, config = (
+        EXTRACTOR.for_images(*own),
+        default_config(SMALL.architecture, n_real),
+    )
+    config = config.for_images(*own)
     if args.quick:
         few = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16}
-        small = {"architecture": "resnet18", "size": config.size}
+        small = {"architecture": config.architecture, "size": config.size}
         extractor_config = replace(extractor_config, **small, **few)
         config = replace(config, **few)
 

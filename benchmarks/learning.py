@@ -52,7 +52,7 @@ from synthselect_env.evaluators import (
     RetrainEvaluator,
     make_evaluator,
 )
-from synthselect_env.training.classifier import QUICK, TrainingConfig
+from synthselect_env.training.config import default_config
 
 DEFAULT = {"n_steps": 8, "device": "cpu", "gamma": 0.0}
 PPO_SETTINGS = {**DEFAULT, "batch_size": 64, "n_epochs": 4, "learning_rate": 1e-3}
@@ -65,7 +65,7 @@ AGENTS = {
     ),
     "PPO, paper's reward": (PPO, PPO_SETTINGS, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
-    "PPO, features alone": (PPO, PPO_SETTINGS, {"context": False}),
+    "PPO, features alone": (PPO, PPO_SETTINGS, {"extended_features": False}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
     "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
     "REINFORCE, moving average": (
@@ -86,9 +86,8 @@ AGENTS = {
         {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "none", "group_baseline": False},
         {},
     ),
-    "CreditPPO, features alone": (CreditPPO, CREDIT_SETTINGS, {"context": False}),
+    "CreditPPO, features alone": (CreditPPO, CREDIT_SETTINGS, {"extended_features": False}),
     "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
-    "CreditPPO, mean ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "mean"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]
 UNSEARCHED = ["centroid", "label fit + realism"]
@@ -180,7 +179,7 @@ def select_all(
 def retrain_all(args: argparse.Namespace, bank: FeatureBank, found: Found) -> None:
     """Retrain none, the oracle, all and the arms' selections, and print their gains."""
     truth, n = bank.candidates.flaw == 0, args.retrained
-    config = QUICK if args.classifier == "quick" else TrainingConfig()
+    config = default_config(args.classifier, len(bank.train))
     config = config.for_images(*bank.train.image_size)
     controls = {"none": np.zeros_like(truth), "oracle": truth, "all": np.ones_like(truth)}
     kept = {name: [mask] * n for name, mask in controls.items()} | found.finals
@@ -276,9 +275,9 @@ if __name__ == "__main__":
     parser.add_argument("--retrained", type=int, default=3, help="seeds that are retrained")
     parser.add_argument(
         "--classifier",
-        choices=("quick", "resnet34"),
-        default="quick",
-        help="quick: ResNet18 at 32 px in batches of 32; resnet34: the default configuration",
+        choices=("small_cnn", "resnet34"),
+        default="small_cnn",
+        help="network that is retrained",
     )
     parser.add_argument(
         "--against", metavar="ARM", help="print its differences to the others, seed by seed"

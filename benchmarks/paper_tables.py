@@ -10,9 +10,7 @@ controllers and algorithms on cervical.
 Scales:
 
 * smoke: parts of the banks, one round, a linear probe, 64 evaluations per agent
-* cpu: 5 rounds; ResNet18 is retrained, at 32 pixels on the short side; the bank's datamodel rewards
-  agents
-* long: as cpu, in 3 rounds, with eight times as many images drawn in a retraining; use --rows
+* cpu: 5 rounds; the small network is retrained; the bank's datamodel rewards agents
 * gpu: 5 rounds; ResNet34 at the images' own size, 1,600 steps of 64; rewards as for cpu
 * paper: 5 rounds; ResNet34 at the images' own size, also as the reward; for one large GPU
 
@@ -57,7 +55,13 @@ from synthselect_env.evaluators import (
     RetrainEvaluator,
 )
 from synthselect_env.storage import atomic_write
-from synthselect_env.training.classifier import LONG, QUICK, TrainingConfig
+from synthselect_env.training.config import (
+    MANY_IMAGES,
+    PAPER,
+    SMALL,
+    TrainingConfig,
+    default_config,
+)
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,15 @@ class Scale:
     rewarded_by: str | None
 
 
+MANY = default_config(SMALL.architecture, MANY_IMAGES)
+"""Training of the small network on the embedded banks, which have thousands of real images."""
+
 NATIVE = (256, 256)
 """Size that no image exceeds, so that images keep their own."""
 
 SCALES = {
     "smoke": Scale(1, 64, 16, None, "linear_probe"),
-    "cpu": Scale(5, 1024, 1, QUICK, None),
-    "long": Scale(3, 1024, 1, LONG, None),
+    "cpu": Scale(5, 1024, 1, MANY, None),
     "gpu": Scale(5, 1024, 1, TrainingConfig(size=NATIVE, steps_per_epoch=200), None),
     "paper": Scale(
         5, 1024, 1, TrainingConfig(size=NATIVE, epochs=50, steps_per_epoch=None), "classifier"
@@ -144,7 +150,7 @@ DIFFERENCES = {
         "on, from the same public set. Candidates are from our HistoGAN."
     ),
 }
-HEADROOM_CLASSIFIERS = {"probe": None, "quick": QUICK, "resnet34": TrainingConfig()}
+HEADROOM_CLASSIFIERS = {"probe": None, "small_cnn": SMALL, "resnet34": PAPER}
 
 
 def agents_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> list[Selector]:

@@ -14,7 +14,7 @@ minutes, as finished work is kept in runs/.
 * ranking: on a bank of known truth, how well scores tell sound candidates from others, and the gain
   of the better half of each class
 
-Every selection is retrained in full (ResNet18, short side at 32 pixels, 400 steps of 32).
+Every selection is retrained in full by the small network.
 "promised" is the proxy's gain over no candidates on the validation split, "real" is retraining's.
 A promise is "kept" if the mean real gain on the test split is at least half of it. The datamodel is
 the embedded one. It is fitted to the bank's own retrainings, which are of other selections.
@@ -67,7 +67,8 @@ from synthselect_env.evaluators import (
 )
 from synthselect_env.metrics import METRICS, more_is_better
 from synthselect_env.storage import atomic_write
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import SMALL, TrainingConfig, default_config
 
 RIDGES, DIMENSIONS = (0.01, 0.1, 1.0, 10.0, 100.0), (8, 16, 32, 64, 128)
 FOLDS = 4
@@ -88,7 +89,7 @@ Views = dict[str, list[FeatureBank]]
 
 
 PARTS = ("random", "optimised", "ranking")
-VIEWS = ("the bank's", "ResNet18", "four folds")
+VIEWS = ("the bank's", "small network", "four folds")
 
 
 def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence[str]) -> Views:
@@ -117,7 +118,7 @@ def views(bank: FeatureBank, config: TrainingConfig, root: Path, names: Sequence
 
     makers: dict[str, Callable[[], list[FeatureBank]]] = {
         "the bank's": lambda: [bank],
-        "ResNet18": lambda: [seen("whole", lambda: extract_bank(splits, whole()))],
+        "small network": lambda: [seen("whole", lambda: extract_bank(splits, whole()))],
         "four folds": lambda: [seen(f"fold{i}", partial(of_fold, i)) for i in range(FOLDS)],
     }
     return {name: make() for name, make in makers.items() if name in names}
@@ -479,7 +480,7 @@ if __name__ == "__main__":
     root.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}; {args.workers} processes\n{bank.describe()}", flush=True)
 
-    config = QUICK.for_images(*bank.train.image_size)
+    config = default_config(SMALL.architecture, len(bank.train)).for_images(*bank.train.image_size)
     seen: Views = {}
     if {"random", "optimised"} & set(args.parts):
         # views are made first: their networks are trained in this process

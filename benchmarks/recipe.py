@@ -2,7 +2,8 @@
 
     python benchmarks/recipe.py --data pcam.zip
 
-Time on two cores: 15 to 45 minutes, by configuration. Finished retrainings are kept in runs/.
+Time on two cores: 5 minutes for the small network, hours for ResNet34. Finished retrainings are
+kept in runs/.
 
 A configuration that cannot use more real images cannot show what synthetic ones are worth. The sets
 are nested and keep the classes' shares. Each seed draws the sets again, and also sets weights and
@@ -16,16 +17,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
-from machine import add_worker_arguments, describe_machine, markdown_table, score_on
+from machine import add_worker_arguments, describe_machine, markdown_table, score_on, spread
 
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import EncodedImages, read_class_folders
-from synthselect_env.evaluators import CachedEvaluator, ParallelEvaluator, RetrainEvaluator
-from synthselect_env.training.classifier import TrainingConfig
+from synthselect_env.evaluators import CachedEvaluator, RetrainEvaluator
+from synthselect_env.training.config import SMALL, TrainingConfig, default_config
 
 METRICS = ("accuracy", "auc", "log_likelihood")
 
@@ -76,13 +76,44 @@ def nested_bank(
     return bank, np.stack([np.isin(rest, chosen) for chosen in sets])
 
 
-def parse_config(items: list[str]) -> dict[str, Any]:
-    """Return the default configuration's parameters, changed by KEY=VALUE items."""
-    config = asdict(TrainingConfig())
-    for key, _, value in (item.partition("=") for item in items):
+def parse_config(items: list[str], n_real: int) -> TrainingConfig:
+    """Return an architecture's default configuration, changed by KEY=VALUE items.
+
+    :param items: KEY=VALUE items, keys of which are fields of TrainingConfig
+    :param n_real: number of real images to train on
+    """
+    given = dict(item.partition("=")[::2] for item in items)
+    config = asdict(default_config(given.get("architecture", SMALL.architecture), n_real))
+    for key, value in given.items():
         kind = type(config[key])
         config[key] = (int(value), int(value)) if kind is tuple else kind(value)
-    return config
+    return TrainingConfig(**config)
+
+
+def score_all(
+    bank: FeatureBank, masks: np.ndarray, configs: list[TrainingConfig], seed: int, workers: int
+) -> dict[str, np.ndarray]:
+    """Retrain on each set by its own configuration.
+
+    :param bank: bank of :func:`nested_bank`
+    :param masks: its selections, bool (k, n)
+    :param configs: training configuration of each
+    :param seed: random seed of the training
+    :param workers: number of processes
+    :return: name of a column to its values (k,)
+    """
+    columns = [f"{split} {metric}" for split in ("valid", "test") for metric in METRICS]
+    values = {column: np.zeros(len(masks)) for column in columns}
+    for config in dict.fromkeys(configs):
+        rows = np.array([i for i, other in enumerate(configs) if other == config])
+        with spread(RetrainEvaluator(bank, config=config), workers) as parallel:
+            cached = CachedEvaluator(parallel, "runs/retrained")
+            results = score_on(cached, masks[rows], seed, bank.valid, bank.test)
+        for split, evaluations in zip(("valid", "test"), results):
+            for metric in METRICS:
+                values[f"{split} {metric}"][rows] = getattr(evaluations, metric)
+        print(f"seed {seed}, {config.steps_per_epoch} steps per epoch: {cached}", flush=True)
+    return values
 
 
 if __name__ == "__main__":
@@ -91,7 +122,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--data", help="directory or zip with train/, valid/ and test/")
     parser.add_argument("--bank", default="pcam")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 3344, 6688])
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[128, 256, 512, 1000, 2000, 3344, 6688]
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--set",
@@ -102,31 +135,25 @@ if __name__ == "__main__":
     )
     add_worker_arguments(parser)
     args = parser.parse_args()
-    config = parse_config(args.set)
     parts, classes = read(args)
     labels = parts[0][1]
     sizes = [n for n in args.sizes if n <= len(labels)]
+    configs = [parse_config(args.set, n) for n in sizes]
     print(f"{describe_machine()}; {args.workers} processes", flush=True)
-    print(", ".join(f"{k}={v}" for k, v in config.items()), flush=True)
+    for config in dict.fromkeys(configs):
+        print(config, flush=True)
 
     # retrain on each set
-    values: dict[str, list[np.ndarray]] = {}  # column to one row per seed
+    found = []
     for seed in range(args.seeds):
         bank, masks = nested_bank(parts, classes, nested(labels, sizes, seed))
-        with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
-            cached = CachedEvaluator(parallel, "runs/retrained")
-            results = score_on(cached, masks, seed, bank.valid, bank.test)
-            for split, evaluations in zip(("valid", "test"), results):
-                for metric in METRICS:
-                    column = values.setdefault(f"{split} {metric}", [])
-                    column.append(getattr(evaluations, metric))
-            print(f"seed {seed}: {cached}", flush=True)
+        found.append(score_all(bank, masks, configs, seed, args.workers))
 
     # print the table
     print(f"\nmean ± standard deviation over {args.seeds} seeds")
     rows = []
     for i, n in enumerate(sizes):
-        columns = [np.array(column)[:, i] for column in values.values()]
+        columns = [np.array([values[name][i] for values in found]) for name in found[0]]
         spreads = [v.std(ddof=1) if len(v) > 1 else np.nan for v in columns]
         rows.append([f"{n:,}", *(f"{v.mean():.4f} ± {s:.4f}" for v, s in zip(columns, spreads))])
-    print(markdown_table(["real patches", *values], rows))
+    print(markdown_table(["real patches", *found[0]], rows))

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                       # about a quarter of an hour on two cores
     python benchmarks/speed.py --part evaluators     # about three minutes
-    python benchmarks/speed.py --part retraining     # about ten minutes with the default classifier
+    python benchmarks/speed.py --part retraining     # about fifteen minutes
     python benchmarks/speed.py --part policy         # about a minute
 
 evaluators: evaluations per second of the linear probe. Beside it stands a loop that fits
@@ -10,11 +10,10 @@ scikit-learn's LogisticRegression to each selection. "Fresh" selections have not
 the call before. "Episode" selections grow by one of eight batches per call, as in the environment.
 The larger pools are copies of the bank's candidates with noise, in a memory-mapped file.
 
-retraining: seconds of a retraining beside a bare training loop over tensors in memory. Both train
-the same network for as many steps and score validation after each of the last five epochs. The
-bare loop is forward, backward and AdamW, in bf16 and channels-last where the machine has it. The
-evaluator also decodes, draws batches and augments, and leaves out the weights that meet padding
-only (synthselect_env.training.padding_pruning). Rates count the arithmetic of the whole network.
+retraining: seconds of a retraining by the small network, by the former default and by the paper's
+network, with as many side by side as the machine is given: a process per core, or the networks that
+a GPU trains together. Rates count the arithmetic of the whole network, also of weights that are
+left out because they meet padding only.
 
 policy: seconds of a whole training with the settings of learning.py, on the processor and, if there
 is one, on the GPU. The first training on each device warms up and is not counted.
@@ -29,24 +28,26 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from learning import AGENTS
-from machine import describe_machine, markdown_row, markdown_table, median_range
+from machine import describe_machine, markdown_row, markdown_table, median_range, spread
 from sklearn.linear_model import LogisticRegression
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.selectors import TrainingSelector
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
-from synthselect_env.data import decode
 from synthselect_env.evaluators import LinearProbeEvaluator, RetrainEvaluator
-from synthselect_env.evaluators.retrain import LAST_EPOCHS
-from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
-from synthselect_env.training.device import autocast, has_bfloat16, pick_device
+from synthselect_env.training.augmentation import AUGMENTATIONS
+from synthselect_env.training.classifier import build_network
+from synthselect_env.training.config import TrainingConfig, default_config
+from synthselect_env.training.device import default_workers, has_bfloat16, pick_device
+from synthselect_env.training.trainer import SIDE_BY_SIDE
 
 PARTS = ("evaluators", "retraining", "policy")
 PRODUCT_SIZE = 2048
@@ -208,63 +209,41 @@ def print_pools(args: argparse.Namespace, bank: FeatureBank, rng: np.random.Gene
 # ---------------------------------------------------------------------------- retraining
 
 
-def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return normalised images in memory.  (n, h, w, 3) -> (n, 3, h, w)"""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return ((pixels - 0.5) / 0.25).to(device, memory_format=torch.channels_last)
+CLASSIFIERS = ("small_cnn", "resnet18", "resnet34")
+"""Networks that are retrained: today's default, the former one, and the paper's."""
+
+FORMER_DEFAULT = TrainingConfig("resnet18", size=(32, 32), batch_size=32, learning_rate=1e-3)
+"""Training configuration of ResNet18, from before there was a small network."""
 
 
-def bare_loop(
-    bank: FeatureBank, config: TrainingConfig, device: torch.device, compiled: bool
-) -> Callable[[], None]:
-    """Return the plain training loop over tensors in memory."""
-    splits = (bank.train, bank.valid)
-    train, valid = (to_tensor(decode(s.images, config.size), device) for s in splits)
-    labels = torch.from_numpy(bank.train.labels).to(device)
-
-    def run() -> None:
-        network = build_network(config, len(bank.classes), 0)
-        network = network.to(device).to(memory_format=torch.channels_last)
-        step = torch.compile(network, dynamic=False) if compiled else network
-        optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
-        for epoch in range(config.epochs):
-            # train for one epoch
-            network.train()
-            for i in range(config.steps_per_epoch or 0):
-                at = slice(i * config.batch_size % (len(train) - config.batch_size), None)
-                images, targets = train[at][: config.batch_size], labels[at][: config.batch_size]
-                with autocast(device):
-                    loss = F.cross_entropy(step(images), targets)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            # score validation after the last epochs
-            if epoch >= config.epochs - LAST_EPOCHS:
-                network.eval()
-                with torch.no_grad(), autocast(device):
-                    scores = [network(part).float() for part in valid.split(256)]
-                    torch.cat(scores).argmax(1).cpu()
-
-    return run
+def config_of(name: str, bank: FeatureBank) -> TrainingConfig:
+    """Return the training configuration of a network."""
+    if name == FORMER_DEFAULT.architecture:
+        return FORMER_DEFAULT
+    return default_config(name, len(bank.train))
 
 
 def count_flops(bank: FeatureBank, config: TrainingConfig) -> float:
-    """Count the operations of one retraining, with its scoring of validation."""
-    drawn = config.epochs * (config.steps_per_epoch or 0) * config.batch_size
+    """Return the arithmetic of a retraining and its validation, of all weights."""
     network = build_network(config, len(bank.classes), 0)
     with FlopCounterMode(display=False) as counter:
         # two images: batch norm needs a spread where one pixel per image is left
         network(torch.zeros(2, 3, *config.size)).sum().backward()
+    drawn = config.epochs * config.steps(len(bank.train)) * config.batch_size
     flops = counter.get_total_flops() / 2 * drawn
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(torch.zeros(1, 3, *config.size))
-    return flops + counter.get_total_flops() * LAST_EPOCHS * len(bank.valid)
+    views = 1
+    if config.average_views:
+        views = len(AUGMENTATIONS[config.augmentation].views(torch.zeros(1, 3, *config.size)))
+    return flops + counter.get_total_flops() * views * len(bank.valid)
 
 
-def network_product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the matrix-product rate in the retraining's number format."""
+def network_product_rate(device: torch.device) -> float:
+    """Return the matrix-product rate of the whole machine in the retraining's number format."""
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
     size = NETWORK_PRODUCT_SIZE
-    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     synchronize(device)
     start = time.perf_counter()
@@ -275,48 +254,27 @@ def network_product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def measure_retraining(args: argparse.Namespace) -> None:
-    """Print seconds, images per second and share of the product rate, for both sides."""
+    """Print seconds per retraining and the share of the product rate, by network."""
     device, bank = pick_device(args.device), resolve_bank(args.bank)
-    config = QUICK if args.classifier == "quick" else TrainingConfig()
-    config = replace(config, epochs=args.epochs, steps_per_epoch=args.steps)
+    rate = network_product_rate(device)
     print(
-        f"{config.architecture}, {config.size[0]} px, {args.epochs} epochs of {args.steps} steps "
-        f"of {config.batch_size}; median (least to most) of {args.repetitions}"
+        f"{bank.describe()}\nproduct rate {rate / 1e12:.2f} TFLOP/s; one call retrains on as many"
     )
-    bare = bare_loop(bank, config, device, args.compile)
-    evaluator = RetrainEvaluator(bank, config=config, device=args.device, compile=args.compile)
-    none = np.zeros((1, len(bank.candidates)), bool)
-
-    # warm up: decoding and compiling are paid for once
-    start = time.perf_counter()
-    evaluator.evaluate(none, 0)
-    first = time.perf_counter() - start
-    print(f"the first retraining, with what is paid for once: {first:.2f} s", flush=True)
-    bare()
-
-    # both sides in turn
-    sides: dict[str, list[float]] = {"bare loop": [], "RetrainEvaluator": []}
-    for repetition in range(args.repetitions):
-        calls = (bare, lambda seed=repetition: evaluator.evaluate(none, seed))
-        for times, call in zip(sides.values(), calls):
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            times.append(time.perf_counter() - start)
-
-    # what share of the machine's rate is that?
-    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
-    peak, flops = network_product_rate(device, dtype), count_flops(bank, config)
-    drawn = args.epochs * args.steps * config.batch_size
-    for name, times in sides.items():
+    print(f"selections as run side by side; median (least to most) of {args.repetitions} calls\n")
+    columns = ["network", "side by side", "s per retraining", "retrainings a minute"]
+    print(markdown_table([*columns, "share of the product rate"]))
+    rng = np.random.default_rng(0)
+    for name, k in product(args.classifiers, args.side_by_side):
+        evaluator = RetrainEvaluator(bank, config=config_of(name, bank), device=args.device)
+        if device.type == "cuda":
+            evaluator.batch_size = k
+        masks = rng.random((k, len(bank.candidates))) < rng.random((k, 1))
+        with spread(evaluator, k) as all_at_once:
+            times = seconds(partial(all_at_once.evaluate, masks, 0), args.repetitions) / k
         middle = np.median(times)
-        print(
-            f"{name:<17} {median_range(times)} s, n = {len(times)}, {drawn / middle:,.0f} "
-            f"images/s, {flops / middle / peak:.0%} of the "
-            f"{str(dtype).removeprefix('torch.')} matrix-product rate ({peak / 1e12:.2f} TFLOP/s)"
-        )
-    ours, theirs = (np.median(sides[name]) for name in ("RetrainEvaluator", "bare loop"))
-    print(f"ratio {ours / theirs:.3f}")
+        share = count_flops(bank, config_of(name, bank)) / middle / rate
+        cells = [name, f"{k}", median_range(times, ".3g"), f"{60 / middle:.3g}", f"{share:.0%}"]
+        print(markdown_row(cells), flush=True)
 
 
 # ---------------------------------------------------------------------------- policy
@@ -362,15 +320,14 @@ if __name__ == "__main__":
     group.add_argument("--calls", type=int, default=40)
     group.add_argument("--loop", type=int, default=5, help="selections that scikit-learn fits")
     group = parser.add_argument_group("retraining")
+    group.add_argument("--classifiers", nargs="+", choices=CLASSIFIERS, default=list(CLASSIFIERS))
     group.add_argument(
-        "--classifier",
-        choices=("quick", "resnet34"),
-        default="resnet34",
-        help="quick: ResNet18 at 32 px in batches of 32; resnet34: the default configuration",
+        "--side-by-side",
+        type=int,
+        nargs="+",
+        default=[SIDE_BY_SIDE if torch.cuda.is_available() else default_workers()],
+        help="retrainings at a time: processes on a CPU, networks on a GPU",
     )
-    group.add_argument("--epochs", type=int, default=TrainingConfig.epochs)
-    group.add_argument("--steps", type=int, default=25, help="steps per epoch")
-    group.add_argument("--compile", action="store_true", help="torch.compile, on both sides")
     group = parser.add_argument_group("policy")
     default = ["PPO", "REINFORCE", "CreditPPO"]
     group.add_argument("--agents", nargs="+", default=default, choices=AGENTS)

@@ -1,4 +1,4 @@
-"""Train PPO on the embedded PCam bank, select candidates, and judge the selection.
+"""Train PPO on a bank of few annotated images, select candidates, and judge the selection.
 
 python examples/train_ppo.py
 """
@@ -13,12 +13,13 @@ from agents.selectors import PolicySelector
 from synthselect_env import SelectionVecEnv
 from synthselect_env.bank import resolve_bank
 
-BANK = "pcam"  # an embedded bank (pcam, cervical, pcam-planted, toy), or the path of your own
-JUDGES = ("linear_probe", "resnet18")  # the second retrains a network: minutes on a CPU
+BANK = "pcam-few"  # an embedded bank (pcam-few, pcam, cervical, pcam-planted), or your own file
+JUDGES = ("linear_probe", "small_cnn")  # the second retrains a network: two minutes on a CPU
+ROUNDS = 3  # retrainings of each selection, with a seed each
 OUT = "runs/train_ppo"
 
 
-def main(bank=BANK, seed=0, timesteps=1024, judges=JUDGES, out=OUT):
+def main(bank=BANK, seed=0, timesteps=1024, judges=JUDGES, rounds=ROUNDS, out=OUT):
     bank = resolve_bank(bank)
     print(bank.describe())
 
@@ -37,9 +38,9 @@ def main(bank=BANK, seed=0, timesteps=1024, judges=JUDGES, out=OUT):
     # Compare on the test split, which neither training nor selection has seen.
     comparisons = []
     for judge in judges:
-        print(f"\ntraining {judge} on each of 5 selections ...", flush=True)
+        print(f"\ntraining {judge} on each of 5 selections, {rounds} times ...", flush=True)
         selectors = ["none", "all", "random", "centroid", policy]
-        comparisons.append(compare(bank, selectors, rounds=1, classifier=judge, seed=seed))
+        comparisons.append(compare(bank, selectors, rounds, judge, seed=seed))
         print(comparison_table(comparisons[-1]))
         print(recommendation(comparisons[-1], policy.name, selection)[1])
 

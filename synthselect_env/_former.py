@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "classifier": ("training.classifier",),
+    "classifier": ("training.classifier", "training.config", "training.trainer"),
     "compute": ("training.device", "training.checkpoints"),
     "data.appearance": ("data.image_stats",),
     "data.augment": ("training.augmentation",),

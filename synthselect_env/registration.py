@@ -7,6 +7,7 @@ import gymnasium as gym
 ENTRY_POINT = "synthselect_env.envs.selection_env:SyntheticSelectionEnv"
 
 ENV_IDS: dict[str, str] = {
+    "SynthSelect-PCamFew-v0": "pcam-few",
     "SynthSelect-PCam-v0": "pcam",
     "SynthSelect-Cervical-v0": "cervical",
     "SynthSelect-PCamPlanted-v0": "pcam-planted",

@@ -74,6 +74,12 @@ def pcam() -> FeatureBank:
 
 
 @pytest.fixture(scope="session")
+def few() -> FeatureBank:
+    """The embedded bank of few annotated images, read once."""
+    return load_bank("pcam-few")
+
+
+@pytest.fixture(scope="session")
 def planted() -> FeatureBank:
     """The embedded PCam bank of known truth, read once."""
     return load_bank("pcam-planted")

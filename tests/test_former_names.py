@@ -13,18 +13,18 @@ FORMER_NAMES = {
     "synthselect_env": "FeatureBank Retrainings Selection SelectionVecEnv Split "
     "SyntheticSelectionEnv load_bank register_envs",
     "synthselect_env.bank": "FeatureBank",
-    "synthselect_env.classifier": "Classifier TrainingConfig QUICK train_classifier",
+    "synthselect_env.classifier": "Classifier TrainingConfig train_classifier",
     "synthselect_env.compute": "autocast has_bfloat16 load_state pick_device seeded weights_digest",
     "synthselect_env.data": "EncodedImages LabelledImages LazyImages RenderedImages appearance "
     "apportion cervical_phantom decode draw_per_class phantom_candidates read_class_folders "
     "read_pcam split_by_group",
     "synthselect_env.data.appearance": "appearance",
-    "synthselect_env.data.augment": "colour_jitter dihedral horizontal_flip",
+    "synthselect_env.data.augment": "colour_jitter dihedral",
     "synthselect_env.data.subsets": "apportion draw_per_class split_by_group",
     "synthselect_env.embedded": "load_bank planted_pcam resolve_bank toy_bank",
     "synthselect_env.env": "SelectionEpisodes SyntheticSelectionEnv framed",
     "synthselect_env.evaluators": "CachedEvaluator DatamodelEvaluator EVALUATORS Evaluations "
-    "Evaluator LinearProbeEvaluator ParallelEvaluator QuickRetrainEvaluator RayEvaluator "
+    "Evaluator LinearProbeEvaluator ParallelEvaluator RayEvaluator "
     "RetrainEvaluator default_evaluator make_evaluator with_retrainings",
     "synthselect_env.evaluators.heads": "Design RidgeHead grid",
     "synthselect_env.evaluators.ranking": "draw_design out_of_bag_fit ranking_probe",

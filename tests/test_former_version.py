@@ -17,7 +17,8 @@ from synthselect_env.bank import SPLITS
 from synthselect_env.evaluators import DatamodelEvaluator
 from synthselect_env.metrics import METRICS
 from synthselect_env.synthesis import HistoGAN
-from synthselect_env.training.classifier import Classifier, TrainingConfig
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import TrainingConfig
 
 FILES = Path(__file__).parent / "former_version"
 ROUNDING = 1e-6

@@ -28,11 +28,17 @@ from agents.cli.common import (
 )
 from agents.progress import progress_bar
 from synthselect_env import FeatureBank
-from synthselect_env.bank.extraction import EXTRACTOR, extract_bank, training_digest
+from synthselect_env.bank.extraction import (
+    EXTRACTOR,
+    default_extractor,
+    extract_bank,
+    training_digest,
+)
 from synthselect_env.data import Dataset, EncodedImages, draw_per_class, read_class_folders
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.training.classifier import Classifier, TrainingConfig
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig
 
 QUALITY = 80
 """WebP quality of all images, so that it tells no candidate from a real image."""
@@ -98,18 +104,19 @@ def _add_extractor(parser: argparse.ArgumentParser) -> None:
         f"size that the extractor sees (default: {min(EXTRACTOR.size)} on the short side)",
     )
     parser.add_argument(
-        "--epochs", type=int, default=EXTRACTOR.epochs, help="epochs of the extractor"
+        "--architecture",
+        help="network of the extractor (default: small_cnn for fewer than "
+        f"{MANY_IMAGES} training images, else the paper's resnet34)",
     )
+    own = "(default: the architecture's)"
+    parser.add_argument("--epochs", type=int, help=f"epochs of the extractor {own}")
     parser.add_argument(
-        "--steps-per-epoch",
-        type=int,
-        help="steps of the extractor per epoch (default: a pass over the images, at least 30)",
+        "--steps-per-epoch", type=int, help=f"steps of the extractor per epoch {own}"
     )
     parser.add_argument(
         "--augmentation",
         choices=AUGMENTATIONS,
-        default=EXTRACTOR.augmentation,
-        help="augmentation of the extractor's training images",
+        help=f"augmentation of the extractor's training images {own}",
     )
     parser.add_argument(
         "--extractor",
@@ -218,12 +225,12 @@ def _encode_all(images: dict[str, Dataset]) -> dict[str, Dataset]:
 
 def _extractor_config(args: argparse.Namespace, train: Dataset) -> TrainingConfig:
     """Return the configuration that the arguments ask for, at the images' proportions."""
-    config = replace(
-        EXTRACTOR,
-        epochs=args.epochs,
-        steps_per_epoch=args.steps_per_epoch,
-        augmentation=args.augmentation,
-    )
+    config = default_extractor(len(train))
+    if args.architecture is not None and args.architecture != config.architecture:
+        small = args.architecture == SMALL.architecture
+        config = SMALL if small else replace(EXTRACTOR, architecture=args.architecture)
+    given = {name: getattr(args, name) for name in ("epochs", "steps_per_epoch", "augmentation")}
+    config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if args.size:
         return replace(config, size=tuple(args.size))
     return config.for_images(*train.image_size)
@@ -238,7 +245,7 @@ def _get_extractor(args: argparse.Namespace, images: dict[str, Dataset]) -> Clas
         extractor.save(file)
         return extractor
     extractor = Classifier.load(file, args.device)
-    if args.steps_per_epoch is None:
+    if config.steps_per_epoch is None:
         config = replace(config, steps_per_epoch=extractor.config.steps_per_epoch)
     trained_on = training_digest(images["train"], args.seed)
     if (extractor.config, extractor.trained_on) != (config, trained_on):

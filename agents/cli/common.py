@@ -12,7 +12,8 @@ import h5py
 from agents.progress import progress_bar
 from synthselect_env.bank.extraction import train_extractor
 from synthselect_env.data import Dataset
-from synthselect_env.training.classifier import Classifier, TrainingConfig
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import TrainingConfig
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -7,7 +7,7 @@ The embedded PCam pool came from this command with its defaults. A small network
 first, for the discriminator to look through. Called again with the same run directory, the command
 goes on from the last checkpoint.
 
-The Fréchet distance in losses.csv is taken on the features of a small ResNet18 that is trained on
+The Fréchet distance in losses.csv is taken on the features of a small network that is trained on
 the same images. It is not the Inception FID, and it swings. histogan.pt is the last checkpoint, and
 best.pt the one with the smallest distance, which a collapsed training still has.
 """
@@ -25,9 +25,11 @@ from agents.progress import progress_bar
 from synthselect_env.bank.extraction import LEAST_STEPS, training_digest
 from synthselect_env.data import Dataset, apportion, decode, draw_per_class, read_class_folders
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig
-from synthselect_env.training.classifier import QUICK, Classifier, TrainingConfig, train_classifier
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import SMALL, TrainingConfig
+from synthselect_env.training.trainer import train_classifier
 
-FEATURE_NETWORK = QUICK
+FEATURE_NETWORK = SMALL
 """Training configuration of the network on whose features the Fréchet distance is taken."""
 
 MAX_STEPS_PER_EPOCH = 100

@@ -1,8 +1,8 @@
 """Retrain a network on a few dozen selections of a bank.
 
     synthselect retrain --bank mine.h5                  # into the same file
-    synthselect retrain --bank pcam --out pcam.h5 --discard-existing \\
-        --architecture resnet34 --size 48 48 --batch-size 64
+    synthselect retrain --bank mine.h5 --folds 5        # few real images: score each of them
+    synthselect retrain --bank pcam --out pcam.h5 --discard-existing --architecture resnet34
 
 An environment of a bank with retrainings is rewarded by a datamodel that is fitted to them.
 Finished retrainings are kept in runs/retrained, so that an interrupted command can go on.
@@ -30,13 +30,13 @@ from synthselect_env.evaluators import (
     with_retrainings,
 )
 from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.training.classifier import QUICK, TrainingConfig, build_network
+from synthselect_env.training.classifier import build_network
+from synthselect_env.training.config import SMALL, TrainingConfig, default_config
 
 MIN_RETRAININGS = 9
 """Retrainings that a datamodel of candidates with images needs."""
 
 CONFIGURED = (
-    "architecture",
     "epochs",
     "steps_per_epoch",
     "batch_size",
@@ -50,7 +50,7 @@ MIN_CORRELATION = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments, whose defaults are those of the quick retraining."""
+    """Add the command's arguments."""
     add = parser.add_argument
     add("--bank", required=True, help="file, or an embedded bank")
     add("--out", type=Path, help="bank to write (default: the bank's own file)")
@@ -65,17 +65,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="drop the bank's own retrainings, e.g. to use another configuration",
     )
-    add("--architecture", default=QUICK.architecture, help="torchvision network")
-    add_size(parser, f"size in pixels (default: {min(QUICK.size)} on the short side)")
-    add("--epochs", type=int, default=QUICK.epochs, help="epochs of a retraining")
-    add("--steps-per-epoch", type=int, default=QUICK.steps_per_epoch, help="steps per epoch")
-    add("--batch-size", type=int, default=QUICK.batch_size, help="images per step")
-    add("--learning-rate", type=float, default=QUICK.learning_rate, help="highest learning rate")
+    add(
+        "--folds",
+        type=int,
+        help="score each real image by a network that was trained on the other folds (default: "
+        "train on the train split, score the valid split)",
+    )
+    add("--architecture", default=SMALL.architecture, help="small_cnn, or a torchvision network")
+    own = "(default: the architecture's)"
+    add_size(parser, f"size in pixels {own}")
+    add("--epochs", type=int, help=f"epochs of a retraining {own}")
+    add("--steps-per-epoch", type=int, help=f"steps per epoch {own}")
+    add("--batch-size", type=int, help=f"images per step {own}")
+    add("--learning-rate", type=float, help=f"highest learning rate {own}")
     add(
         "--augmentation",
         choices=AUGMENTATIONS,
-        default=QUICK.augmentation,
-        help="augmentation of the training images",
+        help=f"augmentation of the training images {own}",
     )
     add("--workers", type=int, help="processes (default: one per core, on a GPU one)")
     add_seed_and_device(parser, "random seed of the selections and of all retrainings")
@@ -84,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Retrain, write the bank, and say how well a datamodel predicts the retrainings."""
     # An unknown architecture is said before anything is read.
-    build_network(replace(QUICK, architecture=args.architecture), n_classes=2, seed=args.seed)
+    build_network(default_config(args.architecture), n_classes=2, seed=args.seed)
     if args.bank in EMBEDDED and args.out is None:
         raise ValueError("an embedded bank is not written to: give --out")
     bank = resolve_bank(args.bank)
@@ -104,7 +110,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _training_config(bank: FeatureBank, args: argparse.Namespace) -> TrainingConfig:
     """Return the configuration that the arguments ask for, at the images' proportions."""
-    config = replace(QUICK, **{name: getattr(args, name) for name in CONFIGURED})
+    given = {name: getattr(args, name) for name in CONFIGURED}
+    given = {name: value for name, value in given.items() if value is not None}
+    n_real = len(bank.train) + (len(bank.valid) if args.folds else 0)
+    config = replace(default_config(args.architecture, n_real), **given)
     if args.size:
         return replace(config, size=tuple(args.size))
     if bank.train.images is None:
@@ -115,7 +124,7 @@ def _training_config(bank: FeatureBank, args: argparse.Namespace) -> TrainingCon
 def _retrain(bank: FeatureBank, args: argparse.Namespace) -> FeatureBank:
     """Return the bank with further retrainings."""
     config = _training_config(bank, args)
-    evaluator = RetrainEvaluator(bank, config=config, device=args.device)
+    evaluator = RetrainEvaluator(bank, config=config, folds=args.folds, device=args.device)
     if bank.retrainings is not None:
         differing = differing_settings(bank.retrainings, evaluator, args.seed)
         if differing:

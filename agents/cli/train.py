@@ -75,10 +75,15 @@ def _add_protocol(parser: argparse.ArgumentParser, default: RunConfig) -> None:
     )
     add_size(parser, "size at which a network is retrained (default: its own, by short side)")
     parser.add_argument(
+        "--folds",
+        type=int,
+        help="folds of the real images by which retrainings are scored (default: they are scored "
+        "on the valid split)",
+    )
+    parser.add_argument(
         "--augmentation",
         choices=AUGMENTATIONS,
-        default=default.augmentation,
-        help="augmentation of training images in retrainings",
+        help="augmentation of training images in retrainings (default: the network's own)",
     )
 
 

@@ -212,7 +212,7 @@ def compare(
     :param bank: feature bank with a test split, the name of an embedded one, or its file
     :param selectors: selectors, or names in :data:`~agents.selectors.SELECTORS`
     :param rounds: number of repetitions
-    :param classifier: "linear_probe", "resnet18", "resnet34", or an evaluator that trains
+    :param classifier: "linear_probe", "small_cnn", "resnet34", or an evaluator that trains
         classifiers
     :param seed: random seed of the first round
     :param directory: folder in which to store results, or None. Selectors without
@@ -252,7 +252,7 @@ def compare(
     groups = None if test.groups is None else np.asarray(test.groups)
 
     # Train and judge the classifiers, and save after each batch.
-    judge = _Judge(evaluator, bank.valid, test)
+    judge = _Judge(evaluator, test)
     comparison = Comparison(evaluator.description, (), test.labels, groups, bank.classes)
     for r, round_selected in enumerate(selected):
         for start in range(0, len(chosen), evaluator.batch_size):
@@ -347,21 +347,25 @@ def _selection_key(selector: Selector, bank: FeatureBank, seed: int) -> str | No
         return None
 
 
+def _without_labels(dataset: Dataset) -> Dataset:
+    return replace(dataset, labels=np.zeros_like(dataset.labels))
+
+
 class _Judge:
     """Train classifiers on selections, and measure them on both splits.
 
     :param evaluator: evaluator with ``predict``
-    :param valid: validation split
     :param test: test split
     """
 
-    def __init__(self, evaluator: Any, valid: Dataset, test: Dataset) -> None:
+    def __init__(self, evaluator: Any, test: Dataset) -> None:
         self.evaluator = evaluator
-        self.valid = valid
+        self.valid = evaluator.unwrapped.scored
         self.test = test
-        # One training predicts both splits. Predicting takes no labels, and gets none.
-        both = Dataset.concatenate([valid, test])
-        self.both = replace(both, labels=np.zeros_like(both.labels))
+        # Predicting takes no labels, and gets none.
+        self.datasets = [_without_labels(self.valid), _without_labels(test)]
+        if getattr(evaluator.unwrapped, "folds", None) is None:
+            self.datasets = [Dataset.concatenate(self.datasets)]  # one training predicts both
 
     def outcomes(self, selected: list[TimedSelection], number: int, seed: int) -> list[Outcome]:
         """Return one outcome per selection.
@@ -372,7 +376,8 @@ class _Judge:
         """
         # Train one classifier per selection.
         masks = np.stack([s.selection.mask for s in selected])  # (k, n)
-        log_p = self.evaluator.predict(masks, seed, self.both).astype(np.float32)  # (k, m, c)
+        predictions = [self.evaluator.predict(masks, seed, data) for data in self.datasets]
+        log_p = np.concatenate(predictions, axis=1).astype(np.float32)  # (k, m, c)
 
         # Measure it on each split.
         n_valid = len(self.valid)

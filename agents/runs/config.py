@@ -14,7 +14,6 @@ from agents.defaults import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS
 from synthselect_env.envs.rewards import DEFAULT_REWARD, resolve_reward
 from synthselect_env.evaluators import EVALUATORS, ClassifierEvaluator, RetrainEvaluator
 from synthselect_env.training.augmentation import AUGMENTATIONS
-from synthselect_env.training.classifier import TrainingConfig
 
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "PPO": (PPO, {"clip_range": 0.2, **PPO_DEFAULTS}),
@@ -49,8 +48,11 @@ class RunConfig:
     :param evaluator: name of the evaluator that rewards; None for the bank's default
     :param judges: names of the classifiers that judge the selection on the test split
     :param size: (height, width) in pixels at which a network is retrained; None for its own
+    :param folds: number of folds of the real images by which retrainings are scored; None to score
+        them on the validation split
     :param rounds: number of trainings of a judge on each selection, each with its own seed
-    :param augmentation: augmentation of the training images where a network is retrained
+    :param augmentation: augmentation of the training images where a network is retrained; None for
+        the network's own
     :param timesteps: number of environment steps; each evaluates a selection
     :param n_envs: number of selections evaluated at once
     :param seed: random seed of the agent, the evaluations and the first round
@@ -69,10 +71,11 @@ class RunConfig:
     algorithm: str = "PPO"
     reward: str = DEFAULT_REWARD
     evaluator: str | None = None
-    judges: Sequence[str] = ("linear_probe", "resnet18")
+    judges: Sequence[str] = ("linear_probe", "small_cnn")
     size: Sequence[int] | None = None
+    folds: int | None = None
     rounds: int = 1
-    augmentation: str = TrainingConfig.augmentation
+    augmentation: str | None = None
     timesteps: int = 1024
     n_envs: int = 16
     seed: int = 0
@@ -97,7 +100,8 @@ class RunConfig:
         resolve_reward(self.reward)
         _check_known("algorithm", [self.algorithm], ALGORITHMS)
         _check_known("classifier", self.judges, JUDGES)
-        _check_known("augmentation", [self.augmentation], AUGMENTATIONS)
+        augmentation = [self.augmentation] if self.augmentation else []
+        _check_known("augmentation", augmentation, AUGMENTATIONS)
         _check_known("evaluator", [self.evaluator] if self.evaluator else [], EVALUATORS)
         for name in COUNTS:
             # SB3's PPO scales advantages by their deviation within a batch.
@@ -129,10 +133,9 @@ class RunConfig:
         :param name: name of the evaluator
         """
         if name in RETRAINING:
-            training: dict[str, Any] = {"augmentation": self.augmentation}
-            if self.size is not None:
-                training["size"] = self.size
-            return {"config": training, "device": self.device}
+            training = {"augmentation": self.augmentation, "size": self.size}
+            training = {name: value for name, value in training.items() if value is not None}
+            return {"config": training, "folds": self.folds, "device": self.device}
         return {"device": self.device} if name in JUDGES else {}
 
 

@@ -31,7 +31,7 @@ from synthselect_env.evaluators import (
     make_evaluator,
 )
 from synthselect_env.storage import atomic_write
-from synthselect_env.training.classifier import TrainingConfig
+from synthselect_env.training.config import TrainingConfig
 from synthselect_env.training.device import check_device, has_bfloat16, pick_device
 
 RETRAINED = Path("runs/retrained")
@@ -214,7 +214,7 @@ def _report(
     if config.judges == ("linear_probe",):
         print(
             "\nThat is the word of a linear probe. Full retraining does not always agree; "
-            "the judge resnet18 (--judge resnet18) retrains."
+            "the judge small_cnn (--judge small_cnn) retrains."
         )
     if not comparisons:
         return

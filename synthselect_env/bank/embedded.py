@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from synthselect_env.bank.feature_bank import FeatureBank
-from synthselect_env.data import Dataset, EncodedImages, RenderedImages, apportion, draw_per_class
+from synthselect_env.data import Dataset, LazyImages, RenderedImages, apportion, draw_per_class
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
 
-EMBEDDED = ("pcam", "cervical", "pcam-planted", "toy")
+EMBEDDED = ("pcam-few", "pcam", "cervical", "pcam-planted", "toy")
 """Names of the embedded banks."""
 
 PLANTED_FLAWS = {
@@ -25,6 +26,9 @@ PLANTED_FLAWS = {
     "near duplicate": 0.06,
 }
 """Share of the pool with each flaw. The other half is sound."""
+
+FEW_REAL = 192
+"""Annotated images of the bank with few."""
 
 REAL_RENDERER = "embedded pcam"
 PLANTED_RENDERER = "embedded pcam, planted flaws"
@@ -36,17 +40,24 @@ TOY_SHAPE = (16, 16, 3)
 """Height, width and channels of the toy bank's images."""
 
 
-def load_bank(name: str) -> FeatureBank:
+def load_bank(name: str, draw: int = 0) -> FeatureBank:
     """Return an embedded bank.
 
+    - "pcam-few": 192 real PCam patches, candidates of three HistoGANs of different quality.
     - "pcam": real PCam patches, HistoGAN candidates.
     - "cervical": a phantom, that is, rendered images and not tissue; candidates with planted flaws.
     - "pcam-planted": real PCam patches as candidates, half of them with planted flaws.
     - "toy": two Gaussian classes, generated in memory.
 
     :param name: name of the bank
-    :raises ValueError: if there is none of that name
+    :param draw: number of the draw of the real patches of "pcam-few". Those from 1 on train an
+        extractor first, which takes some seconds
+    :raises ValueError: if there is none of that name, or only one draw of it
     """
+    if draw and name != "pcam-few":
+        raise ValueError(f"draw {draw}: only pcam-few has several draws, {name} has one")
+    if draw:
+        return draw_few(load_bank(name), draw)
     if name == "toy":
         return toy_bank()
     if name not in EMBEDDED:
@@ -167,6 +178,60 @@ def planted_pcam(
     return datasets
 
 
+def few_pcam(candidates: Dataset, draw: int = 0, n_real: int = FEW_REAL) -> dict[str, Dataset]:
+    """Return few annotated images, a pool, and all other real images to test on.
+
+    Annotated images are drawn from the validation split of the embedded PCam bank, on which no
+    generator was trained. A quarter of them is the valid split. The test split is what is left of
+    that split, and that bank's test split. No real image is stored twice.
+
+    :param candidates: pool of candidates
+    :param draw: number of the draw, which is its random seed
+    :param n_real: number of annotated images
+    :return: "train", "valid", "test" and "candidates"
+    """
+    bank = _pcam()
+    labels = bank.valid.labels
+    own = draw_per_class(labels, apportion(labels, n_real), draw)
+    held_out = draw_per_class(labels[own], apportion(labels[own], n_real // 4), draw)
+    whole = _real_images("valid+test")
+    positions = {
+        "train": np.delete(own, held_out),
+        "valid": own[held_out],
+        "test": np.setdiff1d(np.arange(len(whole)), own),
+    }
+    arguments = {"split": "valid+test", "pictures": whole.images_digest[:DIGEST_LENGTH]}
+    datasets = {"candidates": candidates}
+    for name, index in positions.items():
+        part = whole.subset(index)
+        images = RenderedImages(REAL_RENDERER, arguments, index)
+        datasets[name] = Dataset.of_images(images, part.labels, tuple(part.ids or ()), bank.classes)
+    return datasets
+
+
+def draw_few(bank: FeatureBank, draw: int, n_real: int = FEW_REAL) -> FeatureBank:
+    """Return the bank of few real images with others, and the same candidates.
+
+    Features are those of a small network that is trained on them.
+
+    :param bank: bank "pcam-few"
+    :param draw: number of the draw, which is its random seed
+    :param n_real: number of annotated images
+    """
+    from synthselect_env.bank.extraction import (
+        default_extractor,
+        extract_bank,
+        train_extractor,
+    )
+
+    datasets = few_pcam(bank.candidates, draw, n_real)
+    config = default_extractor(n_real).for_images(*datasets["train"].image_size)
+    extractor = train_extractor(datasets["train"], datasets["valid"], draw, config, "cpu")
+    provenance = {**bank.provenance, "annotated": n_real, "draw": draw}
+    made = extract_bank(datasets, extractor, provenance)
+    return replace(made, source=f"{bank.source}, draw {draw} of {n_real}")
+
+
 @lru_cache(maxsize=1)
 def _pcam() -> FeatureBank:
     return load_bank("pcam")
@@ -190,15 +255,22 @@ def _planted_plan(
 # Banks store the names of the renderers' arguments, such as "pictures" for a digest of images.
 
 
+@lru_cache(maxsize=4)
+def _real_images(split: str) -> Dataset:
+    """Return a split of the embedded PCam bank, or several whose names are joined by "+"."""
+    parts: list[Dataset] = [getattr(_pcam(), name) for name in split.split("+")]
+    return parts[0] if len(parts) == 1 else Dataset.concatenate(parts)
+
+
 def _render_real(positions: np.ndarray, split: str, pictures: str) -> np.ndarray:
     """Return images of the embedded PCam bank, if they are still those that were meant."""
-    dataset: Dataset = getattr(_pcam(), split)
+    dataset = _real_images(split)
     if dataset.images_digest[:DIGEST_LENGTH] != pictures:
         raise ValueError(
             "these are images of another embedded PCam bank than this release's "
             f"({split} split); build the bank again"
         )
-    assert isinstance(dataset.images, EncodedImages)
+    assert isinstance(dataset.images, LazyImages)
     return dataset.images[positions].decode()
 
 

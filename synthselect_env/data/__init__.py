@@ -12,7 +12,7 @@ from synthselect_env.data.images import (
 )
 from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates
-from synthselect_env.data.splitting import apportion, draw_per_class, split_by_group
+from synthselect_env.data.splitting import apportion, assign_folds, draw_per_class, split_by_group
 
 # Names of 0.1.
 LabelledImages = Dataset.of_images
@@ -25,6 +25,7 @@ __all__ = [
     "RenderedImages",
     "Split",
     "apportion",
+    "assign_folds",
     "cervical_phantom",
     "compute_image_stats",
     "decode",

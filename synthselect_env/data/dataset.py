@@ -40,7 +40,7 @@ class Dataset:
     :param labels: class of each image, int (n,), as positions in ``classes``
     :param ids: unique name of each image, e.g. its file
     :param images: encoded or rendered images, or uint8 (n, h, w, 3)
-    :param groups: patient or slide of each image
+    :param groups: patient or slide of each image; generator of each candidate, where it is known
     :param flaw: int8 (n,), 0 for a sound candidate. Only banks with known truth have it, and no
         agent sees it
     :param image_stats: statistics of stain, contrast and sharpness, float (n, s); see

@@ -119,3 +119,27 @@ def _deal_groups(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarra
         part_of[group] = part
         filled[part] += counts[group]
     return part_of
+
+
+def assign_folds(
+    labels: np.ndarray, folds: int, groups: Sequence[str] | None = None, seed: int = 0
+) -> np.ndarray:
+    """Assign images to folds of about the same size and the same shares of the classes.
+
+    :param labels: int (n,)
+    :param folds: number of folds
+    :param groups: group (patient, slide) of each image, none of which is divided; None if they are
+        not known
+    :param seed: random seed of the assignment
+    :return: fold of each image, int64 (n,), in 0..folds - 1
+    :raises ValueError: if there are fewer than two folds, or fewer groups than folds
+    """
+    if folds < 2:
+        raise ValueError(f"folds must be at least 2, got {folds}")
+    if groups is None:
+        groups = [f"{i:09d}" for i in range(len(labels))]
+    shares = {str(fold): 1 / folds for fold in range(folds)}
+    fold_of = np.zeros(len(labels), np.int64)
+    for fold, positions in split_by_group(groups, labels, shares, seed).items():
+        fold_of[positions] = int(fold)
+    return fold_of

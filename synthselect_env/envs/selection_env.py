@@ -35,7 +35,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
 
     :param bank: a :class:`FeatureBank`, the name of an embedded one, the path of a file, or None
         for ``default_bank``
-    :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`.
+    :param evaluator: "datamodel", "linear_probe", "small_cnn", "resnet34", or an :class:`Evaluator`.
         None for the datamodel where the bank has retrainings, else the linear probe
     :param reward: name in :data:`~synthselect_env.envs.rewards.REWARDS`, a :class:`Reward`, or a
         dictionary of its parameters

@@ -33,7 +33,7 @@ class SelectionVecEnv(VecEnv):
 
     :param bank: a :class:`FeatureBank`, the name of an embedded one, or the path of a file
     :param n_envs: number of environments
-    :param evaluator: "datamodel", "linear_probe", "resnet18", "resnet34", or an :class:`Evaluator`.
+    :param evaluator: "datamodel", "linear_probe", "small_cnn", "resnet34", or an :class:`Evaluator`.
         None for the datamodel where the bank has retrainings, else the linear probe
     :param reward: name in :data:`~synthselect_env.envs.rewards.REWARDS`, a :class:`Reward`, or a
         dictionary of its parameters

@@ -18,13 +18,13 @@ from synthselect_env.evaluators.design import differing_settings, draw_design, w
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 from synthselect_env.evaluators.parallel import ParallelEvaluator
 from synthselect_env.evaluators.ray_actors import RayEvaluator
-from synthselect_env.evaluators.retrain import QuickRetrainEvaluator, RetrainEvaluator
+from synthselect_env.evaluators.retrain import PaperRetrainEvaluator, RetrainEvaluator
 
 EVALUATORS: dict[str, type[Evaluator]] = {
     "linear_probe": LinearProbeEvaluator,
     "datamodel": DatamodelEvaluator,
-    "resnet18": QuickRetrainEvaluator,
-    "resnet34": RetrainEvaluator,
+    "small_cnn": RetrainEvaluator,
+    "resnet34": PaperRetrainEvaluator,
 }
 """Evaluators by name."""
 
@@ -97,8 +97,8 @@ __all__ = [
     "Evaluations",
     "Evaluator",
     "LinearProbeEvaluator",
+    "PaperRetrainEvaluator",
     "ParallelEvaluator",
-    "QuickRetrainEvaluator",
     "RayEvaluator",
     "RetrainEvaluator",
     "candidate_scores",

@@ -267,11 +267,15 @@ class ClassifierEvaluator(Evaluator):
         :raises ValueError: if the selections have another shape or type
         """
 
+    @property
+    def scored(self) -> Dataset:
+        """Images that :meth:`evaluate` scores."""
+        return self.bank.valid
+
     def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
         """Score k selections on the validation split."""
-        valid = self.bank.valid
-        log_probabilities = self.predict(selections, seed, valid)
-        return Evaluations.from_predictions(log_probabilities, valid.labels)
+        log_probabilities = self.predict(selections, seed, self.scored)
+        return Evaluations.from_predictions(log_probabilities, self.scored.labels)
 
 
 class CreditEvaluator(Protocol):
@@ -320,7 +324,7 @@ class EvaluatorWrapper(Evaluator):
     def answers(
         self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
     ) -> list[Any]:
-        """Return one method's answers to k selections, each asked by itself.
+        """Return one method's answers to k selections, in order, each to one or a few of them.
 
         :param method: name of the wrapped evaluator's method, "evaluate" or "predict"
         :param selections: bool (k, n)

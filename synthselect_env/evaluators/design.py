@@ -13,6 +13,7 @@ from synthselect_env.bank import FeatureBank, Retrainings
 from synthselect_env.data import Dataset
 from synthselect_env.evaluators.base import ClassifierEvaluator, Evaluations, EvaluatorWrapper
 from synthselect_env.evaluators.candidate_scores import candidate_scores
+from synthselect_env.evaluators.retrain import RetrainEvaluator
 from synthselect_env.metrics import METRICS
 
 RATE_RANGE = (-3.0, 1.5)
@@ -22,8 +23,8 @@ TILT_RANGE = (-2.0, 5.0)
 CLASS_TILT = 0.5
 """Standard deviation of the log-odds' shift per class."""
 
-ROUNDING_SETTINGS = ("device", "bfloat16")
-"""Settings of a retraining that change rounding only."""
+IRRELEVANT_SETTINGS = ("device", "bfloat16", "scored_epochs")
+"""Settings of a retraining that change rounding only, or epochs that a bank does not store."""
 
 
 def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
@@ -67,6 +68,9 @@ def with_retrainings(
     Each network is scored on the validation split and labels every candidate; see
     :func:`~synthselect_env.evaluators.candidate_scores.out_of_bag_label_fit`.
 
+    With folds, each selection is scored on one of them, in turn. Folds differ in how hard they are,
+    so each metric is shifted to the same mean in all folds.
+
     :param bank: feature bank
     :param retrain: evaluator that retrains, best a :class:`CachedEvaluator` of a
         :class:`RetrainEvaluator`
@@ -94,38 +98,67 @@ def with_retrainings(
         selections = draw_design(bank, n_held + int(selections), seed)[n_held:]
     selections = retrain.checked(selections)
 
-    # Retrain, as many at a time as the evaluator works on side by side.
-    n_valid = len(bank.valid)
-    labels = bank.candidates.labels
-    candidates = n_valid + np.arange(len(labels))
-    everything = Dataset.concatenate([bank.valid, bank.candidates])
-    metrics: list[dict[str, np.ndarray]] = []
-    own: list[np.ndarray] = []
-    for start in range(0, len(selections), retrain.batch_size):
-        part = selections[start : start + retrain.batch_size]
-        log_p = retrain.predict(part, seed, everything)  # (k, valid + candidates, c)
-        scored = Evaluations.from_predictions(log_p[:, :n_valid], bank.valid.labels)
-        metrics.append(scored.epochs)
-        of_own_label = log_p[:, candidates, labels]
-        own.append(of_own_label.astype(np.float16))
-        if on_retraining:
-            on_retraining(start + len(part))
+    metrics, own = _retrain(bank, retrain, selections, seed, on_retraining)
 
     # Append to those that the bank has.
     if held is not None:
-        metrics.insert(0, {m: held.metrics[m][:, -1:] for m in METRICS})
-        unknown = np.full(held.selections.shape, np.nan, np.float16)
+        metrics = {m: np.concatenate([held.metrics[m][:, -1:], metrics[m]]) for m in METRICS}
         known = held.own_log_probability
-        own.insert(0, unknown if known is None else known)
+        if known is None:
+            known = np.full(held.selections.shape, np.nan, np.float16)
+        own = np.concatenate([known, own])
         selections = np.concatenate([held.selections, selections])
     retrainings = Retrainings(
         selections=selections,
-        metrics={m: np.concatenate([part[m] for part in metrics]) for m in METRICS},
+        metrics=metrics,
         training_config=training_config,
         images_digest=bank.images_digest,
-        own_log_probability=np.concatenate(own),
+        own_log_probability=own,
     )
     return replace(bank, retrainings=retrainings)
+
+
+def _retrain(
+    bank: FeatureBank,
+    retrain: ClassifierEvaluator | EvaluatorWrapper,
+    selections: np.ndarray,
+    seed: int,
+    on_retraining: Callable[[int], None] | None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Retrain on each selection.
+
+    :return: metric name to (k, 1), and the log-probability of each candidate's label, (k, n)
+    """
+    evaluator, scored = retrain.unwrapped, [bank.valid]
+    if isinstance(evaluator, RetrainEvaluator) and evaluator.folds is not None:
+        scored = [evaluator.fold(number) for number in range(evaluator.folds)]
+    k, labels = len(selections), bank.candidates.labels
+    metrics = {name: np.zeros((k, 1)) for name in METRICS}
+    own = np.zeros((k, len(labels)), np.float16)
+    done = 0
+    for fold, dataset in enumerate(scored):
+        n_scored = len(dataset)
+        everything = Dataset.concatenate([dataset, bank.candidates])
+        candidates = n_scored + np.arange(len(labels))
+        rows = np.arange(fold, k, len(scored))
+        # As many at a time as the evaluator works on side by side.
+        for start in range(0, len(rows), retrain.batch_size):
+            part = rows[start : start + retrain.batch_size]
+            log_p = retrain.predict(selections[part], seed, everything)  # (k, scored + n, c)
+            evaluations = Evaluations.from_predictions(log_p[:, :n_scored], dataset.labels)
+            for name in METRICS:
+                metrics[name][part, 0] = getattr(evaluations, name)
+            own[part] = log_p[:, candidates, labels]
+            done += len(part)
+            if on_retraining:
+                on_retraining(done)
+
+    # Folds differ in how hard they are.
+    for values in metrics.values():
+        means = [values[fold :: len(scored)].mean() for fold in range(len(scored))]
+        for fold, mean in enumerate(means):
+            values[fold :: len(scored)] += np.nanmean(means) - mean
+    return metrics, own
 
 
 def differing_settings(
@@ -141,7 +174,7 @@ def differing_settings(
     :return: one ``name: theirs → yours`` per setting
     """
     theirs, yours = _flat(held.training_config), _flat(_training_config(retrain, seed))
-    names = [name for name in {**theirs, **yours} if name not in ROUNDING_SETTINGS]
+    names = [name for name in {**theirs, **yours} if name not in IRRELEVANT_SETTINGS]
     return [
         f"{name}: {theirs.get(name)} → {yours.get(name)}"
         for name in names

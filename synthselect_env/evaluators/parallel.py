@@ -26,7 +26,7 @@ _evaluator: Evaluator
 
 
 class SpreadEvaluator(EvaluatorWrapper):
-    """Base of wrappers whose workers score one selection at a time.
+    """Base of wrappers whose workers score a few selections at a time.
 
     Workers start with the first call. They end with :meth:`close`, or at the end of a ``with``
     block.
@@ -43,10 +43,10 @@ class SpreadEvaluator(EvaluatorWrapper):
 
 
 class ParallelEvaluator(SpreadEvaluator):
-    """Score selections in several processes, one selection at a time each.
+    """Score selections in several processes.
 
-    Two retrainings side by side with one thread each finish sooner than one after the other with
-    two. Workers import the main script: as with all multiprocessing, it must do its work under
+    Each worker gets as many selections at a time as its evaluator works on side by side, which is
+    one on a CPU. Processes share the cores out. Workers import the main script: as with all multiprocessing, it must do its work under
     ``if __name__ == "__main__":``.
 
     .. code-block:: python
@@ -56,16 +56,12 @@ class ParallelEvaluator(SpreadEvaluator):
 
     :param evaluator: evaluator that scores; each worker gets a copy
     :param workers: number of processes; None for one per core, or one alone on a GPU
-    :param threads: torch threads per process; None to share the cores out
     """
 
-    def __init__(
-        self, evaluator: Evaluator, workers: int | None = None, threads: int | None = None
-    ) -> None:
+    def __init__(self, evaluator: Evaluator, workers: int | None = None) -> None:
         super().__init__(evaluator)
         self.workers = workers or default_workers(evaluator.device)
-        self.batch_size = self.workers
-        self.threads = threads or max(1, available_cores() // self.workers)
+        self.batch_size = self.workers * evaluator.batch_size
         self._pool: ProcessPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -80,7 +76,7 @@ class ParallelEvaluator(SpreadEvaluator):
     def answers(
         self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
     ) -> list[Any]:
-        """Return the workers' answers, one per selection.
+        """Return the workers' answers, each to a few selections.
 
         :raises RuntimeError: if a worker ended abruptly
         """
@@ -91,12 +87,14 @@ class ParallelEvaluator(SpreadEvaluator):
                 self.workers,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_prepare_worker,
-                initargs=(sent_evaluator, self.threads),
+                initargs=(sent_evaluator, max(1, available_cores() // self.workers)),
             )
         sent = [name_of_split(self.bank, dataset) for dataset in arguments]
         work = partial(_work, method, seed=seed, arguments=sent)
         try:
-            return list(self._pool.map(work, selections[:, None]))
+            size = self.evaluator.batch_size
+            parts = [selections[i : i + size] for i in range(0, len(selections), size)]
+            return list(self._pool.map(work, parts))
         except BrokenProcessPool as error:
             self.close()
             raise RuntimeError(

@@ -32,7 +32,7 @@ class _Worker:
 
 
 class RayEvaluator(SpreadEvaluator):
-    """Score selections in several Ray actors, one selection at a time each.
+    """Score selections in several Ray actors.
 
     It is :class:`ParallelEvaluator` for a cluster, and needs ``pip install "synthselect[ray]"``.
     Ray is started where it is not running yet, and left running.
@@ -82,7 +82,7 @@ class RayEvaluator(SpreadEvaluator):
                 f"{self.workers} actors of {num_cpus} processors and {num_gpus:g} GPUs do not fit "
                 f"into {resources}, and would wait for ever; take fewer"
             )
-        self.batch_size = self.workers
+        self.batch_size = self.workers * evaluator.batch_size
         self.num_cpus = num_cpus
         self.num_gpus = num_gpus
         self._actors: list[Any] = []
@@ -101,7 +101,7 @@ class RayEvaluator(SpreadEvaluator):
     def answers(
         self, method: str, selections: np.ndarray, seed: int, *arguments: Dataset
     ) -> list[Any]:
-        """Return the actors' answers, one per selection.
+        """Return the actors' answers, each to a few selections.
 
         :raises RuntimeError: if an actor ended abruptly
         """
@@ -114,11 +114,13 @@ class RayEvaluator(SpreadEvaluator):
             self._actors = [remote.remote(shared, self.num_cpus) for _ in range(self.workers)]
         sent = [name_of_split(self.bank, dataset) for dataset in arguments]
 
-        def submit(actor: Any, selection: np.ndarray) -> Any:
-            return actor.work.remote(method, selection, seed, sent)
+        def submit(actor: Any, part: np.ndarray) -> Any:
+            return actor.work.remote(method, part, seed, sent)
 
+        size = self.evaluator.batch_size
+        parts = [selections[i : i + size] for i in range(0, len(selections), size)]
         try:
-            return list(ActorPool(self._actors).map(submit, list(selections[:, None])))
+            return list(ActorPool(self._actors).map(submit, parts))
         except ray.exceptions.RayActorError as error:
             self.close()
             raise RuntimeError(

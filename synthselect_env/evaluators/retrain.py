@@ -4,70 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from synthselect_env.bank import FeatureBank
-from synthselect_env.data import Dataset
+from synthselect_env.data import Dataset, assign_folds
 from synthselect_env.evaluators.base import ClassifierEvaluator, Evaluations
 from synthselect_env.metrics import METRICS
-from synthselect_env.training.classifier import (
-    QUICK,
-    TRAINING_VERSION,
-    Classifier,
-    TrainingConfig,
-    as_pixels,
-    train_classifier,
-)
-from synthselect_env.training.device import has_bfloat16, pick_device
+from synthselect_env.training.classifier import Classifier, as_pixels
+from synthselect_env.training.config import SMALL, TrainingConfig, default_config
+from synthselect_env.training.device import has_bfloat16, pick_device, torch_threads
+from synthselect_env.training.trainer import SIDE_BY_SIDE, TRAINING_VERSION, Trainer
 
-LAST_EPOCHS = 5
-"""Epochs whose metrics are kept. The paper's reward is the best of the last five."""
+THREADS = 1
+"""Torch threads of a retraining on the CPU. Another number would change its rounding, and with it
+the metrics. :class:`ParallelEvaluator` uses the other cores."""
 
 
 class RetrainEvaluator(ClassifierEvaluator):
-    """Train a torchvision classifier (the paper's ResNet34) on real + selected images.
+    """Train a classifier on real + selected images.
 
     All selections start from the same weights and see shared images in the same order (common
     random numbers). Metrics are those after the last epoch, on weights that no look at a scored
-    image has chosen. ``Evaluations.epochs`` holds the last five epochs. All images lie on the
-    device as one uint8 tensor.
+    image has chosen. On the CPU, they depend on selections and seed alone; on a GPU, up to rounding.
+
+    With ``folds``, training and validation images are one set of annotated images. An image of a
+    fold is labelled by a network that was trained on the other folds, so a reward needs no images
+    beside those. Folds are the same for all selections and seeds, and divide no patient.
 
     .. code-block:: python
 
-        evaluator = RetrainEvaluator(bank, "resnet18", config={"size": (32, 32)})
+        evaluator = RetrainEvaluator(bank, folds=5)
         evaluator.evaluate(np.zeros((1, len(bank.candidates)), bool), seed=0).accuracy
 
     :param bank: feature bank with images
-    :param architecture: name of a torchvision classifier; None for the configuration's
-    :param config: training configuration, or a dictionary of what differs from
-        :attr:`default_config`. Without a size, the default's is the images' short side (or their
-        own size if smaller)
+    :param architecture: "small_cnn" or the name of a torchvision classifier; None for the
+        configuration's
+    :param config: training configuration, or a dictionary of what differs from the architecture's
+        :func:`~synthselect_env.training.config.default_config`. Without a size, the default's is
+        the images' short side (or their own size if smaller)
+    :param folds: number of folds; None to train on the train split and score on the valid split
     :param initial: trained classifier of the same architecture to start from, or its file; None to
         train from scratch
+    :param scored_epochs: number of last epochs whose metrics are kept. With folds it is one
     :param device: "auto", or a torch device
-    :param compile: whether training steps run through ``torch.compile``, which the first retraining
-        of each process pays for
-    :param on_epoch: callback after each epoch, with the number of selections done, the epoch, and
-        its validation metrics (empty before the last five). Copies in other processes have none
+    :param on_epoch: callback after each epoch, with the number of the training, the epoch, and its
+        validation metrics, which are empty unless it is scored. Copies in other processes have none
     :raises ValueError: if a split has no images, or ``initial`` is another network
     """
 
     version = TRAINING_VERSION
-    default_config = TrainingConfig()
-    """Training configuration where none is given, at the images' proportions."""
+    default_architecture = SMALL.architecture
+    """Architecture where none is given."""
 
     def __init__(
         self,
         bank: FeatureBank,
         architecture: str | None = None,
         config: TrainingConfig | dict[str, object] | None = None,
+        folds: int | None = None,
         initial: Classifier | str | Path | None = None,
+        scored_epochs: int = 1,
         device: str = "auto",
-        compile: bool = False,
         on_epoch: Callable[[int, int, dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__(bank)
@@ -78,35 +79,63 @@ class RetrainEvaluator(ClassifierEvaluator):
                     "the linear probe only features"
                 )
         if not isinstance(config, TrainingConfig):
-            proportioned = self.default_config.for_images(*bank.train.image_size)
+            n_real = len(bank.train) + (0 if folds is None else len(bank.valid))
+            default = default_config(architecture or self.default_architecture, n_real)
+            proportioned = default.for_images(*bank.train.image_size)
             config = replace(proportioned, **(config or {}))  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
+        self.folds = folds
+        if folds is not None:
+            annotated = self.annotated
+            self.fold_of = assign_folds(annotated.labels, folds, annotated.groups)
         if isinstance(initial, str | Path):
             initial = Classifier.load(initial, "cpu")
         self.initial = initial
         if self.initial is not None:
             self.initial.check_fits(self.config.architecture, len(bank.classes))
+        self.scored_epochs = scored_epochs
         self.device = pick_device(device)
-        self.compile = compile
+        if self.device.type == "cuda":
+            self.batch_size = SIDE_BY_SIDE
         self.on_epoch = on_epoch
-        self._training_data: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._trainer: Trainer | None = None
         self._predicted: tuple[str, torch.Tensor] | None = None  # likely to be asked for again
 
     def __getstate__(self) -> dict[str, object]:
         # Images are decoded again where they are needed. A callback draws a bar and stays here.
-        return {**self.__dict__, "_training_data": None, "_predicted": None, "on_epoch": None}
+        return {**self.__dict__, "_trainer": None, "_predicted": None, "on_epoch": None}
 
     @property
     def description(self) -> str:
         """Name of the classifier in tables."""
         height, width = self.config.size
-        return f"{self.config.architecture} retrained at {height}×{width} px"
+        folds = "" if self.folds is None else f", {self.folds} folds"
+        return f"{self.config.architecture} retrained at {height}×{width} px{folds}"
+
+    @cached_property
+    def annotated(self) -> Dataset:
+        """All real images: the train split, then the valid split."""
+        return Dataset.concatenate([self.bank.train, self.bank.valid])
+
+    @property
+    def scored(self) -> Dataset:
+        """Images that :meth:`evaluate` scores: the valid split, or all that are annotated."""
+        return self.bank.valid if self.folds is None else self.annotated
+
+    def fold(self, number: int) -> Dataset:
+        """Return the annotated images of one fold.
+
+        :param number: number of the fold, from 0
+        """
+        return self.annotated.subset(self.fold_of == number)
 
     def settings(self) -> dict[str, object]:
         """Return what the numbers depend on beside bank, selection and seed."""
         return {
             "config": asdict(self.config),
+            "folds": self.folds,
             "initial": None if self.initial is None else self.initial.digest,
+            "scored_epochs": self.scored_epochs,
             "device": self.device.type,
             "bfloat16": has_bfloat16(self.device),
             "procedure": TRAINING_VERSION,
@@ -117,59 +146,124 @@ class RetrainEvaluator(ClassifierEvaluator):
         return dataset.images_digest
 
     def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
-        """Score k selections on the validation split, one retraining after the other."""
-        histories = [classifier.history for classifier in self.classifiers(selections, seed)]
+        """Score k selections, each by its own retraining, or by one per fold."""
+        if self.folds is not None:
+            log_probabilities = self.predict(selections, seed, self.annotated)
+            return Evaluations.from_predictions(log_probabilities, self.annotated.labels)
+        trained = self._train(self.checked(selections), self._real(), seed, self.scored_epochs)
+        histories = [classifier.history for classifier in trained]
         return Evaluations.from_epochs(
             {name: np.array([history[name] for history in histories]) for name in METRICS}
         )
 
     def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
-        """Train once per selection and predict the classes of m images.  float32 (k, m, c)"""
-        pixels = self._pixels_of(dataset)
-        predictions = [
-            classifier.log_probabilities(pixels).float().cpu().numpy()
-            for classifier in self.classifiers(selections, seed, scored_epochs=0)
-        ]
-        return np.stack(predictions)
+        """Train once per selection and predict the classes of m images.
 
-    def classifiers(
-        self, selections: np.ndarray, seed: int, scored_epochs: int = LAST_EPOCHS
+        With folds, no network labels an image that it was trained on. Where the dataset holds
+        annotated images of several folds, one network per fold is trained. They label the images
+        of their own fold, and all others by their mean probability.
+
+        :return: log-probabilities, float32 (k, m, c)
+        """
+        selections = self.checked(selections)
+        pixels = self._pixels_of(dataset)
+        held_out = self._folds_of(pixels)  # (m,)
+        present = [fold for fold in np.unique(held_out) if fold >= 0]
+        if len(present) <= 1:
+            real = self._real(*present)
+            return np.stack(self._labelled(selections, real, seed, pixels))
+
+        shape = (len(selections), len(dataset), len(self.bank.classes))
+        probability = np.zeros(shape)
+        for fold in present:
+            labelled = self._labelled(selections, self._real(fold), seed, pixels)
+            own, others = held_out == fold, held_out < 0
+            for k, log_p in enumerate(labelled):
+                probability[k, own] = np.exp(log_p[own].astype(np.float64))
+                probability[k, others] += np.exp(log_p[others].astype(np.float64)) / len(present)
+        return np.log(probability).astype(np.float32)
+
+    def _labelled(
+        self, selections: np.ndarray, real: np.ndarray, seed: int, pixels: torch.Tensor
+    ) -> list[np.ndarray]:
+        """Train once per selection and return the log-probabilities of some images, (m, c) each."""
+        labelled = []
+        for classifier in self._train(selections, real, seed, scored_epochs=0):
+            with torch_threads(THREADS, self.device):
+                labelled.append(classifier.log_probabilities(pixels).float().cpu().numpy())
+        return labelled
+
+    def _train(
+        self, selections: np.ndarray, real: np.ndarray, seed: int, scored_epochs: int
     ) -> Iterator[Classifier]:
-        """Yield the retrained classifiers, one after the other.
+        """Yield the retrained classifiers, one per selection.
 
         :param selections: bool (k, n), one row per selection
+        :param real: positions of the real images to train on, among all real images
         :param seed: random seed of weights, order and augmentation, shared by all k
-        :param scored_epochs: number of last epochs scored on the validation images
-        :raises ValueError: if the selections have another shape or type
+        :param scored_epochs: number of last epochs scored on the valid split
         """
-        selections, bank = self.checked(selections), self.bank
-        images, valid_images = self._data()
-        labels = np.concatenate([bank.train.labels, bank.candidates.labels])
-        real = np.arange(len(bank.train))
-        for done, selection in enumerate(selections):
-            selected = len(real) + np.flatnonzero(selection)
-            yield train_classifier(
-                images,
-                labels,
-                valid_images,
-                bank.valid.labels,
+        trainer = self._ready_trainer()
+        n_real = len(trainer.labels) - selections.shape[1]
+        subsets = [np.concatenate([real, n_real + np.flatnonzero(row)]) for row in selections]
+        for start in range(0, len(subsets), trainer.side_by_side):
+            group = subsets[start : start + trainer.side_by_side]
+            with torch_threads(THREADS, self.device):
+                trained = list(
+                    trainer.train(
+                        group,
+                        seed,
+                        scored_epochs=scored_epochs,
+                        on_epoch=self._told_from(start),
+                    )
+                )
+            yield from trained
+
+    def _told_from(self, start: int) -> Callable[[int, int, dict[str, float]], None] | None:
+        """Return the callback for a group of trainings, of which the first has a number."""
+        if self.on_epoch is None:
+            return None
+        told = self.on_epoch
+        return lambda number, epoch, metrics: told(start + number, epoch, metrics)
+
+    def _real(self, held_out: int | None = None) -> np.ndarray:
+        """Return the positions of the real images to train on, but those of one fold."""
+        if self.folds is None:
+            return np.arange(len(self.bank.train))
+        if held_out is None:
+            return np.arange(len(self.annotated))
+        return np.flatnonzero(self.fold_of != held_out)
+
+    def _ready_trainer(self) -> Trainer:
+        """Return the trainer of all real images and candidates, decoded once for all calls."""
+        if self._trainer is None:
+            bank, valid = self.bank, None
+            real = bank.train if self.folds is None else self.annotated
+            pool = Dataset.concatenate([real, bank.candidates])
+            if self.folds is None:
+                valid = (self._decoded(bank.valid), bank.valid.labels)
+            self._trainer = Trainer(
+                self._decoded(pool),
+                pool.labels,
                 len(bank.classes),
-                seed,
                 self.config,
                 self.device,
-                indices=np.concatenate([real, selected]),
-                initial=self.initial,
-                compile=self.compile,
-                scored_epochs=scored_epochs,
-                on_epoch=None if self.on_epoch is None else partial(self.on_epoch, done),
+                valid,
+                self.initial,
+                side_by_side=self.batch_size,
             )
+        return self._trainer
 
-    def _data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the images to train on and to validate on, decoded once for all calls."""
-        if self._training_data is None:
-            pool = Dataset.concatenate([self.bank.train, self.bank.candidates])
-            self._training_data = self._decoded(pool), self._decoded(self.bank.valid)
-        return self._training_data
+    def _folds_of(self, pixels: torch.Tensor) -> np.ndarray:
+        """Return the fold of each image that is an annotated one, and -1 for others.  (m,)
+
+        Images are recognised by their pixels, so that it does not matter where they come from.
+        """
+        if self.folds is None:
+            return np.full(len(pixels), -1)
+        own = self._ready_trainer().pixels[: len(self.annotated)]
+        known = {image.tobytes(): fold for image, fold in zip(own.cpu().numpy(), self.fold_of)}
+        return np.array([known.get(image.tobytes(), -1) for image in pixels.cpu().numpy()])
 
     def _pixels_of(self, dataset: Dataset) -> torch.Tensor:
         """Return a dataset's images on the device; those of the last call are remembered."""
@@ -187,15 +281,17 @@ class RetrainEvaluator(ClassifierEvaluator):
         return as_pixels(dataset.pixels(self.config.size), self.device)  # (n, 3, h, w)
 
 
-class QuickRetrainEvaluator(RetrainEvaluator):
-    """Train a ResNet18 on small images (32 px on the short side); quicker than the default.
+class PaperRetrainEvaluator(RetrainEvaluator):
+    """Train the paper's ResNet34, and keep the last five epochs, of which its reward is the best.
 
-    The embedded banks' retrainings were made with it. Parameters are
-    :class:`RetrainEvaluator`'s.
+    Parameters are :class:`RetrainEvaluator`'s.
 
     .. code-block:: python
 
-        evaluator = QuickRetrainEvaluator(bank, config={"augmentation": "none"})
+        evaluator = PaperRetrainEvaluator(bank, config={"size": (96, 96)})
     """
 
-    default_config = QUICK
+    default_architecture = "resnet34"
+
+    def __init__(self, bank: FeatureBank, *args: object, **kwargs: object) -> None:
+        super().__init__(bank, *args, **{"scored_epochs": 5, **kwargs})  # type: ignore[arg-type]

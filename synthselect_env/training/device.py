@@ -123,6 +123,22 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def torch_threads(n: int, device: torch.device) -> Iterator[None]:
+    """Let torch compute with n threads inside the block, if it computes on the CPU.
+
+    :param n: number of threads
+    :param device: device of the computation
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Return the number of cores that this process may use.
 

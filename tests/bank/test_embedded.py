@@ -8,17 +8,18 @@ from sklearn.metrics import roc_auc_score
 
 from synthselect_env import FeatureBank, load_bank
 from synthselect_env.bank import EMBEDDED, SPLITS
-from synthselect_env.bank.embedded import planted_pcam, resolve_bank
+from synthselect_env.bank.embedded import draw_few, planted_pcam, resolve_bank
 from synthselect_env.data import Dataset, compute_image_stats, decode
 from synthselect_env.data.flaws import FLAWS
 from synthselect_env.evaluators import (
     DatamodelEvaluator,
-    QuickRetrainEvaluator,
+    RetrainEvaluator,
     candidate_scores,
     with_retrainings,
 )
 
 DIGESTS = {
+    "pcam-few": ("67af81f9abbd62fd", "eff8dd397390c1e0"),
     "pcam": ("799c3d88b53fe920", "c1e0bf4c5ef23aa5"),
     "cervical": ("6c27b803a6427b9a", "b725823c2b7d27ef"),
     "pcam-planted": ("2e45ad3706a53cc6", "e325629b317e16ea"),
@@ -26,12 +27,13 @@ DIGESTS = {
 }
 """Start of each bank's images digest and digest. Retrainings and caches rely on them."""
 
-WITH_RETRAININGS = ["pcam", "cervical", "pcam-planted"]
+WITH_RETRAININGS = ["pcam-few", "pcam", "cervical", "pcam-planted"]
 
 
 @pytest.fixture
 def bank(request: pytest.FixtureRequest) -> FeatureBank:
-    fixture: str = {"pcam-planted": "planted"}.get(request.param, request.param)
+    fixtures = {"pcam-planted": "planted", "pcam-few": "few"}
+    fixture: str = fixtures.get(request.param, request.param)
     return request.getfixturevalue(fixture)
 
 
@@ -55,16 +57,18 @@ def test_retrainings_are_of_these_images(bank: FeatureBank) -> None:
     assert len(measured) >= 32 and np.corrcoef(measured, predicted)[0, 1] > 0.5
 
 
-@pytest.mark.parametrize("bank", WITH_RETRAININGS, indirect=True)
-def test_retrainings_can_be_gone_on_with(bank: FeatureBank) -> None:
+@pytest.mark.parametrize(
+    ("bank", "folds"), [("pcam-few", 5), ("pcam-planted", None)], indirect=["bank"]
+)
+def test_retrainings_can_be_gone_on_with(bank: FeatureBank, folds: int | None) -> None:
     """Their configuration and training version are today's, so further ones may be added."""
 
-    class Stopped(QuickRetrainEvaluator):
+    class Stopped(RetrainEvaluator):
         def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
             raise RuntimeError("would be retrained")
 
     with pytest.raises(RuntimeError, match="would be retrained"):
-        with_retrainings(bank, Stopped(bank), 1, seed=0)
+        with_retrainings(bank, Stopped(bank, folds=folds), 1, seed=0)
 
 
 def test_pcam_has_the_papers_counts(pcam: FeatureBank) -> None:
@@ -84,6 +88,40 @@ def test_pcam_has_the_papers_counts(pcam: FeatureBank) -> None:
         assert split.images[:3].decode().shape == (3, side, side, 3)
     assert pcam.provenance["candidates"]["generator"] == "HistoGAN"
     assert "CC0" in pcam.provenance["real"]
+
+
+def test_few_images_are_those_that_no_generator_saw(few: FeatureBank, pcam: FeatureBank) -> None:
+    counts = {name: len(split) for name, split in few.splits.items()}
+    assert counts == {"train": 144, "valid": 48, "test": 1600, "candidates": 2048}
+    real = Dataset.concatenate([few.train, few.valid, few.test])
+    assert set(real.ids) == {*pcam.valid.ids, *pcam.test.ids}
+    assert {*few.train.ids, *few.valid.ids} <= set(pcam.valid.ids)
+    generators, sizes = np.unique(few.candidates.groups, return_counts=True)
+    assert generators.tolist() == ["generator A", "generator B", "generator C"]
+    assert sizes.tolist() == [1280, 384, 384]
+    # Images are those of the embedded bank.
+    position = few.test.ids.index(pcam.test.ids[5])
+    assert np.array_equal(few.test.subset([position]).pixels(), pcam.test.subset([5]).pixels())
+
+
+@pytest.mark.slow
+def test_draws_of_the_few_images(few: FeatureBank) -> None:
+    """Each draw has real images and features of its own, and the same candidates."""
+    first, again, other = (load_bank("pcam-few", draw) for draw in (1, 1, 2))
+    assert first.digest == again.digest and first.retrainings is None
+    assert len({frozenset(bank.train.ids) for bank in (few, first, other)}) == 3
+    for bank in (first, other):
+        assert bank.candidates.images_digest == few.candidates.images_digest
+        assert {*bank.train.ids, *bank.valid.ids, *bank.test.ids} == {
+            *few.train.ids,
+            *few.valid.ids,
+            *few.test.ids,
+        }
+        assert not np.array_equal(bank.candidates.features, few.candidates.features)
+        assert f"draw {bank.provenance['draw']} of 192" in bank.source and not bank.warnings()
+    assert draw_few(few, 3, 64).provenance["annotated"] == 64
+    with pytest.raises(ValueError, match="draw 1: only pcam-few has several draws, pcam has one"):
+        load_bank("pcam", 1)
 
 
 def test_cervical_says_that_it_is_a_phantom(cervical: FeatureBank) -> None:
@@ -155,7 +193,7 @@ def test_image_statistics_tell_what_features_do_not(
 
 def test_banks_by_name(toy: FeatureBank) -> None:
     assert resolve_bank(toy) is toy and resolve_bank("toy").digest == toy.digest
-    with pytest.raises(ValueError, match="no embedded bank 'pcan'; there are pcam, .*your own"):
+    with pytest.raises(ValueError, match="no embedded bank 'pcan'; there are pcam-few, .*your own"):
         load_bank("pcan")
     with pytest.raises(
         FileNotFoundError, match="nowhere.h5 is no file and no embedded bank; there are pcam"

@@ -24,7 +24,8 @@ from synthselect_env.data import (
 )
 from synthselect_env.metrics import METRICS
 from synthselect_env.synthesis import HistoGAN
-from synthselect_env.training.classifier import QUICK, Classifier
+from synthselect_env.training.classifier import Classifier
+from synthselect_env.training.config import SMALL
 
 SIZE = ["--size", "16", "16"]
 
@@ -63,7 +64,7 @@ def generator(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_generate_resumes_and_samples(
     patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate_train, "FEATURE_NETWORK", replace(QUICK, epochs=1, batch_size=4))
+    monkeypatch.setattr(generate_train, "FEATURE_NETWORK", replace(SMALL, epochs=1, batch_size=4))
     run = tmp_path / "run"
     for steps in (1, 2):
         arguments = train_arguments(patches, run, steps)
@@ -112,7 +113,7 @@ def built(patches: Path, generator: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_bank_of_a_generators_candidates(built: Path) -> None:
     bank = FeatureBank.load(built / "gan.h5")
-    assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 512)
+    assert (len(bank.train), len(bank.candidates), bank.n_features) == (16, 20, 128)
     test = bank.splits["test"]
     assert test.groups == tuple(Path(name).stem for name in test.ids)
     assert bank.candidates.groups is None and "HistoGAN" in bank.describe()

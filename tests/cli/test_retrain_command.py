@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 from agents.cli import main, retrain
 from synthselect_env import FeatureBank
-from synthselect_env.evaluators import ParallelEvaluator, default_evaluator
+from synthselect_env.evaluators import default_evaluator
 
 QUICK = ["--size", "16", "16", "--epochs", "1", "--steps-per-epoch", "1", "--augmentation", "none"]
 QUICK += ["--workers", "1", "--device", "cpu", "--retrainings", "9"]
@@ -25,7 +24,6 @@ def test_retrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(retrain, "ParallelEvaluator", partial(ParallelEvaluator, threads=1))
     arguments = ["retrain", "--bank", "toy", *QUICK]
     assert main([*arguments, "--out", "bank.h5"]) == 0
     printed = capsys.readouterr().out

@@ -77,7 +77,7 @@ def test_train_with_credit_and_without_a_judge(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"judges": ["svm"]}, "unknown classifier svm; one of linear_probe, resnet18, resnet34"),
+        ({"judges": ["svm"]}, "unknown classifier svm; one of linear_probe, small_cnn, resnet34"),
         ({"augmentation": "mirror"}, "unknown augmentation mirror; one of none,"),
         ({"algorithm": "DQN"}, "unknown algorithm DQN; one of PPO, CreditPPO"),
         ({"evaluator": "svm"}, "unknown evaluator svm"),
@@ -120,7 +120,7 @@ def test_a_users_error_is_one_line(
     for mistake, message in (
         (["--device", "gpu"], "unknown device 'gpu'; auto, cpu, cuda or cuda:1"),
         (["--n-epochs", "0"], "n_epochs must be at least 1, got 0"),
-        (["--bank", "pcamm"], "pcamm is no file and no embedded bank; there are pcam, "),
+        (["--bank", "pcamm"], "pcamm is no file and no embedded bank; there are pcam-few, "),
     ):
         assert main(["train", "--bank", "toy", *mistake, "--out", "run"]) == 2
         assert message in capsys.readouterr().err

@@ -46,9 +46,14 @@ def rollout(env: gym.Env, seed: int) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def banks(
-    toy: FeatureBank, pcam: FeatureBank, planted: FeatureBank, cervical: FeatureBank
+    toy: FeatureBank,
+    few: FeatureBank,
+    pcam: FeatureBank,
+    planted: FeatureBank,
+    cervical: FeatureBank,
 ) -> dict[str, FeatureBank]:
-    return {"toy": toy, "pcam": pcam, "pcam-planted": planted, "cervical": cervical}
+    named = {"pcam": pcam, "pcam-planted": planted, "cervical": cervical}
+    return {"toy": toy, "pcam-few": few, **named}
 
 
 @pytest.mark.parametrize("env_id", ENV_IDS)

@@ -18,9 +18,15 @@ from agents.evaluation import Comparison, Outcome, compare
 from agents.report import comparison_table, recommendation
 from agents.selectors import CentroidSelector, OracleSelector, Selector
 from synthselect_env import Dataset, FeatureBank, Selection
-from synthselect_env.evaluators import Evaluations, Evaluator, LinearProbeEvaluator
+from synthselect_env.evaluators import (
+    Evaluations,
+    Evaluator,
+    LinearProbeEvaluator,
+    RetrainEvaluator,
+)
 from synthselect_env.metrics import METRICS
 from synthselect_env.storage import class_digest
+from synthselect_env.training.config import TrainingConfig
 
 
 class OwnSelector(Selector):
@@ -304,6 +310,20 @@ class TestGain:
         decision, sentence = recommendation(comparison, "oracle")
         assert decision == "undecided"
         assert "of one patient, which tells nothing of others" in sentence
+
+
+def test_judged_by_folds(toy: FeatureBank) -> None:
+    """Validation metrics are by folds, test metrics by a network trained on all annotated images."""
+    tiny = TrainingConfig("small_cnn", size=(16, 16), epochs=1, steps_per_epoch=2, batch_size=16)
+    judge = RetrainEvaluator(toy.sealed, config=tiny, folds=3, device="cpu")
+    comparison = compare(toy, ["none", "all"], rounds=1, classifier=judge)
+    assert "3 folds" in comparison.classifier
+    masks = np.stack([outcome.selection.mask for outcome in comparison.outcomes])
+    expected = judge.evaluate(masks, 0)
+    log_p = judge.predict(masks, 0, toy.test)
+    for k, outcome in enumerate(comparison.outcomes):
+        assert outcome.valid["log_likelihood"] == pytest.approx(expected.log_likelihood[k])
+        assert outcome.predictions == pytest.approx(log_p[k])
 
 
 def test_best_control_is_no_agent_and_no_oracle(toy: FeatureBank) -> None:

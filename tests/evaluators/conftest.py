@@ -8,7 +8,7 @@ import pytest
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import ClassifierEvaluator, with_retrainings
-from synthselect_env.training.classifier import TrainingConfig
+from synthselect_env.training.config import TrainingConfig
 
 
 class PretendedRetraining(ClassifierEvaluator):

@@ -31,7 +31,8 @@ from synthselect_env.evaluators import (
     make_evaluator,
 )
 from synthselect_env.metrics import METRICS
-from synthselect_env.training.classifier import TRAINING_VERSION, TrainingConfig
+from synthselect_env.training.config import TrainingConfig
+from synthselect_env.training.trainer import TRAINING_VERSION
 
 
 class FewIsBest(Evaluator):

@@ -24,7 +24,8 @@ from synthselect_env.evaluators import (
 )
 from synthselect_env.metrics import METRICS
 from synthselect_env.storage import Cache
-from synthselect_env.training.classifier import Classifier, TrainingConfig, build_network
+from synthselect_env.training.classifier import Classifier, build_network
+from synthselect_env.training.config import TrainingConfig
 
 
 class CountingEvaluator(Evaluator):

@@ -11,11 +11,12 @@ from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import (
     ClassifierEvaluator,
-    QuickRetrainEvaluator,
+    RetrainEvaluator,
     candidate_scores,
     draw_design,
     with_retrainings,
 )
+from synthselect_env.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize("with_realism", [False, True])
@@ -76,19 +77,35 @@ def test_labels_of_former_retrainings_may_be_unknown(
     assert np.isfinite(candidate_scores(more).label_fit).all()
 
 
-@pytest.mark.parametrize("name", ["pcam", "planted", "cervical"])
-def test_embedded_banks_take_further_retrainings(name: str, request: pytest.FixtureRequest) -> None:
-    """The configuration stored in their files is today's default."""
+def test_folds_take_turns_and_differ_in_nothing_but_the_images(
+    toy: FeatureBank, tiny: TrainingConfig
+) -> None:
+    """Each selection is scored on one fold. A harder fold does not make a selection look worse."""
+    asked: list[tuple[int, int]] = []
 
-    class Untrained(QuickRetrainEvaluator):
+    class Pretended(RetrainEvaluator):
         def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
-            n_classes = len(self.bank.classes)
-            shape = len(selections), len(dataset), n_classes
-            return np.full(shape, -np.log(n_classes), np.float32)
+            n_scored = len(dataset) - len(self.bank.candidates)
+            fold = next(f for f in range(4) if set(self.fold(f).ids) <= set(dataset.ids))
+            assert n_scored == len(self.fold(fold))
+            log_p = np.empty((len(selections), len(dataset), 2))
+            for k, row in enumerate(selections):
+                asked.append((fold, int(row.sum())))
+                p = 0.5 + 0.1 * fold + 0.0005 * row.sum()
+                truth = np.where(dataset.labels[:, None] == np.arange(2), p, 1 - p)
+                log_p[k] = np.log(truth)
+            return log_p
 
-    bank = request.getfixturevalue(name)
-    more = with_retrainings(bank, Untrained(bank), 1)
-    assert len(more.retrainings.selections) == len(bank.retrainings.selections) + 1
+    masks = np.arange(len(toy.candidates)) < np.arange(8)[:, None]
+    told: list[int] = []
+    retrain = Pretended(toy, config=tiny, folds=4, device="cpu")
+    found = with_retrainings(toy, retrain, masks, on_retraining=told.append).retrainings
+    assert found is not None and found.training_config["folds"] == 4
+    assert sorted(asked) == sorted((k % 4, k) for k in range(8)) and told == list(range(1, 9))
+    metric = found.metrics["log_likelihood"][:, 0]
+    means = [metric[fold::4].mean() for fold in range(4)]
+    assert np.ptp(means) < 1e-12, "folds have the same mean"
+    assert (metric[4:] > metric[:4]).all(), "and keep their order of selections"
 
 
 def test_numpys_integers_are_integers(

@@ -22,7 +22,7 @@ from synthselect_env.evaluators import (
     ParallelEvaluator,
     RetrainEvaluator,
 )
-from synthselect_env.training.classifier import TrainingConfig
+from synthselect_env.training.config import TrainingConfig
 
 
 class Ensemble(ClassifierEvaluator):
@@ -49,8 +49,7 @@ def test_workers_answer_as_the_evaluator_does(
 ) -> None:
     """On the validation split, on the bank's others, and on datasets that they have not."""
     alone = Ensemble(toy, tiny)
-    threads = torch.get_num_threads()
-    with ParallelEvaluator(Ensemble(toy, tiny), workers=2, threads=threads) as parallel:
+    with ParallelEvaluator(Ensemble(toy, tiny), workers=2) as parallel:
         assert parallel.batch_size == 2
         cached = CachedEvaluator(parallel, tmp_path)
         ours, theirs = (e.evaluate(masks[:3], 1) for e in (cached, alone))
@@ -72,7 +71,7 @@ class SlowEvaluator(Evaluator):
 
 
 def _work_for_long(bank: FeatureBank, pids: Queue) -> None:
-    parallel = ParallelEvaluator(SlowEvaluator(bank), workers=1, threads=1)
+    parallel = ParallelEvaluator(SlowEvaluator(bank), workers=1)
     nothing = np.zeros((1000, len(bank.candidates)), bool)
     pids.put(int(parallel.evaluate(nothing[:1], 0).accuracy[0]))
     parallel.evaluate(nothing, 0)

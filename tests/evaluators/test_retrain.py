@@ -7,11 +7,17 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from synthselect_env import FeatureBank
 from synthselect_env.data import Dataset
-from synthselect_env.evaluators import QuickRetrainEvaluator, RetrainEvaluator, make_evaluator
-from synthselect_env.training.classifier import QUICK, TrainingConfig
+from synthselect_env.evaluators import (
+    PaperRetrainEvaluator,
+    ParallelEvaluator,
+    RetrainEvaluator,
+    make_evaluator,
+)
+from synthselect_env.training.config import PAPER, SMALL, TrainingConfig, default_config
 
 
 def test_keeps_the_last_five_epochs_and_reports_each(
@@ -21,6 +27,7 @@ def test_keeps_the_last_five_epochs_and_reports_each(
     evaluator = RetrainEvaluator(
         toy,
         config=replace(tiny, epochs=6),
+        scored_epochs=5,
         device="cpu",
         on_epoch=lambda done, epoch, metrics: seen.append((done, epoch, metrics.get("accuracy"))),
     )
@@ -46,7 +53,7 @@ def test_a_callback_is_not_sent_along(
     assert told and (original.log_likelihood == copied.log_likelihood).all()
 
 
-@pytest.mark.parametrize("kind", [RetrainEvaluator, QuickRetrainEvaluator])
+@pytest.mark.parametrize("kind", [RetrainEvaluator, PaperRetrainEvaluator])
 def test_a_dictionary_says_what_differs_from_the_default(
     toy: FeatureBank, kind: type[RetrainEvaluator]
 ) -> None:
@@ -55,7 +62,7 @@ def test_a_dictionary_says_what_differs_from_the_default(
         name: replace(split, images=np.zeros((len(split), 48, 96, 3), np.uint8))
         for name, split in toy.splits.items()
     }
-    wide, default = replace(toy, **splits), kind.default_config
+    wide, default = replace(toy, **splits), default_config(kind.default_architecture)
     short = min(default.size)
     proportioned = replace(default, size=(short, 2 * short))
     assert kind(wide).config == proportioned
@@ -64,11 +71,17 @@ def test_a_dictionary_says_what_differs_from_the_default(
     assert kind(wide, config={"size": (8, 8)}).config == replace(default, size=(8, 8))
 
 
-def test_the_small_network_has_a_name(toy: FeatureBank) -> None:
-    quick = make_evaluator("resnet18", toy, device="cpu")
-    assert isinstance(quick, QuickRetrainEvaluator)
-    assert quick.config == QUICK.for_images(16, 16)
-    assert quick.description == "resnet18 retrained at 16×16 px"
+@pytest.mark.parametrize(
+    ("name", "config", "scored_epochs"), [("small_cnn", SMALL, 1), ("resnet34", PAPER, 5)]
+)
+def test_networks_by_name(
+    toy: FeatureBank, name: str, config: TrainingConfig, scored_epochs: int
+) -> None:
+    evaluator = make_evaluator(name, toy, device="cpu")
+    assert evaluator.config == config.for_images(16, 16)
+    assert evaluator.scored_epochs == scored_epochs
+    assert evaluator.description == f"{name} retrained at 16×16 px"
+    assert RetrainEvaluator(toy, name, device="cpu").config == evaluator.config
 
 
 def test_every_dataset_is_labelled_by_its_own_images(
@@ -105,7 +118,7 @@ def test_a_dataset_that_is_asked_for_again_is_decoded_once(
 @pytest.mark.parametrize("name", ["train", "candidates"])
 def test_needs_images(toy: FeatureBank, name: str) -> None:
     blind = replace(toy, **{name: replace(getattr(toy, name), images=None)})
-    for evaluator in ("resnet18", "resnet34"):
+    for evaluator in ("small_cnn", "resnet34"):
         with pytest.raises(ValueError, match=f"{name}/images is missing"):
             make_evaluator(evaluator, blind)
 
@@ -116,3 +129,85 @@ def test_labels_no_dataset_without_images(
     evaluator = RetrainEvaluator(toy, config=tiny, device="cpu")
     with pytest.raises(ValueError, match="no images; full retraining needs images"):
         evaluator.predict(masks[:1], 0, Dataset(toy.test.features, toy.test.labels))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["small_cnn", "resnet18"])
+def test_the_same_numbers_everywhere(
+    toy: FeatureBank, masks: np.ndarray, architecture: str
+) -> None:
+    """With one thread, with two, and in another process."""
+    short = {"epochs": 2, "steps_per_epoch": 8, "batch_size": 64, "size": (16, 16)}
+    evaluator = RetrainEvaluator(toy, architecture, config=short, device="cpu")
+    found, threads = [], torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(evaluator.predict(masks[1:3], 0, toy.test))
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(threads)
+    with ParallelEvaluator(evaluator, workers=2) as parallel:
+        found.append(parallel.predict(masks[1:3], 0, toy.test))
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+class Recorder(RetrainEvaluator):
+    """Note what each network is trained on."""
+
+    trained_on: list[set[int]]
+
+    def _train(self, selections, real, seed, scored_epochs):
+        noted = [set(real) | {-1 - i for i in np.flatnonzero(row)} for row in selections]
+        self.trained_on = [*getattr(self, "trained_on", []), *noted]
+        return super()._train(selections, real, seed, scored_epochs)
+
+
+@pytest.fixture
+def by_folds(toy: FeatureBank, tiny: TrainingConfig) -> Recorder:
+    return Recorder(toy, config=tiny, folds=5, device="cpu")
+
+
+def test_folds_label_no_image_that_they_were_trained_on(
+    by_folds: Recorder, toy: FeatureBank, masks: np.ndarray
+) -> None:
+    """Each annotated image is in one fold. The other folds and the selection train its network."""
+    evaluations = by_folds.evaluate(masks[1:3], seed=0)
+    n_real = len(toy.train) + len(toy.valid)
+    assert len(by_folds.annotated) == n_real and len(by_folds.trained_on) == 10
+    selected = [{-1 - i for i in np.flatnonzero(mask)} for mask in masks[1:3]]
+    held_out = []
+    for number, trained_on in enumerate(by_folds.trained_on):
+        real = {i for i in trained_on if i >= 0}
+        assert trained_on - real == selected[number % 2]
+        held_out.append(set(range(n_real)) - real)
+    assert held_out[::2] == held_out[1::2], "the same folds for all selections"
+    assert sorted(i for fold in held_out[::2] for i in fold) == list(range(n_real))
+
+    # Metrics are those of all held-out predictions together.
+    log_p = by_folds.predict(masks[1:3], 0, by_folds.annotated)
+    expected = log_p[:, np.arange(n_real), by_folds.annotated.labels].mean(1)
+    assert evaluations.log_likelihood == pytest.approx(expected)
+
+
+def test_other_images_are_labelled_by_one_network(
+    by_folds: Recorder, toy: FeatureBank, masks: np.ndarray
+) -> None:
+    by_folds.predict(masks[:1], 0, toy.test)
+    everything = set(range(len(by_folds.annotated)))
+    assert by_folds.trained_on == [everything]
+    beside_a_fold = Dataset.concatenate([by_folds.fold(2), toy.candidates])
+    by_folds.predict(masks[:1], 0, beside_a_fold)
+    held_out = set(np.flatnonzero(by_folds.fold_of == 2))
+    assert by_folds.trained_on[1:] == [everything - held_out]
+
+
+def test_folds_divide_no_patient(toy: FeatureBank, tiny: TrainingConfig) -> None:
+    def patients(name: str) -> tuple[str, ...]:
+        return tuple(f"{i % 12}" for i in range(len(getattr(toy, name))))
+
+    splits = {name: replace(getattr(toy, name), groups=patients(name)) for name in toy.splits}
+    evaluator = RetrainEvaluator(replace(toy, **splits), config=tiny, folds=4, device="cpu")
+    groups = np.array(evaluator.annotated.groups)
+    seen = [set(groups[evaluator.fold_of == fold]) for fold in range(4)]
+    assert sum(map(len, seen)) == 12 == len(set.union(*seen))

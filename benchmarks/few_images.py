@@ -1,0 +1,184 @@
+"""Measure what candidates are worth where few real images are annotated, by number and by selector.
+
+    python benchmarks/few_images.py                      # about 10 minutes per draw on two cores
+    python benchmarks/few_images.py --parts folds        # on a GPU
+    python benchmarks/few_images.py --draws 0 1 2 --ratios 1 2
+
+selections: each selector's best candidates, at several numbers of synthetic per real image. The
+network is trained on all annotated images of a draw and the selection, and scored on the patches
+that no draw, generator or selection has seen. "upper bound" is credit ascent on a datamodel of the
+judge's own likelihood. It looks at the test patches, and shows what there is to win.
+
+folds: does a reward by folds pick better selections than a 3:1 split of the same images? Both score
+the same selections. The best of each is then judged on the test patches.
+
+Finished retrainings are kept in runs/. Results: benchmarks/results/few_images.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from machine import (
+    add_worker_arguments,
+    describe_machine,
+    markdown_row,
+    markdown_table,
+    spread,
+)
+
+from agents.selectors import SELECTORS, CreditSelector
+from agents.selectors.base import best_of_each_class
+from synthselect_env import Dataset, FeatureBank, load_bank
+from synthselect_env.bank.embedded import draw_few
+from synthselect_env.evaluators import (
+    CachedEvaluator,
+    DatamodelEvaluator,
+    RetrainEvaluator,
+    draw_design,
+    with_retrainings,
+)
+
+PARTS = ("selections", "folds")
+METRICS = ("accuracy", "auc", "log_likelihood")
+SIMPLE = ("random", "centroid", "confidence", "Data-OOB", "triplet")
+"""Selectors that order the candidates."""
+
+UPPER_BOUND = "upper bound"
+RETRAINED = "runs/retrained"
+"""Cache of finished retrainings."""
+
+
+def judging(bank: FeatureBank) -> FeatureBank:
+    """Return the bank that trains on all annotated images and is scored on the test patches."""
+    annotated = Dataset.concatenate([bank.train, bank.valid])
+    return replace(bank, train=annotated, valid=bank.test, test=None)
+
+
+def upper_bound_scores(judge: FeatureBank, retrain: CachedEvaluator, n: int) -> np.ndarray:
+    """Return the log-odds of credit ascent on the likelihood of the test patches.
+
+    :param judge: bank of :func:`judging`
+    :param retrain: evaluator of that bank
+    :param n: number of retrainings that the datamodel learns from
+    """
+    judged = with_retrainings(judge, retrain, n, seed=0)
+    return CreditSelector(DatamodelEvaluator(judged)).select(judged, seed=0).scores
+
+
+def arms_of(
+    bank: FeatureBank, judge: FeatureBank, retrain: CachedEvaluator, args: argparse.Namespace
+) -> dict[tuple[str, float], np.ndarray]:
+    """Return selector and synthetic images per real one to its selection."""
+    n_real, labels = len(judge.train), bank.candidates.labels
+    none = np.zeros(len(labels), bool)
+    arms = {("none", 0.0): none, ("all", len(labels) / n_real): ~none}
+    names = [*SIMPLE, UPPER_BOUND] if args.retrainings else SIMPLE
+    for name in names:
+        if name == UPPER_BOUND:
+            scores = upper_bound_scores(judge, retrain, args.retrainings)
+        else:
+            scores = SELECTORS[name]().select(bank.sealed, args.seed).scores
+        for ratio in args.ratios:
+            counts = ratio * n_real * np.bincount(labels) / len(labels)
+            arms[name, ratio] = best_of_each_class(scores, labels, counts)
+    return arms
+
+
+def measure_selections(args: argparse.Namespace) -> None:
+    """Print the gain of each selector at each ratio, over the draws."""
+    found: dict[tuple[str, float], list[dict[str, float]]] = {}
+    for draw in args.draws:
+        bank = load_bank("pcam-few", draw)
+        judge = judging(bank)
+        with spread(RetrainEvaluator(judge, device=args.device), args.workers) as parallel:
+            retrain = CachedEvaluator(parallel, RETRAINED)
+            arms = arms_of(bank, judge, retrain, args)
+            judged = retrain.evaluate(np.stack(list(arms.values())), draw)
+        for k, arm in enumerate(arms):
+            metrics = {metric: float(getattr(judged, metric)[k]) for metric in METRICS}
+            found.setdefault(arm, []).append(metrics)
+        print(f"draw {draw}: {retrain}", flush=True)
+
+    # Print the table of means, and the gains over none.
+    columns = ["selector", "synthetic per real", *METRICS, *(f"gain in {m}" for m in METRICS)]
+    print(f"\nmean ± standard error over {len(args.draws)} draws\n{markdown_table(columns)}")
+    none = {m: np.array([row[m] for row in found["none", 0.0]]) for m in METRICS}
+    for (name, ratio), rows in found.items():
+        values = {m: np.array([row[m] for row in rows]) for m in METRICS}
+        cells = [f"{values[m].mean():.4f}" for m in METRICS]
+        cells += [mean_and_error(values[m] - none[m]) for m in METRICS]
+        print(markdown_row([name, f"{ratio:.3g}", *cells]))
+
+
+def measure_folds(args: argparse.Namespace) -> None:
+    """Print what the selection chosen by folds, and the one chosen by a split, are worth."""
+    columns = ["annotated", "reward", "test log-likelihood of its choice", "Spearman with test"]
+    print(f"{args.choices} selections per draw, {len(args.draws)} draws\n{markdown_table(columns)}")
+    for n_real in args.annotated:
+        rows: dict[str, list[tuple[float, float]]] = {}
+        for draw in args.draws:
+            bank = draw_few(load_bank("pcam-few"), draw, n_real)
+            masks = draw_design(bank.sealed, args.choices, draw)
+            evaluators = {
+                "5 folds": RetrainEvaluator(bank, folds=5, device=args.device),
+                "3:1 split": RetrainEvaluator(bank, device=args.device),
+                "test": RetrainEvaluator(judging(bank), device=args.device),
+            }
+            found = {}
+            for name, evaluator in evaluators.items():
+                with spread(evaluator, args.workers) as parallel:
+                    retrain = CachedEvaluator(parallel, RETRAINED)
+                    # The judge has a seed of its own, so that no reward shares its noise.
+                    seed = draw + 1000 * (name == "test")
+                    found[name] = retrain.evaluate(masks, seed).log_likelihood
+            truth = found.pop("test")
+            for name, reward in found.items():
+                chosen = float(truth[reward.argmax()])
+                rows.setdefault(name, []).append((chosen, spearman(reward, truth)))
+            rows.setdefault("any of them", []).append((float(truth.mean()), np.nan))
+        for name, values in rows.items():
+            chosen_by, agreement_of = np.array(values).T
+            cells = [mean_and_error(chosen_by), mean_and_error(agreement_of)]
+            print(markdown_row([f"{n_real}", name, *cells]), flush=True)
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray) -> str:
+    """Return ``mean ± standard error``."""
+    values = np.asarray(values)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return f"{values.mean():+.4f} ± {error:.4f}"
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the rank correlation."""
+    ranks = [values.argsort().argsort() for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+MEASURES = dict(zip(PARTS, (measure_selections, measure_folds)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["selections"])
+    parser.add_argument("--draws", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 1, 2, 4])
+    parser.add_argument(
+        "--retrainings", type=int, default=48, help="of the upper bound's datamodel; 0 for none"
+    )
+    parser.add_argument("--annotated", type=int, nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--choices", type=int, default=32, help="selections to choose among")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the selectors")
+    parser.add_argument("--device", default="auto")
+    add_worker_arguments(parser)
+    args = parser.parse_args()
+    print(describe_machine(), flush=True)
+    for part in args.parts:
+        print(f"\n## {part}\n", flush=True)
+        MEASURES[part](args)
