@@ -27,7 +27,6 @@ from machine import (
     describe_machine,
     markdown_row,
     markdown_table,
-    spread,
 )
 
 from agents.selectors import SELECTORS, CreditSelector
@@ -39,6 +38,7 @@ from synthselect_env.evaluators import (
     DatamodelEvaluator,
     RetrainEvaluator,
     draw_design,
+    spread,
     with_retrainings,
 )
 

@@ -6,9 +6,7 @@ import argparse
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +15,6 @@ from synthselect_env import Dataset, FeatureBank
 from synthselect_env.evaluators import (
     CachedEvaluator,
     Evaluations,
-    ParallelEvaluator,
-    RetrainEvaluator,
 )
 from synthselect_env.storage import content_key, library_digest
 from synthselect_env.training.device import default_workers
@@ -65,13 +61,6 @@ def score_on(
     ends = np.cumsum([len(dataset) for dataset in datasets])
     parts = np.split(log_p, ends[:-1], axis=1)
     return [Evaluations.from_predictions(p, d.labels) for p, d in zip(parts, datasets)]
-
-
-def spread(evaluator: RetrainEvaluator, workers: int) -> AbstractContextManager[Any]:
-    """Return the evaluator, spread over processes unless a GPU does the work."""
-    if evaluator.device.type == "cuda":
-        return nullcontext(evaluator)
-    return ParallelEvaluator(evaluator, workers)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> str:

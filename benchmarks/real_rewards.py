@@ -23,17 +23,12 @@ from machine import (
     markdown_row,
     markdown_table,
     score_on,
-    spread,
 )
 
 from agents.selectors import TrainingSelector
 from synthselect_env import FeatureBank
 from synthselect_env.bank import resolve_bank
-from synthselect_env.evaluators import (
-    CachedEvaluator,
-    Evaluator,
-    RetrainEvaluator,
-)
+from synthselect_env.evaluators import CachedEvaluator, Evaluator, RetrainEvaluator, spread
 
 METRICS = ("accuracy", "auc", "log_likelihood")
 RETRAINED = "runs/retrained"

@@ -19,12 +19,12 @@ import argparse
 from dataclasses import asdict
 
 import numpy as np
-from machine import add_worker_arguments, describe_machine, markdown_table, score_on, spread
+from machine import add_worker_arguments, describe_machine, markdown_table, score_on
 
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import EncodedImages, read_class_folders
-from synthselect_env.evaluators import CachedEvaluator, RetrainEvaluator
+from synthselect_env.evaluators import CachedEvaluator, RetrainEvaluator, spread
 from synthselect_env.training.config import SMALL, TrainingConfig, default_config
 
 METRICS = ("accuracy", "auc", "log_likelihood")

@@ -35,14 +35,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from learning import AGENTS
-from machine import describe_machine, markdown_row, markdown_table, median_range, spread
+from machine import describe_machine, markdown_row, markdown_table, median_range
 from sklearn.linear_model import LogisticRegression
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.selectors import TrainingSelector
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
-from synthselect_env.evaluators import LinearProbeEvaluator, RetrainEvaluator
+from synthselect_env.evaluators import LinearProbeEvaluator, RetrainEvaluator, spread
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import build_network
 from synthselect_env.training.config import TrainingConfig, default_config

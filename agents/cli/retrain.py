@@ -24,9 +24,9 @@ from synthselect_env.bank import EMBEDDED, resolve_bank
 from synthselect_env.evaluators import (
     CachedEvaluator,
     DatamodelEvaluator,
-    ParallelEvaluator,
     RetrainEvaluator,
     differing_settings,
+    spread,
     with_retrainings,
 )
 from synthselect_env.training.augmentation import AUGMENTATIONS
@@ -134,7 +134,7 @@ def _retrain(bank: FeatureBank, args: argparse.Namespace) -> FeatureBank:
                 "--discard-existing to drop them"
             )
     with (
-        ParallelEvaluator(evaluator, args.workers) as parallel,
+        spread(evaluator, args.workers) as parallel,
         progress_bar(args.retrainings, "retraining") as bar,
     ):
         retrain = CachedEvaluator(parallel, RETRAINED)

@@ -6,7 +6,8 @@ import importlib.util
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,9 +30,9 @@ from synthselect_env.evaluators import (
     Evaluator,
     default_evaluator,
     make_evaluator,
+    spread,
 )
 from synthselect_env.storage import atomic_write
-from synthselect_env.training.config import TrainingConfig
 from synthselect_env.training.device import check_device, has_bfloat16, pick_device
 
 RETRAINED = Path("runs/retrained")
@@ -119,7 +120,15 @@ def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPol
     """Train the agent, and write its metrics and ``model.zip``."""
     # Environment: each step shows a batch of candidates and scores n_envs selections in one call.
     name = config.evaluator or default_evaluator(bank)
-    env = SelectionVecEnv(bank, config.n_envs, _rewarding(config, bank, name), config.reward)
+    with _rewarding(config, bank, name) as evaluator:
+        return _learn(config, bank, name, evaluator, directory)
+
+
+def _learn(
+    config: RunConfig, bank: FeatureBank, name: str, evaluator: Evaluator, directory: Path
+) -> OnPolicyAlgorithm:
+    """Train the agent with an evaluator of that name."""
+    env = SelectionVecEnv(bank, config.n_envs, evaluator, config.reward)
     env.seed(config.seed)
 
     # Agent.
@@ -153,16 +162,19 @@ def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPol
     return model
 
 
-def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Evaluator:
-    """Return the evaluator that rewards, cached if it retrains a network."""
+@contextmanager
+def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Iterator[Evaluator]:
+    """Yield the evaluator that rewards. One that retrains is cached, and spread over the cores."""
     evaluator = make_evaluator(name, bank.sealed, **config.evaluator_settings(name))
     if name not in RETRAINING:
-        return evaluator
+        yield evaluator
+        return
     print(
         f"{config.timesteps:,} retrainings at most; finished ones are kept in {RETRAINED}. "
         "After an interruption, the same command continues with them"
     )
-    return CachedEvaluator(evaluator, RETRAINED)
+    with spread(evaluator) as parallel:
+        yield CachedEvaluator(parallel, RETRAINED)
 
 
 def _compare(
@@ -176,29 +188,30 @@ def _compare(
         print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")
         print(_slowness(config.device, judge), flush=True)
 
-    n_epochs = config.rounds * len(contenders) * TrainingConfig.epochs if retrains else 0
-    with progress_bar(n_epochs, "epoch", shown=retrains) as bar:
-        if retrains:
-            settings["on_epoch"] = lambda done, epoch, metrics: bar.update()
+    evaluator = make_evaluator(judge, bank.sealed, **settings)
+    n_selections = config.rounds * len(contenders)
+    with (
+        spread(evaluator) if retrains else nullcontext(evaluator) as classifier,
+        progress_bar(n_selections, "retraining", shown=retrains) as bar,
+    ):
         return compare(
             bank,
             contenders,
             config.rounds,
-            judge,
+            classifier,
             seed=config.seed,
             directory=directory / judge,
-            **settings,
+            on_outcome=lambda _: bar.update(),
         )
 
 
 def _slowness(device: str, judge: str) -> str:
     """Return a warning where retraining takes long, else nothing."""
-    if has_bfloat16(pick_device(device)):
+    if judge != "resnet34" or has_bfloat16(pick_device(device)):
         return ""
-    each = "several minutes" if judge == "resnet34" else "a minute"
     return (
-        f"; without bf16 instructions, {each} each. "
-        "The judge linear_probe (--judge linear_probe) needs seconds"
+        "; without bf16 instructions, several minutes each. "
+        "The judge small_cnn (--judge small_cnn) needs seconds"
     )
 
 

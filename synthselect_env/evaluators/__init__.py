@@ -16,7 +16,7 @@ from synthselect_env.evaluators.candidate_scores import CandidateScores, candida
 from synthselect_env.evaluators.datamodel import DatamodelEvaluator
 from synthselect_env.evaluators.design import differing_settings, draw_design, with_retrainings
 from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
-from synthselect_env.evaluators.parallel import ParallelEvaluator
+from synthselect_env.evaluators.parallel import ParallelEvaluator, spread
 from synthselect_env.evaluators.ray_actors import RayEvaluator
 from synthselect_env.evaluators.retrain import PaperRetrainEvaluator, RetrainEvaluator
 
@@ -108,5 +108,6 @@ __all__ = [
     "has_credit",
     "make_evaluator",
     "require_credit",
+    "spread",
     "with_retrainings",
 ]

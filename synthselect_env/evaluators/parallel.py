@@ -8,6 +8,7 @@ import pickle
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -102,6 +103,22 @@ class ParallelEvaluator(SpreadEvaluator):
                 "(take fewer workers), or the main script does its work outside "
                 '`if __name__ == "__main__":`'
             ) from error
+
+
+def spread(evaluator: Evaluator, workers: int | None = None) -> AbstractContextManager[Evaluator]:
+    """Return the evaluator spread over the cores, or itself if a GPU does the work.
+
+    .. code-block:: python
+
+        with spread(RetrainEvaluator(bank)) as evaluator:
+            evaluator.evaluate(selections, seed=0)
+
+    :param evaluator: evaluator that scores
+    :param workers: number of processes; None for one per core
+    """
+    if evaluator.device.type == "cuda":
+        return nullcontext(evaluator)
+    return ParallelEvaluator(evaluator, workers)
 
 
 class _Sent:

@@ -8,12 +8,15 @@ from torch import nn
 WIDTHS = (16, 32, 64, 64, 128)
 """Channels of the convolutions."""
 
+POOLED = (1, 2, 3)
+"""Numbers of the convolutions after which the map is halved."""
+
 
 class SmallCNN(nn.Module):
     """Five 3×3 convolutions, each with batch norm and ReLU; mean over places; linear head.
 
-    The first convolution has stride 2. Max pooling halves the map before each from the third on.
-    The design search is on benchmarks/results/recipe.md.
+    The first convolution has stride 2. Max pooling halves the map after the second, third and
+    fourth. The design search is on benchmarks/results/recipe.md.
 
     .. code-block:: python
 
@@ -24,11 +27,15 @@ class SmallCNN(nn.Module):
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
-        first, second, *others = WIDTHS
-        layers = [*_convolution(3, first, stride=2), *_convolution(first, second)]
-        c_in = second
-        for c_out in others:
-            layers += [nn.MaxPool2d(2, ceil_mode=True), *_convolution(c_in, c_out)]
+        layers: list[nn.Module] = []
+        c_in = 3
+        for number, c_out in enumerate(WIDTHS):
+            stride = 2 if number == 0 else 1
+            layers.append(nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False))
+            layers.append(nn.BatchNorm2d(c_out))
+            if number in POOLED:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            layers.append(nn.ReLU(inplace=True))  # after pooling: the same, on fewer places
             c_in = c_out
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(c_in, n_classes)
@@ -40,11 +47,3 @@ class SmallCNN(nn.Module):
         :return: (b, n_classes)
         """
         return self.head(self.features(images).mean((2, 3)))  # type: ignore[no-any-return]
-
-
-def _convolution(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(c_out),
-        nn.ReLU(inplace=True),
-    ]

@@ -81,7 +81,7 @@ def test_other_settings_are_named(planted: FeatureBank, capsys: pytest.CaptureFi
     arguments = ["--epochs", "3", "--size", "16", "16", "--device", "cpu", "--out", "x.h5"]
     assert main(["retrain", "--bank", "pcam-planted", *arguments]) == 2
     error = capsys.readouterr().err
-    assert "(theirs → yours), size: [32, 32] → [16, 16], epochs: 8 → 3; give theirs" in error
+    assert "(theirs → yours), size: [48, 48] → [16, 16], epochs: 8 → 3; give theirs" in error
     # What cannot be trained at all comes first.
     assert main(["retrain", "--bank", "pcam-planted", *arguments, "--architecture", "net"]) == 2
     assert "torchvision has no classifier 'net'" in capsys.readouterr().err

@@ -43,3 +43,11 @@ def test_changes_by_a_generator(change) -> None:
     images = torch.rand(6, 3, 12, 8)
     first, again = (change(images, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again) and not torch.equal(first, images)
+
+
+@pytest.mark.parametrize(("size", "views"), [((12, 12), 8), ((12, 8), 4)])
+def test_views_are_all_positions(size: tuple[int, int], views: int) -> None:
+    images = torch.rand(3, 3, *size)
+    shown = AUGMENTATIONS["histology"].views(images)
+    assert len(shown) == views and torch.equal(shown[0], images)
+    assert len({view.numpy().tobytes() for view in shown}) == views

@@ -24,7 +24,7 @@ TINY = TrainingConfig(
     "shufflenet_v2_x0_5", size=(16, 16), epochs=2, steps_per_epoch=2, batch_size=16
 )
 TRAINING_CODE = {
-    3: "8a077cee18bb6394",
+    3: "6c10bf0800a2fa68",
 }
 """Training version to the digest of its code, without docstrings and comments."""
 
@@ -333,34 +333,6 @@ def test_an_image_is_labelled_by_all_its_views(toy: FeatureBank) -> None:
         averaged = (trained.log_probabilities(turned) - labelled).abs().max()
         single = one_view.log_probabilities(turned) - one_view.log_probabilities(images)
         assert averaged < 0.2 * single.abs().max()
-
-
-@pytest.mark.parametrize(("size", "views"), [((12, 12), 8), ((12, 8), 4)])
-def test_views_are_all_positions(size: tuple[int, int], views: int) -> None:
-    images = torch.rand(3, 3, *size)
-    shown = AUGMENTATIONS["histology"].views(images)
-    assert len(shown) == views and torch.equal(shown[0], images)
-    assert len({view.numpy().tobytes() for view in shown}) == views
-
-
-def test_learning_rate_is_one_cycle() -> None:
-    shares = plan.one_cycle(100)
-    highest = int(shares.argmax())
-    assert shares.shape == (100,) and shares.max() == pytest.approx(1)
-    assert (shares[1 : highest + 1] > shares[:highest]).all()
-    assert (shares[highest + 1 :] < shares[highest:-1]).all()
-    assert shares[-1] == pytest.approx(0, abs=1e-6)
-    assert shares[0] > 0
-    assert torch.isfinite(plan.one_cycle(1)).all()
-
-
-@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (6, 6)])
-def test_orthogonalised_keeps_directions(shape: tuple[int, int]) -> None:
-    """Singular vectors stay, singular values come near 1: the iteration is rough on purpose."""
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    values = torch.diag(u.T @ muon.orthogonalised(matrix) @ v.T)
-    assert ((0.5 < values) & (values < 1.4)).all()
 
 
 def test_muon_trains_all_convolutions_but_the_first(toy: FeatureBank) -> None:
