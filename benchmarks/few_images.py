@@ -6,7 +6,7 @@
 
 selections: each selector's best candidates, at several numbers of synthetic per real image. The
 network is trained on all annotated images of a draw and the selection, and scored on the patches
-that no draw, generator or selection has seen. "upper bound" is credit ascent on a datamodel of the
+that this draw, the generators and the selectors have not seen. "upper bound" is credit ascent on a datamodel of the
 judge's own likelihood. It looks at the test patches, and shows what there is to win.
 
 folds: does a reward by folds pick better selections than a 3:1 split of the same images? Both score
@@ -41,6 +41,7 @@ from synthselect_env.evaluators import (
     spread,
     with_retrainings,
 )
+from synthselect_env.training.config import SMALL
 
 PARTS = ("selections", "folds")
 METRICS = ("accuracy", "auc", "log_likelihood")
@@ -55,7 +56,7 @@ RETRAINED = "runs/retrained"
 def judging(bank: FeatureBank) -> FeatureBank:
     """Return the bank that trains on all annotated images and is scored on the test patches."""
     annotated = Dataset.concatenate([bank.train, bank.valid])
-    return replace(bank, train=annotated, valid=bank.test, test=None)
+    return replace(bank, train=annotated, valid=bank.test, test=None, retrainings=None)
 
 
 def upper_bound_scores(judge: FeatureBank, retrain: CachedEvaluator, n: int) -> np.ndarray:
@@ -123,10 +124,11 @@ def measure_folds(args: argparse.Namespace) -> None:
         for draw in args.draws:
             bank = draw_few(load_bank("pcam-few"), draw, n_real)
             masks = draw_design(bank.sealed, args.choices, draw)
+            options = {"config": SMALL, "device": args.device}  # as many steps for all
             evaluators = {
-                "5 folds": RetrainEvaluator(bank, folds=5, device=args.device),
-                "3:1 split": RetrainEvaluator(bank, device=args.device),
-                "test": RetrainEvaluator(judging(bank), device=args.device),
+                "5 folds": RetrainEvaluator(bank, folds=5, **options),
+                "3:1 split": RetrainEvaluator(bank, **options),
+                "test": RetrainEvaluator(judging(bank), **options),
             }
             found = {}
             for name, evaluator in evaluators.items():

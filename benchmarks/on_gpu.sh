@@ -3,12 +3,13 @@
 #
 #     bash benchmarks/on_gpu.sh [RESULTS]
 #
-# Each step has a time limit of its own, and writes RESULTS/STEP.txt as it goes. A step that fails or
+# RESULTS is a folder, from the project's root. Each step has a time limit of its own, and writes
+# RESULTS/STEP.txt as it goes. A step that fails or
 # runs out of time does not stop the next one. It needs the package and its tests' requirements.
 set -u
+cd "$(dirname "$0")/.." || exit
 results=${1:-runs/on_gpu}
 mkdir -p "$results"
-cd "$(dirname "$0")/.." || exit
 export PYTHONUNBUFFERED=1
 export CUDA_DEVICE_MAX_CONNECTIONS=32 # queues: as many networks can train side by side
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}

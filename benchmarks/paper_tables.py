@@ -86,6 +86,9 @@ class Scale:
 MANY = default_config(SMALL.architecture, MANY_IMAGES)
 """Training of the small network on the embedded banks, which have thousands of real images."""
 
+LAST_EPOCHS = 5
+"""Epochs of which the paper's reward is the best."""
+
 NATIVE = (256, 256)
 """Size that no image exceeds, so that images keep their own."""
 
@@ -150,7 +153,7 @@ DIFFERENCES = {
         "on, from the same public set. Candidates are from our HistoGAN."
     ),
 }
-HEADROOM_CLASSIFIERS = {"probe": None, "small_cnn": SMALL, "resnet34": PAPER}
+HEADROOM_CLASSIFIERS = {"probe": None, "small_cnn": MANY, "resnet34": PAPER}
 
 
 def agents_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> list[Selector]:
@@ -190,7 +193,7 @@ def classifier_of(bank: FeatureBank, scale: Scale, augmentation: str | None = No
         return LinearProbeEvaluator(bank)
     config = scale.config.for_images(*bank.train.image_size)
     config = replace(config, augmentation=augmentation or config.augmentation)
-    return RetrainEvaluator(bank, config=config)
+    return RetrainEvaluator(bank, config=config, scored_epochs=LAST_EPOCHS)
 
 
 def rows_of(

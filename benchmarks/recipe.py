@@ -16,6 +16,7 @@ Results: benchmarks/results/recipe.md
 from __future__ import annotations
 
 import argparse
+from ast import literal_eval
 from dataclasses import asdict
 
 import numpy as np
@@ -85,8 +86,10 @@ def parse_config(items: list[str], n_real: int) -> TrainingConfig:
     given = dict(item.partition("=")[::2] for item in items)
     config = asdict(default_config(given.get("architecture", SMALL.architecture), n_real))
     for key, value in given.items():
-        kind = type(config[key])
-        config[key] = (int(value), int(value)) if kind is tuple else kind(value)
+        try:
+            config[key] = literal_eval(value)
+        except ValueError:
+            config[key] = value  # a name
     return TrainingConfig(**config)
 
 
@@ -131,7 +134,7 @@ if __name__ == "__main__":
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="parameters of TrainingConfig, e.g. learning_rate=1e-3",
+        help="parameters of TrainingConfig, e.g. learning_rate=1e-3 size=(32,32)",
     )
     add_worker_arguments(parser)
     args = parser.parse_args()

@@ -38,7 +38,7 @@ from synthselect_env.data import Dataset, EncodedImages, draw_per_class, read_cl
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import Classifier
-from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig
+from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig, default_config
 
 QUALITY = 80
 """WebP quality of all images, so that it tells no candidate from a real image."""
@@ -111,7 +111,10 @@ def _add_extractor(parser: argparse.ArgumentParser) -> None:
     own = "(default: the architecture's)"
     parser.add_argument("--epochs", type=int, help=f"epochs of the extractor {own}")
     parser.add_argument(
-        "--steps-per-epoch", type=int, help=f"steps of the extractor per epoch {own}"
+        "--steps-per-epoch",
+        type=int,
+        help="steps of the extractor per epoch (default: the architecture's; for resnet34 a pass "
+        "over the images, at least 30)",
     )
     parser.add_argument(
         "--augmentation",
@@ -140,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     images["candidates"], made_by = _read_candidates(args, classes)
     images = _encode_all(images)
 
-    # The extractor sees the real train split only; the validation split chooses its epoch.
+    # The extractor sees the real train split only.
     extractor = _get_extractor(args, images)
     _warn_if_useless(extractor)
 
@@ -227,8 +230,9 @@ def _extractor_config(args: argparse.Namespace, train: Dataset) -> TrainingConfi
     """Return the configuration that the arguments ask for, at the images' proportions."""
     config = default_extractor(len(train))
     if args.architecture is not None and args.architecture != config.architecture:
-        small = args.architecture == SMALL.architecture
-        config = SMALL if small else replace(EXTRACTOR, architecture=args.architecture)
+        config = replace(EXTRACTOR, architecture=args.architecture)
+        if args.architecture == SMALL.architecture:
+            config = default_config(SMALL.architecture, len(train))
     given = {name: getattr(args, name) for name in ("epochs", "steps_per_epoch", "augmentation")}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if args.size:
@@ -258,7 +262,7 @@ def _get_extractor(args: argparse.Namespace, images: dict[str, Dataset]) -> Clas
 
 def _warn_if_useless(extractor: Classifier) -> None:
     """Warn where the extractor hardly tells the classes apart."""
-    accuracy = max(extractor.history["balanced_accuracy"])
+    accuracy = extractor.history["balanced_accuracy"][-1]
     if accuracy < MIN_SKILL / extractor.n_classes:
         print(
             "warning: the extractor hardly tells the classes apart (validation balanced accuracy "

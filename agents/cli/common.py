@@ -109,7 +109,7 @@ def train_extractor_with_bar(
 ) -> Classifier:
     """Train a feature extractor, and draw a bar.
 
-    :param images: datasets by split; "train" trains, "valid" chooses the epoch
+    :param images: datasets by split; "train" trains, "valid" is scored
     :param seed: random seed of weights and order
     :param config: training configuration
     :param device: "auto", or a torch device

@@ -29,6 +29,7 @@ from synthselect_env.evaluators import (
     spread,
     with_retrainings,
 )
+from synthselect_env.evaluators.retrain import n_trained_on
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import build_network
 from synthselect_env.training.config import SMALL, TrainingConfig, default_config
@@ -112,8 +113,8 @@ def _training_config(bank: FeatureBank, args: argparse.Namespace) -> TrainingCon
     """Return the configuration that the arguments ask for, at the images' proportions."""
     given = {name: getattr(args, name) for name in CONFIGURED}
     given = {name: value for name, value in given.items() if value is not None}
-    n_real = len(bank.train) + (len(bank.valid) if args.folds else 0)
-    config = replace(default_config(args.architecture, n_real), **given)
+    config = default_config(args.architecture, n_trained_on(bank, args.folds))
+    config = replace(config, **given)
     if args.size:
         return replace(config, size=tuple(args.size))
     if bank.train.images is None:

@@ -83,7 +83,8 @@ def _add_protocol(parser: argparse.ArgumentParser, default: RunConfig) -> None:
     parser.add_argument(
         "--augmentation",
         choices=AUGMENTATIONS,
-        help="augmentation of training images in retrainings (default: the network's own)",
+        help="augmentation of training images in retrainings, over whose flips labels are averaged "
+        "(default: the network's own)",
     )
 
 

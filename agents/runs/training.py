@@ -170,7 +170,7 @@ def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Iterator[Eval
         yield evaluator
         return
     print(
-        f"{config.timesteps:,} retrainings at most; finished ones are kept in {RETRAINED}. "
+        f"{config.timesteps * (config.folds or 1):,} retrainings at most; finished ones are kept in {RETRAINED}. "
         "After an interruption, the same command continues with them"
     )
     with spread(evaluator) as parallel:

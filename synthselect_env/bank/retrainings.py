@@ -15,7 +15,8 @@ class Retrainings:
     """Selections that a network was retrained on, and its validation metrics.
 
     :param selections: bool (m, n), one row per retraining
-    :param metrics: metric name to (m, e), after the last e epochs
+    :param metrics: metric name to (m, e), after the last e epochs. With folds, retraining i is
+        scored on fold i modulo their number
     :param training_config: training configuration and seed, JSON-able
     :param images_digest: :attr:`FeatureBank.images_digest` of the images trained and scored on
     :param own_log_probability: log-probability of each candidate's label under each network,
@@ -27,6 +28,22 @@ class Retrainings:
     training_config: dict[str, Any]
     images_digest: str
     own_log_probability: np.ndarray | None = None
+
+    @property
+    def comparable_metrics(self) -> dict[str, np.ndarray]:
+        """Metrics as if all retrainings were scored on the same images.  name -> (m, e)
+
+        Folds differ in how hard they are, so each metric is shifted to the same mean in all folds.
+        """
+        folds = min(self.training_config.get("folds") or 1, len(self.selections))
+        comparable = {}
+        for name, values in self.metrics.items():
+            shifted = values.astype(np.float64)
+            for fold in range(folds):
+                mean = np.nanmean(values[fold::folds], axis=0)
+                shifted[fold::folds] += np.nanmean(values, axis=0) - mean
+            comparable[name] = shifted
+        return comparable
 
     def check(self, n: int, where: str) -> None:
         """Check that the retrainings are of n candidates and have all metrics.

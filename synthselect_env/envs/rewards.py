@@ -25,8 +25,8 @@ class Reward:
 
     :param metric: one of :data:`~synthselect_env.metrics.METRICS`. The sign of the Brier score is
         changed, so that more is better
-    :param window: number of last epochs of which the best counts. Retrainings keep five epochs,
-        other evaluators one
+    :param window: number of last epochs of which the best counts, of those that the evaluator
+        keeps. The evaluator "resnet34" keeps five, others one
     :param reference: value that is subtracted. "empty" is that of the classifier without
         candidates. "previous" is that of the step before, so that the rewards of an episode add up
         to its gain over "empty". None subtracts nothing

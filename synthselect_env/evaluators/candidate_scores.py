@@ -115,7 +115,7 @@ def out_of_bag_label_fit(bank: FeatureBank) -> np.ndarray | None:
     out_of_bag = ~retrainings.selections & np.isfinite(own)
 
     # Weights of the networks, 0 for a candidate that a network was trained on.
-    likelihood = retrainings.metrics["log_likelihood"][:, -1:]  # (m, 1)
+    likelihood = retrainings.comparable_metrics["log_likelihood"][:, -1:]  # (m, 1)
     below_best = likelihood - likelihood.max()
     weights = np.exp(SHARPNESS * below_best) * out_of_bag  # (m, n)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synthselect_env.bank import FeatureBank
+from synthselect_env.bank import FeatureBank, Retrainings
 from synthselect_env.evaluators.base import Evaluations, Evaluator
 from synthselect_env.evaluators.candidate_scores import candidate_scores
 from synthselect_env.metrics import METRICS
@@ -90,15 +90,14 @@ class DatamodelEvaluator(Evaluator):
             )
         self.n_knots = int(n_knots)
         self.selections = self.checked(retrainings.selections)
-        self.metrics = Evaluations.from_epochs(retrainings.metrics)
+        self.metrics = Evaluations.from_epochs(retrainings.comparable_metrics)
 
         # What each candidate adds to a training set.
         n_classes = len(bank.classes)
         ranks = candidate_scores(bank).ranks
         self._knot_weights = knot_weights(ranks, self.n_knots)  # (n, h)
         self._class_weights = np.eye(n_classes)[bank.candidates.labels]  # (n, c)
-        counts = np.bincount(bank.train.labels, minlength=n_classes)
-        self._real_counts = counts.astype(float)
+        self._real_counts = _real_counts(bank, retrainings)
         n_shares = self._knot_weights.shape[1]
         required = n_shares + 3
         if len(self.selections) < required:
@@ -193,6 +192,17 @@ class DatamodelEvaluator(Evaluator):
             columns = [sets.knot_shares**power, imbalance, growth]
             regressors[power] = np.concatenate(columns, axis=1)
         return regressors
+
+
+def _real_counts(bank: FeatureBank, retrainings: Retrainings) -> np.ndarray:
+    """Return the number of real images per class that a network was trained on.  float (c,)"""
+    n_classes = len(bank.classes)
+    counts = np.bincount(bank.train.labels, minlength=n_classes).astype(float)
+    folds = retrainings.training_config.get("folds")
+    if folds:
+        counts += np.bincount(bank.valid.labels, minlength=n_classes)
+        counts *= 1 - 1 / folds
+    return counts
 
 
 def knot_weights(ranks: np.ndarray, n_knots: int) -> np.ndarray:

@@ -68,8 +68,8 @@ def with_retrainings(
     Each network is scored on the validation split and labels every candidate; see
     :func:`~synthselect_env.evaluators.candidate_scores.out_of_bag_label_fit`.
 
-    With folds, each selection is scored on one of them, in turn. Folds differ in how hard they are,
-    so each metric is shifted to the same mean in all folds.
+    With folds, each selection is scored on one of them, in turn; see
+    :attr:`~synthselect_env.bank.Retrainings.comparable_metrics`.
 
     :param bank: feature bank
     :param retrain: evaluator that retrains, best a :class:`CachedEvaluator` of a
@@ -98,7 +98,8 @@ def with_retrainings(
         selections = draw_design(bank, n_held + int(selections), seed)[n_held:]
     selections = retrain.checked(selections)
 
-    metrics, own = _retrain(bank, retrain, selections, seed, on_retraining)
+    n_held = 0 if held is None else len(held.selections)
+    metrics, own = _retrain(bank, retrain, selections, seed, n_held, on_retraining)
 
     # Append to those that the bank has.
     if held is not None:
@@ -123,10 +124,12 @@ def _retrain(
     retrain: ClassifierEvaluator | EvaluatorWrapper,
     selections: np.ndarray,
     seed: int,
+    n_held: int,
     on_retraining: Callable[[int], None] | None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Retrain on each selection.
 
+    :param n_held: number of retrainings that the bank has already. Folds go on from there
     :return: metric name to (k, 1), and the log-probability of each candidate's label, (k, n)
     """
     evaluator, scored = retrain.unwrapped, [bank.valid]
@@ -140,7 +143,7 @@ def _retrain(
         n_scored = len(dataset)
         everything = Dataset.concatenate([dataset, bank.candidates])
         candidates = n_scored + np.arange(len(labels))
-        rows = np.arange(fold, k, len(scored))
+        rows = np.arange((fold - n_held) % len(scored), k, len(scored))
         # As many at a time as the evaluator works on side by side.
         for start in range(0, len(rows), retrain.batch_size):
             part = rows[start : start + retrain.batch_size]
@@ -153,11 +156,6 @@ def _retrain(
             if on_retraining:
                 on_retraining(done)
 
-    # Folds differ in how hard they are.
-    for values in metrics.values():
-        means = [values[fold :: len(scored)].mean() for fold in range(len(scored))]
-        for fold, mean in enumerate(means):
-            values[fold :: len(scored)] += np.nanmean(means) - mean
     return metrics, own
 
 

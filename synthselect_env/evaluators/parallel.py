@@ -46,8 +46,10 @@ class SpreadEvaluator(EvaluatorWrapper):
 class ParallelEvaluator(SpreadEvaluator):
     """Score selections in several processes.
 
-    Each worker gets as many selections at a time as its evaluator works on side by side, which is
-    one on a CPU. Processes share the cores out. Workers import the main script: as with all multiprocessing, it must do its work under
+    Each worker gets as many selections at a time as its evaluator trains side by side, which is one
+    on a CPU. Processes share the cores out.
+
+    Workers import the main script: as with all multiprocessing, it must do its work under
     ``if __name__ == "__main__":``.
 
     .. code-block:: python

@@ -1,4 +1,4 @@
-"""RetrainEvaluator: the paper's full retraining on real + selected images."""
+"""RetrainEvaluator: retraining of a classifier on real + selected images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class RetrainEvaluator(ClassifierEvaluator):
     :param device: "auto", or a torch device
     :param on_epoch: callback after each epoch, with the number of the training, the epoch, and its
         validation metrics, which are empty unless it is scored. Copies in other processes have none
-    :raises ValueError: if a split has no images, or ``initial`` is another network
+    :raises ValueError: if a split has no images, a fold cannot be left out, or ``initial`` is
+        another network or comes with folds
     """
 
     version = TRAINING_VERSION
@@ -79,15 +80,20 @@ class RetrainEvaluator(ClassifierEvaluator):
                     "the linear probe only features"
                 )
         if not isinstance(config, TrainingConfig):
-            n_real = len(bank.train) + (0 if folds is None else len(bank.valid))
-            default = default_config(architecture or self.default_architecture, n_real)
+            n_real = n_trained_on(bank, folds)
+            named = architecture or (config or {}).get("architecture", self.default_architecture)
+            default = default_config(str(named), n_real)
             proportioned = default.for_images(*bank.train.image_size)
             config = replace(proportioned, **(config or {}))  # type: ignore[arg-type]
         self.config = replace(config, architecture=architecture or config.architecture)
         self.folds = folds
         if folds is not None:
-            annotated = self.annotated
-            self.fold_of = assign_folds(annotated.labels, folds, annotated.groups)
+            self.fold_of = self._assign_folds(folds)
+            if initial is not None:
+                raise ValueError(
+                    "folds need a training from scratch: an initial network may know the images "
+                    "that it is to be scored on"
+                )
         if isinstance(initial, str | Path):
             initial = Classifier.load(initial, "cpu")
         self.initial = initial
@@ -99,11 +105,33 @@ class RetrainEvaluator(ClassifierEvaluator):
             self.batch_size = SIDE_BY_SIDE
         self.on_epoch = on_epoch
         self._trainer: Trainer | None = None
-        self._predicted: tuple[str, torch.Tensor] | None = None  # likely to be asked for again
+        self._decoded_sets: dict[str, torch.Tensor] = {}  # likely to be asked for again
 
     def __getstate__(self) -> dict[str, object]:
         # Images are decoded again where they are needed. A callback draws a bar and stays here.
-        return {**self.__dict__, "_trainer": None, "_predicted": None, "on_epoch": None}
+        return {**self.__dict__, "_trainer": None, "_decoded_sets": {}, "on_epoch": None}
+
+    def _assign_folds(self, folds: int) -> np.ndarray:
+        """Return the fold of each annotated image, after checks that they can be left out.  (n,)"""
+        annotated, source = self.annotated, self.bank.source
+        has_groups = [split.groups is not None for split in (self.bank.train, self.bank.valid)]
+        if has_groups[0] != has_groups[1]:
+            raise ValueError(
+                f"{source}: patients are known of only one of train and valid; name those of both, "
+                "so that folds divide none"
+            )
+        if folds > len(annotated):
+            raise ValueError(f"{source}: {len(annotated)} images cannot be cut into {folds} folds")
+        fold_of = assign_folds(annotated.labels, folds, annotated.groups)
+        for fold in range(folds):
+            left = np.bincount(annotated.labels[fold_of != fold], minlength=len(self.bank.classes))
+            if not left.all():
+                name = self.bank.classes[int(left.argmin())]
+                raise ValueError(
+                    f"{source}: without fold {fold} of {folds}, no image of class {name} is left "
+                    "to train on; annotate more of it, or take no folds"
+                )
+        return fold_of
 
     @property
     def description(self) -> str:
@@ -159,9 +187,9 @@ class RetrainEvaluator(ClassifierEvaluator):
     def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
         """Train once per selection and predict the classes of m images.
 
-        With folds, no network labels an image that it was trained on. Where the dataset holds
-        annotated images of several folds, one network per fold is trained. They label the images
-        of their own fold, and all others by their mean probability.
+        With folds, a fold of which the dataset holds all images is labelled by a network that was
+        trained on the others. Several such folds take a network each, and label all further images
+        by their mean probability. Without any, one network is trained on all annotated images.
 
         :return: log-probabilities, float32 (k, m, c)
         """
@@ -255,22 +283,30 @@ class RetrainEvaluator(ClassifierEvaluator):
         return self._trainer
 
     def _folds_of(self, pixels: torch.Tensor) -> np.ndarray:
-        """Return the fold of each image that is an annotated one, and -1 for others.  (m,)
+        """Return the fold of each image, -1 for those of no whole fold.  (m,)
 
-        Images are recognised by their pixels, so that it does not matter where they come from.
+        Images are recognised by their pixels, so that it does not matter where they come from. A
+        single one that looks like an annotated image, a blank patch perhaps, is none of a fold.
         """
+        held_out = np.full(len(pixels), -1)
         if self.folds is None:
-            return np.full(len(pixels), -1)
+            return held_out
         own = self._ready_trainer().pixels[: len(self.annotated)]
-        known = {image.tobytes(): fold for image, fold in zip(own.cpu().numpy(), self.fold_of)}
-        return np.array([known.get(image.tobytes(), -1) for image in pixels.cpu().numpy()])
+        annotated = np.array([image.tobytes() for image in own.cpu().numpy()])
+        given = np.array([image.tobytes() for image in pixels.cpu().numpy()])
+        for fold in range(self.folds):
+            images = annotated[self.fold_of == fold]
+            if np.isin(images, given).all():
+                held_out[np.isin(given, images)] = fold
+        return held_out
 
     def _pixels_of(self, dataset: Dataset) -> torch.Tensor:
-        """Return a dataset's images on the device; those of the last call are remembered."""
+        """Return a dataset's images on the device; those of the last two sets are remembered."""
         digest = dataset.images_digest
-        if self._predicted is None or self._predicted[0] != digest:
-            self._predicted = digest, self._decoded(dataset)
-        return self._predicted[1]
+        if digest not in self._decoded_sets:
+            last = list(self._decoded_sets.items())[-1:]
+            self._decoded_sets = {**dict(last), digest: self._decoded(dataset)}
+        return self._decoded_sets[digest]
 
     def _decoded(self, dataset: Dataset) -> torch.Tensor:
         if dataset.images is None:
@@ -279,6 +315,17 @@ class RetrainEvaluator(ClassifierEvaluator):
                 "full retraining needs images"
             )
         return as_pixels(dataset.pixels(self.config.size), self.device)  # (n, 3, h, w)
+
+
+def n_trained_on(bank: FeatureBank, folds: int | None) -> int:
+    """Return the number of real images that a network of the evaluator is trained on.
+
+    :param bank: feature bank
+    :param folds: number of folds, or None
+    """
+    if folds is None:
+        return len(bank.train)
+    return (len(bank.train) + len(bank.valid)) * (folds - 1) // folds
 
 
 class PaperRetrainEvaluator(RetrainEvaluator):

@@ -24,8 +24,8 @@ from synthselect_env.training.step import normalise
 Views = Callable[[torch.Tensor], list[torch.Tensor]]
 """Function of images (b, 3, h, w) to several views of them, of the same shape."""
 
-CHUNK_SIZES = {"cpu": 256, "cuda": 8192}
-"""Images that a network sees at once outside training, by kind of device. It bounds memory."""
+CHUNK_PIXELS = {"cpu": 256 * 48 * 48, "cuda": 8192 * 48 * 48}
+"""Pixels that a network sees at once outside training, by kind of device. It bounds memory."""
 
 
 @dataclass
@@ -129,7 +129,8 @@ class Classifier:
         pixels = as_pixels(images, self.device)
         logits = [torch.zeros(0, self.n_classes, device=self.device)]
         height, width = pixels.shape[-2:]
-        chunk_size = CHUNK_SIZES.get(self.device.type, CHUNK_SIZES["cpu"])
+        chunk_pixels = CHUNK_PIXELS.get(self.device.type, CHUNK_PIXELS["cpu"])
+        chunk_size = max(1, chunk_pixels // (height * width))
         with autocast(self.device, (height, width)):
             for chunk in pixels.split(chunk_size):
                 images = normalise(chunk.float() / 255)

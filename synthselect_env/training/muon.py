@@ -42,6 +42,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             momentum = group["momentum"]
             for weight in group["params"]:
+                if weight.grad is None:  # e.g. of an auxiliary head
+                    continue
                 state = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)

@@ -105,6 +105,7 @@ def _optimizers(
     if config.muon_rate is not None:
         convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
         by_muon = [convolution.weight for convolution in convolutions[1:]]
+    if by_muon and config.muon_rate is not None:
         muon = Muon(by_muon, torch.zeros((), device=device))
         optimizers.append((muon, config.muon_rate))
     taken = {id(weight) for weight in by_muon}
@@ -126,14 +127,15 @@ class CapturedStep:
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
-        self.stream = torch.cuda.Stream(step.pixels.device)
-        self.stream.wait_stream(torch.cuda.current_stream())
+        device = step.pixels.device
+        self.stream = torch.cuda.Stream(device)
+        self.stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self.stream):
             for _ in range(WARM_UP_STEPS):
                 step.done.zero_()
                 step()
             step.done.zero_()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
             step()

@@ -213,7 +213,8 @@ class Trainer:
             captured.clear()
         for training in trainings[len(captured) :]:
             network = copy.deepcopy(training.classifier.network)
-            captured.append(CapturedStep(self._new_step(network, training.plan)))
+            with seeded(0, self.device):  # dropout draws in the steps before the capture
+                captured.append(CapturedStep(self._new_step(network, training.plan)))
         for training, ready in zip(trainings, captured):
             ready.step.restart(training.classifier.network, training.plan)
             training.scored = Classifier(

@@ -19,7 +19,7 @@ from synthselect_env.evaluators import (
 )
 
 DIGESTS = {
-    "pcam-few": ("67af81f9abbd62fd", "eff8dd397390c1e0"),
+    "pcam-few": ("67af81f9abbd62fd", "eaab4cc87ea69afa"),
     "pcam": ("799c3d88b53fe920", "c1e0bf4c5ef23aa5"),
     "cervical": ("6c27b803a6427b9a", "b725823c2b7d27ef"),
     "pcam-planted": ("2e45ad3706a53cc6", "e078823f125321e0"),

@@ -102,10 +102,23 @@ def test_folds_take_turns_and_differ_in_nothing_but_the_images(
     found = with_retrainings(toy, retrain, masks, on_retraining=told.append).retrainings
     assert found is not None and found.training_config["folds"] == 4
     assert sorted(asked) == sorted((k % 4, k) for k in range(8)) and told == list(range(1, 9))
-    metric = found.metrics["log_likelihood"][:, 0]
+    raw = found.metrics["log_likelihood"][:, 0]
+    metric = found.comparable_metrics["log_likelihood"][:, 0]
     means = [metric[fold::4].mean() for fold in range(4)]
-    assert np.ptp(means) < 1e-12, "folds have the same mean"
-    assert (metric[4:] > metric[:4]).all(), "and keep their order of selections"
+    assert np.ptp(means) < 1e-12 < np.ptp([raw[fold::4].mean() for fold in range(4)])
+    assert metric.mean() == pytest.approx(raw.mean())
+    assert (metric[4:] > metric[:4]).all(), "the order of selections stays"
+
+    # Further ones go on with the next fold, and all are compared.
+    asked.clear()
+    more = with_retrainings(replace(toy, retrainings=found), retrain, masks[:3]).retrainings
+    assert more is not None and sorted(fold for fold, _ in asked) == [0, 1, 2]
+    assert np.array_equal(more.metrics["log_likelihood"][:8, 0], raw)
+    asked.clear()
+    again = with_retrainings(replace(toy, retrainings=more), retrain, masks[:2]).retrainings
+    assert again is not None and sorted(fold for fold, _ in asked) == [0, 3]
+    metric = again.comparable_metrics["log_likelihood"][:, 0]
+    assert np.ptp([metric[fold::4].mean() for fold in range(4)]) < 1e-12
 
 
 def test_numpys_integers_are_integers(

@@ -17,6 +17,7 @@ from synthselect_env.evaluators import (
     RetrainEvaluator,
     make_evaluator,
 )
+from synthselect_env.training.classifier import Classifier, build_network
 from synthselect_env.training.config import PAPER, SMALL, TrainingConfig, default_config
 
 
@@ -211,3 +212,54 @@ def test_folds_divide_no_patient(toy: FeatureBank, tiny: TrainingConfig) -> None
     groups = np.array(evaluator.annotated.groups)
     seen = [set(groups[evaluator.fold_of == fold]) for fold in range(4)]
     assert sum(map(len, seen)) == 12 == len(set.union(*seen))
+
+
+def test_an_image_that_looks_like_an_annotated_one_changes_nothing(
+    by_folds: Recorder, toy: FeatureBank, masks: np.ndarray
+) -> None:
+    """A blank patch, perhaps. Only a whole fold is held out."""
+    alike = Dataset.concatenate([toy.test, toy.valid.subset([3])])
+    by_folds.predict(masks[:1], 0, alike)
+    assert by_folds.trained_on == [set(range(len(by_folds.annotated)))]
+
+
+def rare(bank: FeatureBank) -> FeatureBank:
+    """All patients of the second class are one, who is in one fold."""
+    splits = {}
+    for name in ("train", "valid"):
+        split = getattr(bank, name)
+        groups = tuple("one" if y else f"{name}-{i}" for i, y in enumerate(split.labels))
+        splits[name] = replace(split, groups=groups)
+    return replace(bank, **splits)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (rare, {"folds": 3}, "without fold . of 3, no image of class right is left to train on"),
+        (
+            lambda bank: replace(bank, train=replace(bank.train, groups=("a",) * 24)),
+            {"folds": 3},
+            "patients are known of only one of train and valid",
+        ),
+        (None, {"folds": 1000}, "152 images cannot be cut into 1000 folds"),
+        (None, {"folds": 1}, "folds must be at least 2, got 1"),
+    ],
+)
+def test_folds_that_cannot_be(
+    toy: FeatureBank, tiny: TrainingConfig, change, arguments: dict[str, int], message: str
+) -> None:
+    bank = change(toy) if change else toy
+    with pytest.raises(ValueError, match=message):
+        RetrainEvaluator(bank, config=tiny, device="cpu", **arguments)
+
+
+def test_folds_need_a_training_from_scratch(toy: FeatureBank, tiny: TrainingConfig) -> None:
+    network = build_network(tiny, 2, seed=0)
+    with pytest.raises(ValueError, match="folds need a training from scratch"):
+        RetrainEvaluator(toy, config=tiny, folds=3, initial=Classifier(network, tiny, 2))
+
+
+def test_an_architecture_in_the_configuration_has_its_own_defaults(toy: FeatureBank) -> None:
+    by_name = RetrainEvaluator(toy, "resnet34", device="cpu")
+    assert RetrainEvaluator(toy, config={"architecture": "resnet34"}).config == by_name.config
