@@ -49,6 +49,9 @@ SIMPLE = ("random", "centroid", "confidence", "Data-OOB", "triplet")
 """Selectors that order the candidates."""
 
 UPPER_BOUND = "upper bound"
+OWN_SIZE = np.nan
+"""Ratio of a selection whose size is its own."""
+
 RETRAINED = "runs/retrained"
 """Cache of finished retrainings."""
 
@@ -59,15 +62,20 @@ def judging(bank: FeatureBank) -> FeatureBank:
     return replace(bank, train=annotated, valid=bank.test, test=None, retrainings=None)
 
 
-def upper_bound_scores(judge: FeatureBank, retrain: CachedEvaluator, n: int) -> np.ndarray:
-    """Return the log-odds of credit ascent on the likelihood of the test patches.
+def best_seen(judge: FeatureBank, retrain: CachedEvaluator, n: int) -> np.ndarray:
+    """Return the selection that the judge likes best, of a design and of ascent on it.
 
     :param judge: bank of :func:`judging`
     :param retrain: evaluator of that bank
-    :param n: number of retrainings that the datamodel learns from
+    :param n: number of retrainings of the design
     """
     judged = with_retrainings(judge, retrain, n, seed=0)
-    return CreditSelector(DatamodelEvaluator(judged)).select(judged, seed=0).scores
+    assert judged.retrainings is not None
+    ascent = CreditSelector(DatamodelEvaluator(judged)).select(judged, seed=0).mask
+    of_ascent = retrain.evaluate(ascent[None], 0).log_likelihood  # (1,)
+    of_design = judged.retrainings.metrics["log_likelihood"][:, -1]
+    masks = np.concatenate([ascent[None], judged.retrainings.selections])
+    return masks[np.concatenate([of_ascent, of_design]).argmax()]
 
 
 def arms_of(
@@ -77,12 +85,13 @@ def arms_of(
     n_real, labels = len(judge.train), bank.candidates.labels
     none = np.zeros(len(labels), bool)
     arms = {("none", 0.0): none, ("all", len(labels) / n_real): ~none}
-    names = [*SIMPLE, UPPER_BOUND] if args.retrainings else SIMPLE
-    for name in names:
-        if name == UPPER_BOUND:
-            scores = upper_bound_scores(judge, retrain, args.retrainings)
-        else:
-            scores = SELECTORS[name]().select(bank.sealed, args.seed).scores
+    groups = bank.candidates.groups or ()
+    for generator in sorted(set(groups)):
+        arms[generator, OWN_SIZE] = np.array([group == generator for group in groups])
+    if args.retrainings:
+        arms[UPPER_BOUND, OWN_SIZE] = best_seen(judge, retrain, args.retrainings)
+    for name in SIMPLE:
+        scores = SELECTORS[name]().select(bank.sealed, args.seed).scores
         for ratio in args.ratios:
             counts = ratio * n_real * np.bincount(labels) / len(labels)
             arms[name, ratio] = best_of_each_class(scores, labels, counts)
@@ -112,7 +121,7 @@ def measure_selections(args: argparse.Namespace) -> None:
         values = {m: np.array([row[m] for row in rows]) for m in METRICS}
         cells = [f"{values[m].mean():.4f}" for m in METRICS]
         cells += [mean_and_error(values[m] - none[m]) for m in METRICS]
-        print(markdown_row([name, f"{ratio:.3g}", *cells]))
+        print(markdown_row([name, "its own" if np.isnan(ratio) else f"{ratio:.3g}", *cells]))
 
 
 def measure_folds(args: argparse.Namespace) -> None:

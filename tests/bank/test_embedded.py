@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -17,6 +19,7 @@ from synthselect_env.evaluators import (
     candidate_scores,
     with_retrainings,
 )
+from synthselect_env.training.config import SMALL
 
 DIGESTS = {
     "pcam-few": ("67af81f9abbd62fd", "eaab4cc87ea69afa"),
@@ -105,8 +108,11 @@ def test_few_images_are_those_that_no_generator_saw(few: FeatureBank, pcam: Feat
 
 
 @pytest.mark.slow
-def test_draws_of_the_few_images(few: FeatureBank) -> None:
+def test_draws_of_the_few_images(few: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each draw has real images and features of its own, and the same candidates."""
+    short = replace(SMALL, size=(16, 16), epochs=1, steps_per_epoch=2)
+    extraction = "synthselect_env.bank.extraction.default_extractor"
+    monkeypatch.setattr(extraction, lambda n_real: short)
     first, again, other = (load_bank("pcam-few", draw) for draw in (1, 1, 2))
     assert first.digest == again.digest and first.retrainings is None
     assert len({frozenset(bank.train.ids) for bank in (few, first, other)}) == 3
