@@ -1,6 +1,6 @@
 """Measure what candidates are worth where few real images are annotated, by number and by selector.
 
-    python benchmarks/few_images.py                      # about 10 minutes per draw on two cores
+    python benchmarks/few_images.py                      # about 6 minutes per draw on two cores
     python benchmarks/few_images.py --parts folds        # on a GPU
     python benchmarks/few_images.py --draws 0 1 2 --ratios 1 2
 
