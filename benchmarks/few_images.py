@@ -28,7 +28,9 @@ from machine import (
     markdown_row,
     markdown_table,
 )
+from scipy.stats import spearmanr
 
+from agents.runs import RETRAINED
 from agents.selectors import SELECTORS, CreditSelector
 from agents.selectors.base import best_of_each_class
 from synthselect_env import Dataset, FeatureBank, load_bank
@@ -49,11 +51,6 @@ SIMPLE = ("random", "centroid", "confidence", "Data-OOB", "triplet")
 """Selectors that order the candidates."""
 
 UPPER_BOUND = "upper bound"
-OWN_SIZE = np.nan
-"""Ratio of a selection whose size is its own."""
-
-RETRAINED = "runs/retrained"
-"""Cache of finished retrainings."""
 
 
 def judging(bank: FeatureBank) -> FeatureBank:
@@ -80,16 +77,20 @@ def best_seen(judge: FeatureBank, retrain: CachedEvaluator, n: int) -> np.ndarra
 
 def arms_of(
     bank: FeatureBank, judge: FeatureBank, retrain: CachedEvaluator, args: argparse.Namespace
-) -> dict[tuple[str, float], np.ndarray]:
-    """Return selector and synthetic images per real one to its selection."""
+) -> dict[tuple[str, float | None], np.ndarray]:
+    """Return selector and synthetic images per real one to its selection.
+
+    The number is None for a selection that has its own size.
+    """
     n_real, labels = len(judge.train), bank.candidates.labels
     none = np.zeros(len(labels), bool)
-    arms = {("none", 0.0): none, ("all", len(labels) / n_real): ~none}
+    arms: dict[tuple[str, float | None], np.ndarray] = {("none", 0.0): none}
+    arms["all", len(labels) / n_real] = ~none
     groups = bank.candidates.groups or ()
     for generator in sorted(set(groups)):
-        arms[generator, OWN_SIZE] = np.array([group == generator for group in groups])
+        arms[generator, None] = np.array([group == generator for group in groups])
     if args.retrainings:
-        arms[UPPER_BOUND, OWN_SIZE] = best_seen(judge, retrain, args.retrainings)
+        arms[UPPER_BOUND, None] = best_seen(judge, retrain, args.retrainings)
     for name in SIMPLE:
         scores = SELECTORS[name]().select(bank.sealed, args.seed).scores
         for ratio in args.ratios:
@@ -100,7 +101,7 @@ def arms_of(
 
 def measure_selections(args: argparse.Namespace) -> None:
     """Print the gain of each selector at each ratio, over the draws."""
-    found: dict[tuple[str, float], list[dict[str, float]]] = {}
+    found: dict[tuple[str, float | None], list[dict[str, float]]] = {}
     for draw in args.draws:
         bank = load_bank("pcam-few", draw)
         judge = judging(bank)
@@ -121,7 +122,7 @@ def measure_selections(args: argparse.Namespace) -> None:
         values = {m: np.array([row[m] for row in rows]) for m in METRICS}
         cells = [f"{values[m].mean():.4f}" for m in METRICS]
         cells += [mean_and_error(values[m] - none[m]) for m in METRICS]
-        print(markdown_row([name, "its own" if np.isnan(ratio) else f"{ratio:.3g}", *cells]))
+        print(markdown_row([name, "its own" if ratio is None else f"{ratio:.3g}", *cells]))
 
 
 def measure_folds(args: argparse.Namespace) -> None:
@@ -149,7 +150,7 @@ def measure_folds(args: argparse.Namespace) -> None:
             truth = found.pop("test")
             for name, reward in found.items():
                 chosen = float(truth[reward.argmax()])
-                rows.setdefault(name, []).append((chosen, spearman(reward, truth)))
+                rows.setdefault(name, []).append((chosen, float(spearmanr(reward, truth)[0])))
             rows.setdefault("any of them", []).append((float(truth.mean()), np.nan))
         for name, values in rows.items():
             chosen_by, agreement_of = np.array(values).T
@@ -162,12 +163,6 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> str:
     values = np.asarray(values)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return f"{values.mean():+.4f} ± {error:.4f}"
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the rank correlation."""
-    ranks = [values.argsort().argsort() for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 MEASURES = dict(zip(PARTS, (measure_selections, measure_folds)))

@@ -427,11 +427,8 @@ def judge(args: argparse.Namespace, images: Images, made_by: str) -> None:
         "held-out images."
     )
     own = images.train.image_size
-    extractor_config, config = (
-        EXTRACTOR.for_images(*own),
-        default_config(SMALL.architecture, n_real),
-    )
-    config = config.for_images(*own)
+    extractor_config = EXTRACTOR.for_images(*own)
+    config = default_config(SMALL.architecture, len(images.train)).for_images(*own)
     if args.quick:
         few = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 16}
         small = {"architecture": config.architecture, "size": config.size}

@@ -42,6 +42,7 @@ from agents.evaluation.bootstrap import half_interval
 from agents.evaluation.comparison import select_once
 from agents.report import save_figure
 from agents.report.plotting import panels
+from agents.runs import RETRAINED
 from agents.selectors import SELECTORS, SearchSelector, Selector, TrainingSelector
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.bank.embedded import resolve_bank
@@ -186,7 +187,7 @@ def retrain_all(args: argparse.Namespace, bank: FeatureBank, found: Found) -> No
 
     # retrain, with the seed of the arm
     with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
-        cached = CachedEvaluator(parallel, "runs/retrained")
+        cached = CachedEvaluator(parallel, RETRAINED)
         per_seed = [
             score_on(cached, np.stack([m[s] for m in kept.values()]), s, bank.valid, bank.test)
             for s in range(n)

@@ -12,10 +12,7 @@ import numpy as np
 import torch
 
 from synthselect_env import Dataset, FeatureBank
-from synthselect_env.evaluators import (
-    CachedEvaluator,
-    Evaluations,
-)
+from synthselect_env.evaluators import CachedEvaluator, Evaluations
 from synthselect_env.storage import content_key, library_digest
 from synthselect_env.training.device import default_workers
 

@@ -42,6 +42,7 @@ from stable_baselines3 import PPO
 from agents import REINFORCE, CreditPPO, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.evaluation.comparison import Comparison, Outcome, compare
 from agents.report import comparison_latex, comparison_markdown, comparison_table, write_report
+from agents.runs import RETRAINED
 from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
@@ -342,7 +343,7 @@ def print_headroom(name: str, classifiers: Sequence[str], rounds: int, workers: 
         config = config.for_images(*bank.train.image_size)
         evaluator = RetrainEvaluator(bank, config=config)
         with ParallelEvaluator(evaluator, workers) as parallel:
-            cached = CachedEvaluator(parallel, "runs/retrained")
+            cached = CachedEvaluator(parallel, RETRAINED)
             table = comparison_table(compare(bank, selectors, rounds, cached))
         size = "×".join(map(str, evaluator.config.size))
         print(f"\nretrained: {evaluator.config.architecture} at {size} pixels\n{table}", flush=True)

@@ -47,6 +47,7 @@ from stable_baselines3 import PPO
 from agents import CreditPPO
 from agents.report import save_figure
 from agents.report.plotting import KEPT, panels
+from agents.runs import RETRAINED
 from agents.selectors import SELECTORS, CreditSelector, RandomSearchSelector, TrainingSelector
 from agents.selectors.base import best_of_each_class
 from synthselect_env import FeatureBank
@@ -493,7 +494,7 @@ if __name__ == "__main__":
             flush=True,
         )
     with ParallelEvaluator(RetrainEvaluator(bank, config=config), args.workers) as parallel:
-        retrain = CachedEvaluator(parallel, "runs/retrained")
+        retrain = CachedEvaluator(parallel, RETRAINED)
         if "random" in args.parts:
             random_part(bank, retrain, seen, args.random, root, args.figure)
         if "optimised" in args.parts:

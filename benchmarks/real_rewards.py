@@ -25,15 +25,13 @@ from machine import (
     score_on,
 )
 
+from agents.runs import RETRAINED
 from agents.selectors import TrainingSelector
 from synthselect_env import FeatureBank
 from synthselect_env.bank import resolve_bank
 from synthselect_env.evaluators import CachedEvaluator, Evaluator, RetrainEvaluator, spread
 
 METRICS = ("accuracy", "auc", "log_likelihood")
-RETRAINED = "runs/retrained"
-"""Cache of finished retrainings."""
-
 MOST_EVALUATIONS = 16_384
 """Evaluations of a datamodel at most, however much time there is."""
 

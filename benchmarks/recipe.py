@@ -22,6 +22,7 @@ from dataclasses import asdict
 import numpy as np
 from machine import add_worker_arguments, describe_machine, markdown_table, score_on
 
+from agents.runs import RETRAINED
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.bank.embedded import resolve_bank
 from synthselect_env.data import EncodedImages, read_class_folders
@@ -110,7 +111,7 @@ def score_all(
     for config in dict.fromkeys(configs):
         rows = np.array([i for i, other in enumerate(configs) if other == config])
         with spread(RetrainEvaluator(bank, config=config), workers) as parallel:
-            cached = CachedEvaluator(parallel, "runs/retrained")
+            cached = CachedEvaluator(parallel, RETRAINED)
             results = score_on(cached, masks[rows], seed, bank.valid, bank.test)
         for split, evaluations in zip(("valid", "test"), results):
             for metric in METRICS:

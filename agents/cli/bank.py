@@ -38,7 +38,7 @@ from synthselect_env.data import Dataset, EncodedImages, draw_per_class, read_cl
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import Classifier
-from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig, default_config
+from synthselect_env.training.config import MANY_IMAGES, TrainingConfig
 
 QUALITY = 80
 """WebP quality of all images, so that it tells no candidate from a real image."""
@@ -228,11 +228,7 @@ def _encode_all(images: dict[str, Dataset]) -> dict[str, Dataset]:
 
 def _extractor_config(args: argparse.Namespace, train: Dataset) -> TrainingConfig:
     """Return the configuration that the arguments ask for, at the images' proportions."""
-    config = default_extractor(len(train))
-    if args.architecture is not None and args.architecture != config.architecture:
-        config = replace(EXTRACTOR, architecture=args.architecture)
-        if args.architecture == SMALL.architecture:
-            config = default_config(SMALL.architecture, len(train))
+    config = default_extractor(len(train), args.architecture)
     given = {name: getattr(args, name) for name in ("epochs", "steps_per_epoch", "augmentation")}
     config = replace(config, **{name: v for name, v in given.items() if v is not None})
     if args.size:

@@ -170,8 +170,8 @@ def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Iterator[Eval
         yield evaluator
         return
     print(
-        f"{config.timesteps * (config.folds or 1):,} retrainings at most; finished ones are kept in {RETRAINED}. "
-        "After an interruption, the same command continues with them"
+        f"{config.timesteps * (config.folds or 1):,} retrainings at most; finished ones are kept in "
+        f"{RETRAINED}. After an interruption, the same command continues with them"
     )
     with spread(evaluator) as parallel:
         yield CachedEvaluator(parallel, RETRAINED)

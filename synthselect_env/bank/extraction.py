@@ -12,28 +12,34 @@ from synthselect_env.bank.feature_bank import SPLITS, FeatureBank
 from synthselect_env.data import Dataset, compute_image_stats
 from synthselect_env.metrics import METRICS
 from synthselect_env.training.classifier import Classifier
-from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig
+from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig, default_config
 from synthselect_env.training.trainer import train_classifier
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
 """Training of the paper's ResNet34, in whole passes over the real training split."""
 
 
-def default_extractor(n_real: int) -> TrainingConfig:
+LEAST_STEPS = 30
+"""Fewest steps per epoch where passes are asked for. A pass over few images teaches too little."""
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+def default_extractor(n_real: int, architecture: str | None = None) -> TrainingConfig:
     """Return the training configuration of a bank's extractor, where a user gives none.
 
     On few images the small network's features tell candidates apart as well as the ResNet34's, at a
     fraction of its time; see benchmarks/results/recipe.md.
 
     :param n_real: number of real training images
+    :param architecture: name of the network; None for the small one on few images, else ResNet34
     """
-    return EXTRACTOR if n_real >= MANY_IMAGES else SMALL
-
-
-LEAST_STEPS = 30
-"""Fewest steps per epoch where passes are asked for. A pass over few images teaches too little."""
-
-OnEpoch = Callable[[int, dict[str, float]], None]
+    if architecture is None:
+        small = n_real < MANY_IMAGES
+        architecture = SMALL.architecture if small else EXTRACTOR.architecture
+    if architecture == SMALL.architecture:
+        return default_config(architecture, n_real)
+    return replace(EXTRACTOR, architecture=architecture)
 
 
 def train_extractor(

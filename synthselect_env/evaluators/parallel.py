@@ -42,6 +42,11 @@ class SpreadEvaluator(EvaluatorWrapper):
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
 
+    def parts(self, selections: np.ndarray) -> list[np.ndarray]:
+        """Return the selections in parts, as many in each as a worker works on at a time."""
+        size = self.evaluator.batch_size
+        return [selections[i : i + size] for i in range(0, len(selections), size)]
+
 
 class ParallelEvaluator(SpreadEvaluator):
     """Score selections in several processes.
@@ -95,9 +100,7 @@ class ParallelEvaluator(SpreadEvaluator):
         sent = [name_of_split(self.bank, dataset) for dataset in arguments]
         work = partial(_work, method, seed=seed, arguments=sent)
         try:
-            size = self.evaluator.batch_size
-            parts = [selections[i : i + size] for i in range(0, len(selections), size)]
-            return list(self._pool.map(work, parts))
+            return list(self._pool.map(work, self.parts(selections)))
         except BrokenProcessPool as error:
             self.close()
             raise RuntimeError(
@@ -108,7 +111,7 @@ class ParallelEvaluator(SpreadEvaluator):
 
 
 def spread(evaluator: Evaluator, workers: int | None = None) -> AbstractContextManager[Evaluator]:
-    """Return the evaluator spread over the cores, or itself if a GPU does the work.
+    """Spread an evaluator over the cores, unless a GPU does its work.
 
     .. code-block:: python
 

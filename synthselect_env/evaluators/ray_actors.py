@@ -117,10 +117,8 @@ class RayEvaluator(SpreadEvaluator):
         def submit(actor: Any, part: np.ndarray) -> Any:
             return actor.work.remote(method, part, seed, sent)
 
-        size = self.evaluator.batch_size
-        parts = [selections[i : i + size] for i in range(0, len(selections), size)]
         try:
-            return list(ActorPool(self._actors).map(submit, parts))
+            return list(ActorPool(self._actors).map(submit, self.parts(selections)))
         except ray.exceptions.RayActorError as error:
             self.close()
             raise RuntimeError(

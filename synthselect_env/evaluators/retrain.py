@@ -224,7 +224,7 @@ class RetrainEvaluator(ClassifierEvaluator):
     def _train(
         self, selections: np.ndarray, real: np.ndarray, seed: int, scored_epochs: int
     ) -> Iterator[Classifier]:
-        """Yield the retrained classifiers, one per selection.
+        """Return the retrained classifiers, one per selection, trained as they are asked for.
 
         :param selections: bool (k, n), one row per selection
         :param real: positions of the real images to train on, among all real images
@@ -234,25 +234,7 @@ class RetrainEvaluator(ClassifierEvaluator):
         trainer = self._ready_trainer()
         n_real = len(trainer.labels) - selections.shape[1]
         subsets = [np.concatenate([real, n_real + np.flatnonzero(row)]) for row in selections]
-        for start in range(0, len(subsets), trainer.side_by_side):
-            group = subsets[start : start + trainer.side_by_side]
-            with torch_threads(THREADS, self.device):
-                trained = list(
-                    trainer.train(
-                        group,
-                        seed,
-                        scored_epochs=scored_epochs,
-                        on_epoch=self._told_from(start),
-                    )
-                )
-            yield from trained
-
-    def _told_from(self, start: int) -> Callable[[int, int, dict[str, float]], None] | None:
-        """Return the callback for a group of trainings, of which the first has a number."""
-        if self.on_epoch is None:
-            return None
-        told = self.on_epoch
-        return lambda number, epoch, metrics: told(start + number, epoch, metrics)
+        return trainer.train(subsets, seed, scored_epochs, self.on_epoch)
 
     def _real(self, held_out: int | None = None) -> np.ndarray:
         """Return the positions of the real images to train on, but those of one fold."""
@@ -279,6 +261,7 @@ class RetrainEvaluator(ClassifierEvaluator):
                 valid,
                 self.initial,
                 side_by_side=self.batch_size,
+                threads=THREADS,
             )
         return self._trainer
 

@@ -73,7 +73,7 @@ class Augmentation:
         return change_colours(images, colours) if self.jitter else images
 
     def views(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return each image in all the positions that its flips can bring it into.
+        """Return the images in all positions that their flips allow.
 
         :param images: (b, 3, h, w)
         :return: views (b, 3, h, w), the images as they are first

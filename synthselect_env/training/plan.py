@@ -19,7 +19,9 @@ FIRST_RATE = 0.04
 
 @dataclass(frozen=True, eq=False)
 class TrainingPlan:
-    """Images and augmentation of each step. All is drawn on the CPU, so devices get the same.
+    """Hold the images and the augmentation of each step.
+
+    All is drawn on the CPU, so devices get the same.
 
     :param indices: positions of the images, int64 (s, b)
     :param flips: flips of the images, bool (s, 3, b)

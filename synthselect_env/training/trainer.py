@@ -14,7 +14,7 @@ from torch import nn
 from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import Classifier, as_pixels, build_network
 from synthselect_env.training.config import TrainingConfig
-from synthselect_env.training.device import pick_device, seeded
+from synthselect_env.training.device import pick_device, seeded, torch_threads
 from synthselect_env.training.padding_pruning import without_padding_weights
 from synthselect_env.training.plan import TrainingPlan
 from synthselect_env.training.step import CapturedStep, TrainingStep, copy_weights
@@ -67,6 +67,7 @@ class Trainer:
     :param initial: classifier whose weights are the start; None for random weights
     :param side_by_side: networks to train at a time; None for one on the CPU, and
         :data:`SIDE_BY_SIDE` on a GPU. Those with dropout are trained one at a time
+    :param threads: torch threads of a training on the CPU; None for those of the process
     :raises ValueError: if images are of another type or shape, or ``initial`` is another network
     """
 
@@ -80,6 +81,7 @@ class Trainer:
         valid: tuple[np.ndarray | torch.Tensor, np.ndarray] | None = None,
         initial: Classifier | None = None,
         side_by_side: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.config, self.n_classes, self.initial = config, n_classes, initial
         self.device = pick_device(device)
@@ -94,6 +96,7 @@ class Trainer:
         if _has_dropout(build_network(config, n_classes, seed=0)):
             side_by_side = 1
         self.side_by_side = side_by_side
+        self.threads = threads
         self._captured: list[CapturedStep] = []
 
     def train(
@@ -117,7 +120,9 @@ class Trainer:
             _check_classes(self.labels[subset], self.n_classes)
         start = 0
         for group in self._groups(subsets):
-            yield from self._train_group(group, start, int(seed), scored_epochs, on_epoch)
+            with torch_threads(self.threads or torch.get_num_threads(), self.device):
+                trained = self._train_group(group, start, int(seed), scored_epochs, on_epoch)
+            yield from trained
             start += len(group)
 
     def _groups(self, subsets: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
@@ -129,7 +134,8 @@ class Trainer:
                 yield group
                 group = []
             group.append(subset)
-        yield group
+        if group:
+            yield group
 
     def _steps(self, subset: np.ndarray) -> int:
         return self.config.steps(len(subset))
