@@ -19,6 +19,7 @@ from synthselect_env.training.checkpoints import load_config, load_state, weight
 from synthselect_env.training.config import SMALL, TrainingConfig
 from synthselect_env.training.device import autocast, pick_device, seeded
 from synthselect_env.training.small_cnn import SmallCNN
+from synthselect_env.training.small_maps import with_small_maps
 from synthselect_env.training.step import normalise
 
 Views = Callable[[torch.Tensor], list[torch.Tensor]]
@@ -190,7 +191,8 @@ def build_network(config: TrainingConfig, n_classes: int, seed: int) -> nn.Modul
                 f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists "
                 f"them, and {SMALL.architecture} is our own"
             )
-        return torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+        network = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+        return with_small_maps(network)
 
 
 def _channels_last(images: torch.Tensor) -> torch.Tensor:
