@@ -92,7 +92,11 @@ PAPER = TrainingConfig()
 """Training of the paper's ResNet34, at a size that a CPU can bear."""
 
 MANY_IMAGES = 500
-"""Number of real images from which the small network is trained for twice as many steps."""
+"""Number of real images from which an extractor is the paper's ResNet34 by default."""
+
+STEPS_PER_EPOCH = {MANY_IMAGES: 50, 2000: 100, 5000: 200}
+"""Number of real images to the small network's steps per epoch from there on. More images need more
+steps to be of use; see benchmarks/results/recipe.md."""
 
 
 def default_config(architecture: str, n_real: int = 0) -> TrainingConfig:
@@ -103,4 +107,5 @@ def default_config(architecture: str, n_real: int = 0) -> TrainingConfig:
     """
     if architecture != SMALL.architecture:
         return replace(PAPER, architecture=architecture)
-    return replace(SMALL, steps_per_epoch=50) if n_real >= MANY_IMAGES else SMALL
+    reached = [steps for least, steps in STEPS_PER_EPOCH.items() if n_real >= least]
+    return replace(SMALL, steps_per_epoch=reached[-1]) if reached else SMALL
