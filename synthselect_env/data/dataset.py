@@ -145,10 +145,7 @@ class Dataset:
         except UndecodableError as error:
             if self.ids is None:
                 raise
-            name = self.ids[error.position]
-            raise ValueError(
-                f"{name} cannot be decoded ({error.why}); replace or remove it"
-            ) from error
+            raise ValueError(error.told(self.ids)) from error
 
     @property
     def image_size(self) -> tuple[int, int]:

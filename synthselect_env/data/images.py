@@ -5,20 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from synthselect_env.data.decoding import (
+    NARROW,
+    Size,
+    Window,
+    decode_image,
+    deep_range,
+    find_window,
+    shown_size,
+)
 
 Index = Sequence[int] | np.ndarray | slice
 """Positions, a boolean mask, or a slice."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 Renderer = Callable[..., np.ndarray]
 """Function of positions, int64 (n,), and keyword arguments that returns uint8 (n, h, w, 3).
@@ -29,17 +38,17 @@ The same position and arguments must give the same image each time.
 RENDERERS: dict[str, Renderer] = {}
 """Renderers by the name that banks store."""
 
+MOST_NAMED = 20
+"""Images that cannot be decoded and are named in one message."""
+
 CHUNK_SIZE = 256
 """Images rendered before they are resized, which bounds memory."""
 
+THREADED = 64
+"""Images that several threads decode ahead, which bounds memory. Fewer are decoded in one thread."""
+
 SIZE_SAMPLE = 256
 """Most encoded images, evenly spaced, whose sizes are read to find the median."""
-
-DARK_16_BIT = 4096
-"""Value that a 16-bit image should reach. One that does not may hold 12 bits."""
-
-DECODER_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
-"""Exceptions that Pillow raises for files that it cannot decode."""
 
 
 class LazyImages(ABC):
@@ -77,22 +86,39 @@ Images = LazyImages | np.ndarray
 
 
 class UndecodableError(ValueError):
-    """An image cannot be decoded.
+    """Images cannot be decoded.
 
-    :param position: position of the image
+    :param reasons: position of each such image to the error of its decoder
     :param n: number of images
-    :param why: error of the decoder
     """
 
-    def __init__(self, position: int, n: int, why: Exception) -> None:
-        super().__init__(f"image {position} of {n} cannot be decoded ({why}); replace or remove it")
-        self.position = position
+    def __init__(self, reasons: dict[int, Exception], n: int) -> None:
+        self.reasons = reasons
         self.n = n
-        self.why = why
+        super().__init__(self.told([f"image {i} of {n}" for i in range(n)]))
 
-    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, int, Exception]]:
+    def told(self, names: Sequence[str]) -> str:
+        """Return a message that names the images.
+
+        :param names: name of each of the n images
+        """
+        told = [f"{names[i]} cannot be decoded ({_reason(why)})" for i, why in self.reasons.items()]
+        if len(told) == 1:
+            return f"{told[0]}; replace or remove it"
+        hidden = len(told) - MOST_NAMED
+        listed = "\n  ".join(told[:MOST_NAMED]) + (f"\n  and {hidden} more" if hidden > 0 else "")
+        return f"{len(told)} of {self.n} images cannot be read; replace or remove them:\n  {listed}"
+
+    def __reduce__(self) -> tuple[type[UndecodableError], tuple[dict[int, Exception], int]]:
         # Pickled where another process decodes.
-        return type(self), (self.position, self.n, self.why)
+        return type(self), (self.reasons, self.n)
+
+
+def _reason(error: Exception) -> str:
+    """Return a decoder's error in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of a format that is not known, or damaged"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def positions_of(index: Index, n: int) -> np.ndarray:
@@ -113,63 +139,192 @@ def positions_of(index: Index, n: int) -> np.ndarray:
     return index if index.size else index.astype(np.int64)
 
 
-class EncodedImages(LazyImages):
-    """Encoded images (WebP, PNG, JPEG, TIFF) that are decoded on demand.
+class Contents(Protocol):
+    """Contents of image files, read when they are asked for."""
 
-    Encoded images take a fraction of the memory of their pixels, so banks keep them encoded.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int) -> bytes: ...
+
+
+class ImageSet:
+    """Contents of image files that belong together, and how they are shown.
+
+    Images of more than 8 bits share one window, or they could not be compared.
+
+    :param contents: contents of the files
+    :param names: name of each for messages; None for their numbers
+    :param window: values of black and white of images of more than 8 bits; None to find them
+    :param page: number of the page in files of several
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        names: Sequence[str] | None = None,
+        window: Window | None = None,
+        page: int = 0,
+    ) -> None:
+        self.contents = contents
+        self.names = names
+        self.page = page
+        self._window = window
+        self._searched = window is not None
+
+    @property
+    def window(self) -> Window | None:
+        """Values of black and white; None if all images have 8 bits.
+
+        :raises ValueError: if the values have no range that is known
+        """
+        if not self._searched:
+            self._window = self._find_window()
+            self._searched = True
+        return self._window
+
+    def decode(self, position: int, size: Size | None) -> np.ndarray:
+        """Return one image, uint8 (h, w, 3), resized to (height, width)."""
+        window = self.window
+        image = decode_image(self.contents[position], window, self.page)
+        return np.asarray(_resize(image, size))
+
+    def _find_window(self) -> Window | None:
+        """Look at all images of more than 8 bits, and doubt what looks odd."""
+        ranges: dict[int, Window] = {}
+        for position in range(len(self.contents)):
+            try:
+                found = deep_range(self.contents[position], self.page)
+            except Exception:  # it is named when it is decoded
+                continue
+            if found is not None:
+                ranges[position] = found
+        if not ranges:
+            return None
+        black, white = window = find_window(ranges.values())
+        least = min(low for low, _ in ranges.values())
+        largest = max(high for _, high in ranges.values())
+        first = next(iter(ranges))
+        name = self.names[first] if self.names else f"image {first}"
+        told = f"{len(ranges)} images of more than 8 bits (first: {name}) have values from "
+        told += f"{least:g} to {largest:g}"
+        if (largest - least) * 256 < NARROW * (white - black):
+            warnings.warn(
+                f"{told}, a small part of {black:g} to {white:g}, as which they are read; give "
+                f"the values of black and white, e.g. --window {least:g} {largest:g}",
+                stacklevel=2,
+            )
+        elif 1 < white < 2**16 - 1:
+            warnings.warn(
+                f"{told} and are read as {black:g} to {white:g}; give other values of black and "
+                "white with --window",
+                stacklevel=2,
+            )
+        return window
+
+
+class EncodedImages(LazyImages):
+    """Encoded images (WebP, PNG, JPEG, TIFF, DICOM) that are decoded on demand.
+
+    Encoded images take a fraction of the memory of their pixels, so banks keep them encoded. Those
+    of a folder stay in their files until they are asked for.
 
     .. code-block:: python
 
         images = EncodedImages.encode(np.zeros((2, 96, 96, 3), np.uint8))
         images[[1]].decode((48, 48)).shape  # (1, 48, 48, 3)
 
-    :param blobs: content of one image file each
+    :param blobs: content of one image file each, or an :class:`ImageSet`
     """
 
-    def __init__(self, blobs: Iterable[bytes]) -> None:
-        self.blobs: tuple[bytes, ...] = tuple(blobs)
+    def __init__(self, blobs: Iterable[bytes] | ImageSet) -> None:
+        self._set = blobs if isinstance(blobs, ImageSet) else ImageSet(tuple(blobs))
+        self._positions = np.arange(len(self._set.contents))
+
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """Content of one image file each."""
+        return tuple(self._set.contents[int(i)] for i in self._positions)
 
     def __len__(self) -> int:
-        return len(self.blobs)
+        return len(self._positions)
 
     def __getitem__(self, index: Index) -> EncodedImages:
-        positions = positions_of(index, len(self))
-        return EncodedImages(self.blobs[int(i)] for i in positions)
+        part = EncodedImages.__new__(EncodedImages)
+        part._set = self._set
+        part._positions = self._positions[positions_of(index, len(self))]
+        return part
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedImages) and self.blobs == other.blobs
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[type[EncodedImages], tuple[ImageSet]]:
+        # Other processes get these images alone, in the window of all.
+        contents = _Chosen(self._set.contents, self._positions)
+        names = self._set.names and [self._set.names[int(i)] for i in self._positions]
+        return EncodedImages, (ImageSet(contents, names, self._set.window, self._set.page),)
+
     def decode(self, size: Size | None = None) -> np.ndarray:
         """Decode all images to RGB."""
-        if not self.blobs:
+        if not len(self):
             return _no_pixels(size)
-        decoded = []
-        for position in range(len(self)):
-            with self._opened(position) as image:
-                resized = _resize(_to_rgb(image), size)
-                decoded.append(np.asarray(resized))
+        decoded: list[np.ndarray] = []
+        reasons: dict[int, Exception] = {}
+        for position, image in enumerate(self.each(size)):
+            if isinstance(image, Exception):
+                reasons[position] = image
+            else:
+                decoded.append(image)
+        if reasons:
+            raise UndecodableError(reasons, len(self))
         _refuse_several_sizes(decoded)
         return np.stack(decoded)
+
+    def each(self, size: Size | None = None) -> Iterator[np.ndarray | Exception]:
+        """Yield each image, uint8 (h, w, 3), or the error of its decoder. Threads decode ahead.
+
+        :param size: (height, width) to resize to; None for each image's own
+        """
+        self._set.window  # noqa: B018  (found once, before there are threads)
+        positions = [int(i) for i in self._positions]
+        one = partial(_try_to_decode, self._set, size)
+        if len(positions) < THREADED:
+            yield from map(one, positions)
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(positions), THREADED):
+                yield from pool.map(one, positions[start : start + THREADED])
 
     def size_of(self, position: int) -> Size:
         """Return (height, width) of one image in pixels, without decoding it.
 
         :raises UndecodableError: if it is no image
         """
-        with self._opened(position) as image:
-            return image.height, image.width
+        try:
+            content = self._set.contents[int(self._positions[position])]
+            return shown_size(content, self._set.page)
+        except Exception as error:
+            raise UndecodableError({position: error}, len(self)) from error
 
     def update(self, digest: Any) -> None:
         """Feed the encoded bytes to a ``hashlib`` object."""
-        for blob in self.blobs:
-            length = len(blob).to_bytes(8, "little")
-            digest.update(length + blob)
+        for position in self._positions:
+            content = self._set.contents[int(position)]
+            length = len(content).to_bytes(8, "little")
+            digest.update(length + content)
+        digest.update(self._shown)
 
     def keys(self) -> list[bytes]:
         """Return digests of the encoded bytes."""
-        return [hashlib.sha256(blob).digest() for blob in self.blobs]
+        contents = (self._set.contents[int(i)] for i in self._positions)
+        return [hashlib.sha256(content + self._shown).digest() for content in contents]
+
+    @property
+    def _shown(self) -> bytes:
+        """What the pixels depend on, beside the contents."""
+        window, page = self._set.window, self._set.page
+        return b"" if window is None and not page else repr((window, page)).encode()
 
     @classmethod
     def encode(cls, images: Iterable[np.ndarray], quality: int = 90) -> EncodedImages:
@@ -185,13 +340,29 @@ class EncodedImages(LazyImages):
             blobs.append(buffer.getvalue())
         return cls(blobs)
 
-    @contextmanager
-    def _opened(self, position: int) -> Iterator[Image.Image]:
-        try:
-            with Image.open(io.BytesIO(self.blobs[position])) as image:
-                yield image
-        except DECODER_ERRORS as error:
-            raise UndecodableError(position, len(self), error) from error
+
+class _Chosen:
+    """Some of the contents of files."""
+
+    def __init__(self, contents: Contents, positions: np.ndarray) -> None:
+        self.contents: Contents | tuple[bytes, ...] = contents
+        self.positions = positions
+        if isinstance(contents, tuple):
+            self.contents = tuple(contents[int(i)] for i in positions)
+            self.positions = np.arange(len(positions))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, position: int) -> bytes:
+        return self.contents[int(self.positions[position])]
+
+
+def _try_to_decode(images: ImageSet, size: Size | None, position: int) -> np.ndarray | Exception:
+    try:
+        return images.decode(position, size)
+    except Exception as error:  # whatever a file makes its decoder do
+        return error
 
 
 class RenderedImages(LazyImages):
@@ -306,8 +477,8 @@ class ConcatenatedImages(LazyImages):
             try:
                 decoded.append(decode(part, size))
             except UndecodableError as error:
-                position = int(start) + error.position
-                raise UndecodableError(position, len(self), error.why) from error
+                reasons = {int(start) + i: why for i, why in error.reasons.items()}
+                raise UndecodableError(reasons, len(self)) from error
         _refuse_several_sizes(decoded)
         return np.concatenate(decoded)
 
@@ -426,31 +597,6 @@ def _refuse_several_sizes(decoded: Sequence[np.ndarray]) -> None:
             f"images differ in size ({sizes[0]} and {sizes[-1]} among others); "
             "pass size=(height, width)"
         )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _high_bytes(image).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise OSError(f"mode {image.mode} has no fixed range; save it with 8 or 16 bits a channel")
-    if image.has_transparency_data:
-        # Below transparent pixels lies black, as a rule. Glass is white.
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _high_bytes(image: Image.Image) -> Image.Image:
-    """Return the upper 8 of 16 bits. Pillow's own conversion clips all above 255 to white."""
-    values = np.asarray(image, np.uint16)
-    if values.max(initial=0) < DARK_16_BIT:
-        warnings.warn(
-            f"a 16-bit image has no value above {DARK_16_BIT - 1}, as from a camera of 12 bits, "
-            "and is read as nearly black; rescale such images to 8 bits, or to all 16",
-            stacklevel=3,
-        )
-    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _resize(image: Image.Image, size: Size | None) -> Image.Image:

@@ -83,18 +83,6 @@ def test_16_bit_images_keep_their_range(suffix: str) -> None:
     assert (decoded[0, :, :, 0] == image >> 8).all()
 
 
-def test_dark_16_bit_images_are_doubted() -> None:
-    """12 bits in 16 would be read as black."""
-    with pytest.warns(UserWarning, match="no value above 4095, .* rescale such images"):
-        encoded(Image.fromarray(ramp(4095))).decode()
-
-
-def test_images_without_a_fixed_range_are_refused() -> None:
-    image = Image.fromarray(np.ones((4, 4), np.float32))
-    with pytest.raises(ValueError, match="mode F has no fixed range; save it with 8 or 16 bits"):
-        encoded(image, "tiff").decode()
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_transparent_is_glass(mode: str) -> None:
     """Slide readers fill what they have no tissue for with black that cannot be seen."""
@@ -134,6 +122,20 @@ def test_keys_and_digests_tell_images_apart(as_pixels: bool) -> None:
     assert images_digest(other, labels) == images_digest(other[:], labels)
     assert images_digest(other, labels) != images_digest(other, 1 - labels)
     assert images_digest(other, labels) != images_digest(other[[0, 2, 1]], labels)
+
+
+def test_all_broken_images_are_named() -> None:
+    images = EncodedImages([b"nonsense", *blank(1, 8, 8).blobs, b"", b"x"])
+    with pytest.raises(UndecodableError, match="3 of 4 images cannot be read") as told:
+        images.decode()
+    assert [f"image {i} of 4" in str(told.value) for i in range(4)] == [True, False, True, True]
+
+
+def test_many_images_are_decoded_in_order() -> None:
+    shades = np.arange(200, dtype=np.uint8)[:, None, None, None]
+    images = EncodedImages.encode(shades * np.ones((200, 4, 4, 3), np.uint8), quality=100)
+    assert np.abs(images.decode().mean((1, 2, 3)) - np.arange(200)).max() < 3
+    assert (pickle.loads(pickle.dumps(images[5:9])).decode() == images.decode()[5:9]).all()
 
 
 def test_unknown_renderers_are_refused() -> None:
