@@ -1,7 +1,7 @@
 """Datasets, image readers, image statistics, planted flaws, and the cervical phantom."""
 
 from synthselect_env.data.dataset import Dataset, Split
-from synthselect_env.data.folders import read_class_folders
+from synthselect_env.data.folders import FoundImages, find_images, read_class_folders
 from synthselect_env.data.image_stats import compute_image_stats
 from synthselect_env.data.images import (
     EncodedImages,
@@ -21,6 +21,7 @@ appearance = compute_image_stats
 __all__ = [
     "Dataset",
     "EncodedImages",
+    "FoundImages",
     "LazyImages",
     "RenderedImages",
     "Split",
@@ -30,6 +31,7 @@ __all__ = [
     "compute_image_stats",
     "decode",
     "draw_per_class",
+    "find_images",
     "image_grid",
     "phantom_candidates",
     "read_class_folders",

@@ -153,7 +153,12 @@ class Dataset:
 
         :raises ValueError: if there are no images
         """
-        return image_size(self.images)
+        try:
+            return image_size(self.images)
+        except UndecodableError as error:
+            if self.ids is None:
+                raise
+            raise ValueError(error.told(self.ids)) from error
 
     @cached_property
     def features_digest(self) -> str:

@@ -1,21 +1,176 @@
-"""Class folders, in a directory or a zip: ``[split/]class/image.png``."""
+"""Find and read images as people keep them: class folders, splits, patients, tables of labels."""
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import re
-import unicodedata
-import zipfile
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import features
 
 from synthselect_env.data.dataset import Dataset
-from synthselect_env.data.images import EncodedImages
+from synthselect_env.data.decoding import Window
+from synthselect_env.data.file_tree import FileContents, FileTree, open_tree
+from synthselect_env.data.images import EncodedImages, ImageSet
+from synthselect_env.data.label_tables import SUFFIXES as TABLE_SUFFIXES
+from synthselect_env.data.label_tables import read_table
+from synthselect_env.data.layouts import Place, by_pattern, canonical_split, find_layout
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .tif .tiff .webp .bmp .gif .ppm .pgm .pnm .jp2 .j2k .jpx".split()
+)
 """Suffixes of the files that are read as images."""
+
+WITH_EXTRA = {
+    ".heic": "pillow_heif",
+    ".heif": "pillow_heif",
+    ".dcm": "pydicom",
+    ".dicom": "pydicom",
+}
+"""Suffixes to the module that reads them, of the extra "formats"."""
+
+BESIDE = frozenset(
+    ".csv .tsv .txt .json .jsonl .xml .md .html .yaml .yml .pdf .db .ini .log .py .lock".split()
+)
+"""Suffixes of files that often lie beside images, and are no loss."""
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Images of a directory or archive, and what was found out about them.
+
+    .. code-block:: python
+
+        found = find_images("breakhis.zip")
+        print(found.describe())
+        train = found["train"]
+
+    :param path: directory or archive
+    :param datasets: images by split; the key is None where there are no splits
+    :param layout: folders or table that the classes were read from, in words
+    :param notes: sentences on what was left out or taken for granted
+    """
+
+    path: Path
+    datasets: Mapping[str | None, Dataset]
+    layout: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+        return next(iter(self.datasets.values())).classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits; empty where there are none."""
+        return tuple(name for name in self.datasets if name is not None)
+
+    def __getitem__(self, split: str | None) -> Dataset:
+        """Return the images of a split, or of all if there are no splits.
+
+        :param split: "train", "valid" or "test" in any usual spelling; None for images without
+        :raises ValueError: if there is no such split
+        """
+        wanted = canonical_split(split) if split else None
+        if wanted in self.datasets:
+            return self.datasets[wanted]
+        if wanted is None and len(self.datasets) == 1:
+            return next(iter(self.datasets.values()))
+        if wanted is None:
+            raise ValueError(
+                f"{self.path}: there are splits ({', '.join(self.splits)}); name one, or give a "
+                "path to one of them"
+            )
+        there = ", ".join(self.splits) or "no splits"
+        raise ValueError(
+            f"{self.path}, split {split!r}: no images; expected SPLIT/CLASS/NAME.png, "
+            f"found {self.layout} ({there})"
+        )
+
+    def describe(self) -> str:
+        """Return what was found, one line for each split, and what was left out."""
+        lines = [f"{self.path}: {self.layout}"]
+        for split, data in self.datasets.items():
+            counts = np.bincount(data.labels, minlength=len(data.classes))
+            of_class = ", ".join(f"{name} {count:,}" for name, count in zip(data.classes, counts))
+            line = f"  {split or 'images':10} {len(data):6,} ({of_class})"
+            if data.groups:
+                line += f", {len(set(data.groups)):,} patients"
+            lines.append(line)
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def find_images(
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    group: str | None = None,
+    layout: str | None = None,
+    labels: str | Path | None = None,
+    label_column: str | None = None,
+    window: Window | None = None,
+    page: int = 0,
+    split: str | None = None,
+) -> FoundImages:
+    """Find labelled images in a directory, in which links are followed, or in a zip archive.
+
+    Folders that are named like a split or differ throughout tell split, class and patient. Where no
+    folder tells the class, a table of labels does: CSV, ``metadata.jsonl``, or ``dataset.json`` of
+    StyleGAN. MedMNIST's npz files and PCam's HDF5 files are read, too. Images stay in their files
+    until their pixels are asked for.
+
+    .. code-block:: python
+
+        find_images("pcam.zip")["train"]  # pcam/train/normal/ID.webp, …
+
+    :param path: directory, zip or npz
+    :param classes: class names in label order, some of which may have no image. By default all
+        that are found, sorted
+    :param group: regular expression that finds the patient or slide in the image's name, e.g.
+        ``"^[^_]+"`` for all before the first underscore. If it has groups of its own, the first
+        one that matched counts
+    :param layout: folders from the top, e.g. "split/patient/class" or "class/*"; None to find it
+    :param labels: file of the table of labels; None to look for one where folders tell no class
+    :param label_column: name of its column of classes; None to find it
+    :param window: values of black and white of images of more than 8 bits; None to find them
+    :param page: number of the page in files of several
+    :param split: name of a split that is no usual one
+    :raises FileNotFoundError: if the path does not exist
+    :raises ValueError: if nothing is found, what is found could be read in several ways, or a class
+        has no image that can be read; the message says what to do
+    """
+    path = Path(path)
+    special = _other_formats(path)
+    if special is not None:
+        return _in_classes(special, classes)
+    tree = open_tree(path)
+    visible = [name for name in tree.names if not _is_hidden(name)]
+    suffixes = _readable_suffixes()
+    images = [name for name in visible if PurePosixPath(name).suffix.lower() in suffixes]
+    if not images:
+        raise ValueError(f"{path}: no images ({', '.join(sorted(suffixes))}) in it")
+    _check_names(images, path)
+    try:
+        places, told, notes = _places(
+            tree, visible, images, classes or (), layout, labels, label_column, split or ""
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    labelled = {name: place for name, place in places.items() if place.label is not None}
+    if not labelled:
+        raise ValueError(
+            f"{path}: nothing tells the classes of {len(images)} images (first: {images[0]}); put "
+            "them into class folders, CLASS/NAME.png, or give a table of labels"
+        )
+    if labels is None and layout is None:
+        notes = [*notes, *_unread(visible, labelled, path)]
+    found = _datasets(tree, labelled, group, path, window, page)
+    return _in_classes(FoundImages(path, found, told, tuple(notes)), classes)
 
 
 def read_class_folders(
@@ -24,138 +179,218 @@ def read_class_folders(
     classes: tuple[str, ...] | None = None,
     group: str | None = None,
 ) -> Dataset:
-    """Read images whose folder names their class.
-
-    The tree may be a directory, in which links are followed, or a zip archive. Anything above the
-    class folders is ignored. Images are sorted by path.
+    """Return the images of a split. What is left out is said in a warning.
 
     .. code-block:: python
 
         read_class_folders("pcam.zip", "train")  # pcam/train/normal/ID.webp, …
 
-    :param path: directory or zip
-    :param split: name of the folder that holds the class folders; None where they are at the top
-    :param classes: class names in label order, some of which may have no folder. By default the
-        folders' names, sorted
-    :param group: regular expression that finds the patient or slide in the image's name, e.g.
-        ``"^[^_]+"`` for all before the first underscore. If it has groups of its own, the first
-        one that matched counts
-    :return: encoded images; ids are ``class/image.png``
+    :param path: directory or archive; see :func:`find_images`
+    :param split: name of the split; None where there is none
+    :param classes: class names in label order; see :func:`find_images`
+    :param group: regular expression of the patient; see :func:`find_images`
     :raises FileNotFoundError: if the path does not exist
-    :raises ValueError: if no image is found, class folders lie in several places, a class is
-        unknown, or ``group`` is no regular expression or finds nothing in a name
+    :raises ValueError: see :func:`find_images`
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; give a directory of class folders or a zip of one"
+    found = find_images(path, classes, group, split=split)
+    if found.notes:
+        warnings.warn(f"{path}: {'; '.join(found.notes)}", stacklevel=2)
+    return found[split]
+
+
+def _places(
+    tree: FileTree,
+    visible: Sequence[str],
+    images: Sequence[str],
+    classes: Sequence[str],
+    layout: str | None,
+    labels: str | Path | None,
+    label_column: str | None,
+    split: str,
+) -> tuple[dict[str, Place], str, list[str]]:
+    """Return the place of each image, what tells it in words, and notes."""
+    if layout is not None:
+        asked = by_pattern(images, layout)
+        return dict(asked.places), asked.pattern, list(asked.notes)
+    if labels is None:
+        found = find_layout(images, {n: tree.size(n) for n in images}, classes, split)
+        names = {place.label for place in found.places.values()} - {None}
+        tables = [] if len(names) > 1 else _tables(visible)
+        if not tables:
+            return dict(found.places), found.pattern, list(found.notes)
+    else:
+        tables = [str(labels)]
+
+    # Folders tell no class. Take the first table that does.
+    errors = []
+    for table in tables:
+        try:
+            content = tree.read(table) if labels is None else Path(table).read_bytes()
+            read = read_table(content, PurePosixPath(table).name, images, label_column)
+        except (ValueError, OSError) as error:
+            errors.append(str(error))
+            continue
+        places = dict(read.places)
+        if all(place.split is None for place in places.values()):
+            folders = find_layout(images, {n: tree.size(n) for n in images}, (), split).places
+            places = {
+                name: replace(place, split=folders[name].split if name in folders else None)
+                for name, place in places.items()
+            }
+        missing = len(images) - len(places)
+        note = [f"{missing} images that {PurePosixPath(table).name} does not name are left out"]
+        return places, read.told, note * bool(missing)
+    raise ValueError("; ".join(errors))
+
+
+def _tables(names: Sequence[str]) -> list[str]:
+    """Return the tables among files, those at the top first."""
+    tables = [name for name in names if PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES]
+    return sorted(tables, key=lambda name: (name.count("/"), name))
+
+
+def _datasets(
+    tree: FileTree,
+    places: Mapping[str, Place],
+    group: str | None,
+    path: Path,
+    window: Window | None,
+    page: int,
+) -> dict[str | None, Dataset]:
+    """Return the images by split."""
+    classes = sorted({str(place.label) for place in places.values()}, key=_natural)
+    label_of = {name: i for i, name in enumerate(classes)}
+    names = sorted(places)
+    all_ids = _ids(names, places)
+    shown = ImageSet(FileContents(tree, names), names, window, page)
+    images = EncodedImages(shown)
+    by_split: dict[str | None, list[int]] = {}
+    for position, name in enumerate(names):
+        by_split.setdefault(places[name].split, []).append(position)
+    datasets: dict[str | None, Dataset] = {}
+    for split in sorted(by_split, key=lambda s: ("train", "valid", "test", s).index(s)):
+        positions = by_split[split]
+        own = [names[i] for i in positions]
+        groups: tuple[str, ...] | None = None
+        if group is not None:
+            groups = tuple(_find_group(PurePosixPath(name).name, group, path) for name in own)
+        elif all(places[name].patient for name in own):
+            groups = tuple(str(places[name].patient) for name in own)
+        datasets[split] = Dataset.of_images(
+            images[positions],
+            np.array([label_of[str(places[name].label)] for name in own], np.int64),
+            tuple(all_ids[name] for name in own),
+            tuple(classes),
+            groups,
         )
-    where = f"{path}, split {split!r}" if split else f"{path}"
+    return datasets
 
-    # Find the images.
-    files = _files(path)
-    names = sorted(name for name in files if _is_image(name, split))
-    _check_names(names, split, where)
-    _check_place(names, split, where)
 
-    # Map folders to classes.
-    folders = [PurePosixPath(name).parent.name for name in names]
-    classes = classes or tuple(sorted(set(folders)))
-    label_of = {unicodedata.normalize("NFC", name): i for i, name in enumerate(classes)}
-    unknown = sorted(set(folders) - set(label_of))
+def _natural(name: str) -> tuple[int, int, str]:
+    """Return a key that sorts numbers by value, before names."""
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+
+
+def _ids(names: Sequence[str], places: Mapping[str, Place]) -> dict[str, str]:
+    """Return an id per image: its path below what all images of its split share."""
+    ids: dict[str, str] = {}
+    by_split: dict[str | None, list[str]] = {}
+    for name in names:
+        by_split.setdefault(places[name].split, []).append(name)
+    for own in by_split.values():
+        parts = [name.split("/") for name in own]
+        shared = 0
+        while all(len(p) > shared + 2 and p[shared] == parts[0][shared] for p in parts):
+            shared += 1
+        for name, p in zip(own, parts):
+            ids[name] = "/".join(p[shared:])
+    return ids
+
+
+def _in_classes(found: FoundImages, classes: Sequence[str] | None) -> FoundImages:
+    """Return the images with labels in a given order of the classes."""
+    if not classes:
+        return found
+    unknown = sorted(set(found.classes) - set(classes))
     if unknown:
-        question = "; is the split named?" if split is None else ""
         raise ValueError(
-            f"{where}: class folders {unknown} are none of the classes {list(classes)}; "
-            f"rename them{question}"
+            f"{found.path}: class folders {unknown} are none of the classes {list(classes)}; "
+            "rename them, or give the layout"
         )
-
-    # Read the images.
-    labels = np.array([label_of[folder] for folder in folders], np.int64)
-    ids = tuple("/".join(PurePosixPath(name).parts[-2:]) for name in names)
-    groups = None
-    if group is not None:
-        groups = tuple(_find_group(PurePosixPath(name).name, group, where) for name in names)
-    images = EncodedImages(_read(path, [files[name] for name in names]))
-    return Dataset.of_images(images, labels, ids, classes, groups)
+    position = np.array([list(classes).index(name) for name in found.classes], np.int64)
+    datasets = {
+        split: replace(data, labels=position[data.labels], classes=tuple(classes))
+        for split, data in found.datasets.items()
+    }
+    return replace(found, datasets=datasets)
 
 
-def _files(path: Path) -> dict[str, str]:
-    """Return all files of a directory or zip by their normalised names.
+def _unread(visible: Sequence[str], places: Mapping[str, Place], path: Path) -> list[str]:
+    """Return notes on files in class folders that are no images.
 
-    Systems compose umlauts of one character or two. Some zips separate folders by backslashes.
-
-    :return: normalised name to the name as it is written
-    :raises ValueError: if the path is neither, or two names differ in how letters are composed
+    :raises ValueError: if a class has no other files
     """
-    if path.is_dir():
-        return _files_of_directory(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            written = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is neither a directory nor a readable zip ({error})") from error
-    return {unicodedata.normalize("NFC", name.replace("\\", "/")): name for name in written}
-
-
-def _files_of_directory(path: Path) -> dict[str, str]:
-    written = []
-    # Data sets are often put together from links.
-    for folder, _, names in os.walk(path, followlinks=True):
-        relative = Path(folder).relative_to(path)
-        written += [(relative / name).as_posix() for name in names]
-    files = {unicodedata.normalize("NFC", name): name for name in written}
-    if len(files) < len(written):
-        kept = set(files.values())
-        twice = next(name for name in written if name not in kept)
-        raise ValueError(
-            f"{path}: there are two files {twice!r}, whose names differ in how their letters are "
-            "composed; rename one"
+    folder_of = {
+        PurePosixPath(name).parent.as_posix(): place.label for name, place in places.items()
+    }
+    above = {PurePosixPath(folder).parent.as_posix() for folder in folder_of}
+    readable = _readable_suffixes()
+    left: Counter[tuple[str, str]] = Counter()
+    lost: dict[str, Counter[str]] = {}
+    for name in visible:
+        file = PurePosixPath(name)
+        suffix, folder = file.suffix.lower(), file.parent.as_posix()
+        if suffix in readable or suffix in BESIDE:
+            continue
+        if folder in folder_of:
+            left[str(folder_of[folder]), suffix or "no suffix"] += 1
+        elif file.parent.parent.as_posix() in above and len(file.parts) > 1:
+            lost.setdefault(folder, Counter())[suffix or "no suffix"] += 1
+    if lost:
+        listed = "; ".join(
+            f"{folder}: " + ", ".join(f"{count} × {suffix}" for suffix, count in found.items())
+            for folder, found in sorted(lost.items())
         )
-    return files
+        raise ValueError(
+            f"{path}: folders beside those of the classes have no image that can be read "
+            f"({listed}); convert the files to PNG, or move the folders away"
+        )
+    counts = [f"{count} × {suffix} of {label}" for (label, suffix), count in sorted(left.items())]
+    extra = any(suffix in WITH_EXTRA for _, suffix in left)
+    remedy = " (pip install 'synthselect[formats]' reads DICOM and HEIC)" if extra else ""
+    return [f"files that are left out: {', '.join(counts)}{remedy}"] if counts else []
 
 
-def _is_image(name: str, split: str | None) -> bool:
-    """Return whether a file is an image in a class folder of the split."""
-    path = PurePosixPath(name)
-    in_class_folder = len(path.parts) >= 2
-    in_split = split is None or split in path.parts[:-2]
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return in_class_folder and in_split and not hidden and path.suffix.lower() in SUFFIXES
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def _check_names(names: list[str], split: str | None, where: str) -> None:
-    if not names:
-        suffixes = ", ".join(sorted(SUFFIXES))
-        expected = "SPLIT/CLASS/NAME.png" if split else "CLASS/NAME.png"
-        raise ValueError(f"{where}: no images ({suffixes}) in class folders; expected {expected}")
+def _check_names(names: Sequence[str], path: Path) -> None:
+    """Refuse names that cannot be kept."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{where}: the name {name!a} is not UTF-8 and could not be kept with the image; "
+                f"{path}: the name {name!a} is not UTF-8 and could not be kept with the image; "
                 "rename it"
             ) from error
 
 
-def _check_place(names: list[str], split: str | None, where: str) -> None:
-    """Refuse class folders in several places.
-
-    They may be several splits, or a folder per patient within the class folders. Together they
-    would be one set of images.
-    """
-    places = sorted({PurePosixPath(name).parent.parent.as_posix() for name in names})
-    if len(places) == 1:
-        return
-    listed = ", ".join(places[:3]) + (" …" if len(places) > 3 else "")
-    remedy = "an image must lie in its class's folder itself"
-    if split is None:
-        remedy = "name the split, or give a path to one of them"
-    raise ValueError(f"{where}: there are class folders under {listed}; {remedy}")
+def _readable_suffixes() -> frozenset[str]:
+    """Return the suffixes of the formats that this installation reads."""
+    found = set(SUFFIXES)
+    if features.check("avif"):
+        found.add(".avif")
+    for suffix, module in WITH_EXTRA.items():
+        if importlib.util.find_spec(module):
+            found.add(suffix)
+    if ".heic" in found:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return frozenset(found)
 
 
-def _find_group(name: str, pattern: str, where: str) -> str:
+def _find_group(name: str, pattern: str, path: Path) -> str:
     """Return the patient or slide in an image's name."""
     try:
         found = re.search(pattern, name)
@@ -165,15 +400,54 @@ def _find_group(name: str, pattern: str, where: str) -> str:
     if found:
         part = next(filter(None, found.groups()), None) if found.re.groups else found[0]
     if not part:
-        raise ValueError(f"{where}: {pattern!r} finds no patient or slide in the name {name!r}")
+        raise ValueError(f"{path}: {pattern!r} finds no patient or slide in the name {name!r}")
     return part
 
 
-def _read(path: Path, names: list[str]) -> Iterator[bytes]:
-    if path.is_dir():
-        for name in names:
-            yield (path / name).read_bytes()
-        return
-    with zipfile.ZipFile(path) as archive:
-        for name in names:
-            yield archive.read(name)
+def _other_formats(path: Path) -> FoundImages | None:
+    """Return the images of a file format of its own, or None if it is none."""
+    from synthselect_env.data.pcam import read_pcam
+
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return _read_medmnist(path)
+    if path.is_dir() and list(path.glob("camelyonpatch_level_2_split_*_x.h5")):
+        splits = [s for s in ("train", "valid", "test") if (path / _PCAM.format(s)).exists()]
+        return FoundImages(path, {s: read_pcam(path, s) for s in splits}, "PCam's HDF5 files")
+    return None
+
+
+_PCAM = "camelyonpatch_level_2_split_{}_x.h5"
+
+
+def _read_medmnist(path: Path) -> FoundImages:
+    """Read MedMNIST's arrays: ``train_images``, ``train_labels``, and so on."""
+    datasets: dict[str | None, Dataset] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        names = {f"{s}_images": s for s in ("train", "val", "test") if f"{s}_images" in arrays}
+        if not names:
+            raise ValueError(
+                f"{path} has arrays {', '.join(arrays.files)}; expected train_images, "
+                "train_labels and so on, as MedMNIST has"
+            )
+        for name, split in names.items():
+            images, labels = arrays[name], arrays[f"{split}_labels"]
+            if labels.ndim > 1 and labels.shape[1] > 1:
+                raise ValueError(
+                    f"{path}: {split}_labels is {labels.shape}; images of several classes are not "
+                    "supported"
+                )
+            if images.ndim == 3:
+                images = np.repeat(images[..., None], 3, 3)
+            if images.dtype != np.uint8 or images.shape[3:] != (3,):
+                raise ValueError(
+                    f"{path}: {name} is {images.dtype} {images.shape}, expected uint8 (n, h, w) "
+                    "or (n, h, w, 3)"
+                )
+            labels = labels.reshape(-1).astype(np.int64)
+            ids = tuple(f"{split}-{i}" for i in range(len(labels)))
+            split = canonical_split(split)
+            datasets[split] = Dataset.of_images(images, labels, ids, ())
+    count = 1 + max(int(data.labels.max(initial=0)) for data in datasets.values())
+    classes = tuple(map(str, range(count)))
+    datasets = {split: replace(data, classes=classes) for split, data in datasets.items()}
+    return FoundImages(path, datasets, "MedMNIST's arrays")

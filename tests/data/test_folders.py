@@ -68,7 +68,10 @@ def test_resizes_and_selects(image_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "test"}, r"split 'test': no images \(.*\.png.*\) .* expected SPLIT/CLASS/NAME"),
+        (
+            {"split": "test"},
+            r"split 'test': no images; expected SPLIT/CLASS/NAME.png, found split/cl",
+        ),
         (
             {"split": "train", "classes": ("normal", "benign")},
             r"class folders \['tumor'\] are none of the classes \['normal', 'benign'\]; rename",
@@ -155,16 +158,9 @@ def test_splits_are_not_mixed(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         for name in ("a", "b"):
             write_image(tmp_path / split / name / f"{split}.png")
-    with pytest.raises(ValueError, match="class folders under test, train, valid; name the split"):
+    with pytest.raises(ValueError, match=r"there are splits \(train, valid, test\); name one"):
         read_class_folders(tmp_path)
     assert read_class_folders(tmp_path, "test").ids == ("a/test.png", "b/test.png")
-
-
-def test_folders_within_class_folders_are_refused(tmp_path: Path) -> None:
-    write_image(tmp_path / "train" / "a" / "1.png")
-    write_image(tmp_path / "train" / "a" / "patient" / "2.png")
-    with pytest.raises(ValueError, match="under train, train/a; an image must lie in its class's"):
-        read_class_folders(tmp_path, "train")
 
 
 def test_hidden_files_are_no_images(tmp_path: Path) -> None:
