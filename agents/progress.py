@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 HAS_TQDM = importlib.util.find_spec("tqdm") is not None
@@ -10,6 +12,25 @@ HAS_TQDM = importlib.util.find_spec("tqdm") is not None
 
 HAS_TRAINING_BAR = HAS_TQDM and importlib.util.find_spec("rich") is not None
 """Whether SB3 can draw its own bar."""
+
+
+_hidden = False
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Draw no bars inside the block."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
+
+
+def training_bar() -> bool:
+    """Return whether SB3 is to draw its own bar."""
+    return HAS_TRAINING_BAR and not _hidden
 
 
 class SilentBar:
@@ -46,7 +67,7 @@ def progress_bar(
     :param initial: number of units done before
     :param shown: whether to draw the bar
     """
-    if not (HAS_TQDM and shown):
+    if not HAS_TQDM or _hidden or not shown:
         return SilentBar(initial)
     from tqdm import tqdm
 

@@ -1,8 +1,9 @@
-"""Build a bank from folders of real images and candidates.
+"""``synthselect bank``: build a bank from folders of images, or describe one.
 
-    synthselect bank --data real --candidates synthetic --out mine.h5
-    synthselect bank --data pcam.zip --counts 1966 1378 --gan runs/histogan/histogan.pt \\
+    synthselect bank build --real real --candidates synthetic --out mine.h5
+    synthselect bank build --real pcam.zip --counts 1966 1378 --gan runs/histogan/histogan.pt \\
         --out pcam.h5
+    synthselect bank describe mine.h5
 
 The second line and ``synthselect retrain`` made the embedded PCam bank, except that its candidates
 are stored at quality 90.
@@ -10,250 +11,299 @@ are stored at quality 90.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from agents.cli.common import (
-    add_bank_to_write,
-    add_seed_and_device,
-    add_size,
+    Command,
+    Facts,
+    SeededCommand,
     check_bank_to_write,
     class_names,
     train_extractor_with_bar,
 )
 from agents.progress import progress_bar
 from synthselect_env import FeatureBank
-from synthselect_env.bank.extraction import (
-    EXTRACTOR,
-    default_extractor,
-    extract_bank,
-    training_digest,
+from synthselect_env.bank import resolve_bank
+from synthselect_env.bank.extraction import default_extractor, extract_bank, training_digest
+from synthselect_env.data import (
+    Dataset,
+    FoundImages,
+    draw_per_class,
+    encode_images,
+    find_images,
+    split_real,
 )
-from synthselect_env.data import Dataset, EncodedImages, draw_per_class, read_class_folders
+from synthselect_env.data.preparing import SHORT_SIDE
 from synthselect_env.synthesis import HistoGAN
-from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import Classifier
-from synthselect_env.training.config import MANY_IMAGES, TrainingConfig
-
-QUALITY = 80
-"""WebP quality of all images, so that it tells no candidate from a real image."""
+from synthselect_env.training.config import TrainingConfig
 
 MIN_SKILL = 1.2
 """Balanced accuracy of a useful extractor, as a multiple of chance."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    _add_images(parser)
-    _add_extractor(parser)
-    add_seed_and_device(parser)
-    add_bank_to_write(parser)
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How folders of images are read.
+
+    :param classes: class names in label order by name unless given; of two, the second is positive
+    :param patient: regular expression that finds a real image's patient or slide in its file name,
+        e.g. '^[^_]+'
+    :param layout: folders of the real images from the top, e.g. split/patient/class or 'class/*',
+        where they are not found out
+    :param labels: table of the real images' classes, where folders do not tell them
+    :param label_column: its column of classes, where it is not found out
+    :param candidates_layout: folders of the candidates, as for --layout
+    :param window: values of black and white of images of more than 8 bits
+    :param page: number of the page in files of several
+    :param short_side: pixels on the short side to which images are shrunk
+    :param skip_unreadable: leave out images that cannot be read, and list them
+    """
+
+    classes: tuple[str, ...] = ()
+    patient: str | None = None
+    layout: str | None = None
+    labels: Path | None = None
+    label_column: str | None = None
+    candidates_layout: str | None = None
+    window: tuple[float, float] | None = None
+    page: int = 0
+    short_side: int = SHORT_SIDE
+    skip_unreadable: bool = False
 
 
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="train/, valid/ and test/ with class folders, a directory or a zip",
-    )
-    parser.add_argument(
-        "--group",
-        help="regular expression that finds a real image's patient or slide in its file name, "
-        "e.g. '^[^_]+' (default: not known)",
-    )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        help="class folders in label order (default: by name); of two, the second is positive",
-    )
-    parser.add_argument(
-        "--counts", type=int, nargs="+", help="train images per class (default: all)"
-    )
-    parser.add_argument(
-        "--gan",
-        type=Path,
-        help="HistoGAN checkpoint that makes the candidates; this or --candidates",
-    )
-    parser.add_argument(
-        "--candidates", type=Path, help="class folders of candidates; this or --gan"
-    )
-    parser.add_argument(
-        "--per-class", type=int, default=2048, help="candidates per class from the GAN"
-    )
-    parser.add_argument(
-        "--truncation",
-        type=float,
-        help="truncation of the GAN's latents: less diverse, more typical, e.g. 1.0 (default: none)",
-    )
-    parser.add_argument(
-        "--origin",
-        default="",
-        help="a line on where the real images come from, to be stored (default: name of DATA)",
+@dataclass(frozen=True, kw_only=True)
+class ExtractorOptions:
+    """How the feature extractor is trained. What is not given is the architecture's own.
+
+    :param architecture: network; small_cnn for few training images, else the paper's resnet34
+    :param size: height and width that it sees; by default 48 on the short side
+    :param epochs: number of epochs
+    :param steps_per_epoch: steps per epoch; for resnet34 a pass over the images, at least 30
+    :param augmentation: none, traditional, flips or histology
+    :param extractor: file of the extractor, which is read if it exists; beside OUT unless given
+    """
+
+    architecture: str | None = None
+    size: tuple[int, int] | None = None
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    augmentation: str | None = None
+    extractor: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildBank(SeededCommand):
+    """Build a bank from folders of real images and candidates.
+
+    Splits, classes and patients are found from the folders' names. Real images without splits are
+    split by patient. A bank holds the images, shrunk, and their features.
+
+    :param real: real images: directory, zip or npz
+    :param out: bank to write
+    :param candidates: synthetic images in class folders; this or --gan
+    :param gan: HistoGAN checkpoint that makes the candidates; this or --candidates
+    :param counts: number of train images per class; all unless given
+    :param per_class: candidates per class from the GAN
+    :param truncation: truncation of the GAN's latents: less diverse, more typical, e.g. 1.0
+    :param origin: a line on where the real images come from, to be stored; their name unless given
+    :param discard_existing: replace a bank at OUT although it holds retrainings, which are lost
+    :param images: how folders of images are read
+    :param network: how the feature extractor is trained
+    """
+
+    real: Path
+    out: Path
+    candidates: Path | None = None
+    gan: Path | None = None
+    counts: tuple[int, ...] = ()
+    per_class: int = 2048
+    truncation: float | None = None
+    origin: str = ""
+    discard_existing: bool = False
+    images: ImageOptions = ImageOptions()
+    network: ExtractorOptions = ExtractorOptions()
+
+    def run(self) -> Facts:
+        """Read the images, train the extractor, and write the bank."""
+        if bool(self.gan) == bool(self.candidates):
+            raise ValueError("give either --gan or --candidates")
+        if self.truncation is not None and not self.gan:
+            raise ValueError("--truncation is for --gan; a folder of candidates is taken as it is")
+        check_bank_to_write(self.out, self.discard_existing)
+
+        # Read everything before the extractor is trained, so that all that is wrong shows at once.
+        images = self._read_real()
+        classes = class_names(images["train"])
+        images["candidates"], made_by = self._read_candidates(classes)
+        images, left_out = self._encode_all(images)
+        _check_classes(images)
+
+        # The extractor sees the real train split only.
+        extractor = self._get_extractor(images)
+        _warn_if_useless(extractor)
+        provenance = {
+            "real": self.origin or self.real.name,
+            "candidates": made_by,
+            "seed": self.seed,
+        }
+        extract_bank(images, extractor, provenance).save(self.out, half=True)
+        bank = FeatureBank.load(self.out)
+        print(bank.describe())
+        return {"bank": str(self.out), "left_out": left_out, "warnings": bank.warnings()}
+
+    def _read_real(self) -> dict[str, Dataset]:
+        """Return the real splits."""
+        found = find_images(
+            self.real,
+            self.images.classes,
+            self.images.patient,
+            self.images.layout,
+            self.images.labels,
+            self.images.label_column,
+            self.images.window,
+            self.images.page,
+        )
+        print(found.describe())
+        real, notes = split_real(found, self.seed)
+        for note in notes:
+            print(f"  {note}")
+        if self.counts:
+            drawn = draw_per_class(real["train"].labels, self.counts, self.seed)
+            real["train"] = real["train"].subset(drawn)
+        return real
+
+    def _read_candidates(self, classes: tuple[str, ...]) -> tuple[Dataset, dict[str, Any]]:
+        """Return the candidates, and facts on how they were made."""
+        if self.candidates is not None:
+            found = find_candidates(self.candidates, classes, self.images)
+            print(found.describe())
+            return found[None], {"generator": self.candidates.name}
+        assert self.gan is not None
+        gan = HistoGAN.load(self.gan, self.device)
+        if gan.classes != classes:
+            raise ValueError(
+                f"{self.gan} makes {', '.join(gan.classes)}, the images are {', '.join(classes)}"
+            )
+        labels = np.repeat(np.arange(len(classes)), self.per_class)
+        images = gan.sample(labels, self.seed, truncation=self.truncation)
+        ids = tuple(f"{classes[y]}-{i % self.per_class:04d}" for i, y in enumerate(labels))
+        made_by = {
+            "generator": "HistoGAN",
+            "size": gan.size,
+            **asdict(gan.config),
+            "steps": gan.step,
+            "sampling_seed": self.seed,
+        }
+        if self.truncation is not None:
+            made_by["truncation"] = self.truncation
+        return Dataset.of_images(images, labels, ids, classes), made_by
+
+    def _encode_all(self, images: dict[str, Dataset]) -> tuple[dict[str, Dataset], list[str]]:
+        """Return the datasets with encoded images, and a line on each image that was left out.
+
+        :raises ValueError: if images cannot be read; the message lists all of them
+        """
+        encoded: dict[str, Dataset] = {}
+        left_out: list[str] = []
+        broken: list[str] = []
+        total = sum(map(len, images.values()))
+        with progress_bar(total, "image", "read and encode") as bar:
+            for name, dataset in images.items():
+                try:
+                    encoded[name], lines = encode_images(
+                        dataset, self.images.short_side, self.images.skip_unreadable, bar.update
+                    )
+                    left_out += [f"{name}: {line}" for line in lines]
+                except ValueError as error:
+                    broken.append(f"{name}: {error}")
+        if broken:
+            raise ValueError("\n".join([*broken, "or give --skip-unreadable"]))
+        for line in left_out:
+            print(f"left out: {line}")
+        return encoded, left_out
+
+    def _extractor_config(self, train: Dataset) -> TrainingConfig:
+        """Return the configuration that the arguments ask for, at the images' proportions."""
+        config = default_extractor(len(train), self.network.architecture)
+        names = ("epochs", "steps_per_epoch", "augmentation")
+        given = {name: getattr(self.network, name) for name in names}
+        config = replace(config, **{name: v for name, v in given.items() if v is not None})
+        if self.network.size:
+            return replace(config, size=self.network.size)
+        return config.for_images(*train.image_size)
+
+    def _get_extractor(self, images: dict[str, Dataset]) -> Classifier:
+        """Read the extractor if it exists, else train and write it."""
+        config = self._extractor_config(images["train"])
+        file = self.network.extractor or self.out.with_suffix(".extractor.pt")
+        if not file.exists():
+            extractor = train_extractor_with_bar(images, self.seed, config, self.device)
+            extractor.save(file)
+            return extractor
+        extractor = Classifier.load(file, self.device)
+        if config.steps_per_epoch is None:
+            config = replace(config, steps_per_epoch=extractor.config.steps_per_epoch)
+        trained_on = training_digest(images["train"], self.seed)
+        if (extractor.config, extractor.trained_on) != (config, trained_on):
+            raise ValueError(
+                f"{file} was trained on other images, by another seed, or otherwise "
+                f"({extractor.config}); delete it, or give another --extractor"
+            )
+        return extractor
+
+
+@dataclass(frozen=True)
+class DescribeBank(Command):
+    """Say what a bank holds, where it comes from, and what is doubtful about it.
+
+    :param bank: file, or name of an embedded bank
+    """
+
+    bank: Annotated[str, tyro.conf.Positional]
+
+    def run(self) -> Facts:
+        """Print the description."""
+        bank = resolve_bank(self.bank)
+        print(bank.describe())
+        counts = {
+            split: dict(zip(bank.classes, np.bincount(data.labels).tolist()))
+            for split, data in bank.splits.items()
+        }
+        return {"bank": self.bank, "images": counts, "warnings": bank.warnings()}
+
+
+def find_candidates(path: Path, classes: tuple[str, ...], options: ImageOptions) -> FoundImages:
+    """Return the candidates of a directory or archive.
+
+    :param path: directory or archive
+    :param classes: names of the classes of the real images
+    :param options: how images are read
+    """
+    return find_images(
+        path,
+        classes,
+        layout=options.candidates_layout,
+        window=options.window,
+        page=options.page,
     )
 
 
-def _add_extractor(parser: argparse.ArgumentParser) -> None:
-    add_size(
-        parser,
-        f"size that the extractor sees (default: {min(EXTRACTOR.size)} on the short side)",
-    )
-    parser.add_argument(
-        "--architecture",
-        help="network of the extractor (default: small_cnn for fewer than "
-        f"{MANY_IMAGES} training images, else the paper's resnet34)",
-    )
-    own = "(default: the architecture's)"
-    parser.add_argument("--epochs", type=int, help=f"epochs of the extractor {own}")
-    parser.add_argument(
-        "--steps-per-epoch",
-        type=int,
-        help="steps of the extractor per epoch (default: the architecture's; for resnet34 a pass "
-        "over the images, at least 30)",
-    )
-    parser.add_argument(
-        "--augmentation",
-        choices=AUGMENTATIONS,
-        help=f"augmentation of the extractor's training images {own}",
-    )
-    parser.add_argument(
-        "--extractor",
-        type=Path,
-        help="file of the extractor, which is read if it exists (default: beside OUT)",
-    )
-
-
-def run(args: argparse.Namespace) -> None:
-    """Read the images, train the extractor, and write the bank."""
-    if bool(args.gan) == bool(args.candidates):
-        raise ValueError("give either --gan or --candidates")
-    if args.truncation is not None and not args.gan:
-        raise ValueError("--truncation is for --gan; a folder of candidates is taken as it is")
-
-    check_bank_to_write(args)
-
-    # Before the extractor is trained, so that all that is wrong with the images shows at once.
-    images = _read_real(args)
+def _check_classes(images: dict[str, Dataset]) -> None:
+    """Refuse real splits without images of a class."""
     classes = class_names(images["train"])
-    images["candidates"], made_by = _read_candidates(args, classes)
-    images = _encode_all(images)
-
-    # The extractor sees the real train split only.
-    extractor = _get_extractor(args, images)
-    _warn_if_useless(extractor)
-
-    origin = args.origin or args.data.name
-    provenance = {"real": origin, "candidates": made_by, "seed": args.seed}
-    extract_bank(images, extractor, provenance).save(args.out, half=True)
-    print(FeatureBank.load(args.out).describe())
-
-
-def _read_real(args: argparse.Namespace) -> dict[str, Dataset]:
-    """Return the real splits, at the images' own resolution."""
-    wanted = tuple(args.classes) if args.classes else None
-    train = read_class_folders(args.data, "train", wanted, args.group)
-    classes = class_names(train)
-    real = {"train": train}
-    for name in ("valid", "test"):
-        real[name] = read_class_folders(args.data, name, classes, args.group)
-    if args.counts:
-        drawn = draw_per_class(train.labels, args.counts, args.seed)
-        real["train"] = train.subset(drawn)
-    for name, split in real.items():
-        least = len(classes) if name == "train" else 2
+    for name, split in images.items():
+        least = {"train": len(classes), "candidates": 0}.get(name, 2)
         if len(np.unique(split.labels)) < least:
             raise ValueError(
                 f"{name} lacks images of a class; the train split needs some of each, "
                 "the others of two at least"
             )
-    return real
-
-
-def _read_candidates(
-    args: argparse.Namespace, classes: tuple[str, ...]
-) -> tuple[Dataset, dict[str, Any]]:
-    """Return the candidates, and facts on how they were made."""
-    if not args.gan:
-        candidates = read_class_folders(args.candidates, classes=classes)
-        return candidates, {"generator": args.candidates.name}
-    gan = HistoGAN.load(args.gan, args.device)
-    if gan.classes != classes:
-        raise ValueError(
-            f"{args.gan} makes {', '.join(gan.classes)}, the images are {', '.join(classes)}"
-        )
-    labels = np.repeat(np.arange(len(classes)), args.per_class)
-    images = gan.sample(labels, args.seed, truncation=args.truncation)
-    ids = tuple(f"{classes[y]}-{i % args.per_class:04d}" for i, y in enumerate(labels))
-    made_by = {
-        "generator": "HistoGAN",
-        "size": gan.size,
-        **asdict(gan.config),
-        "steps": gan.step,
-        "sampling_seed": args.seed,
-    }
-    if args.truncation is not None:
-        made_by["truncation"] = args.truncation
-    return Dataset.of_images(images, labels, ids, classes), made_by
-
-
-def _encode_all(images: dict[str, Dataset]) -> dict[str, Dataset]:
-    """Return the datasets with encoded images.
-
-    :raises ValueError: if images cannot be read; the message lists all of them
-    """
-    broken: list[str] = []
-
-    def one_by_one(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
-        with progress_bar(len(dataset), "image", f"encode {name}") as bar:
-            for i in range(len(dataset)):  # their sizes may differ
-                try:
-                    yield dataset.subset(np.array([i])).pixels()[0]
-                except ValueError as error:
-                    broken.append(f"{name}: {error}")
-                bar.update()
-
-    encoded = {}
-    for name, dataset in images.items():
-        compressed = EncodedImages.encode(one_by_one(dataset, name), QUALITY)
-        encoded[name] = replace(dataset, images=compressed)
-    if broken:
-        raise ValueError("\n".join(["these images cannot be read:", *broken]))
-    return encoded
-
-
-def _extractor_config(args: argparse.Namespace, train: Dataset) -> TrainingConfig:
-    """Return the configuration that the arguments ask for, at the images' proportions."""
-    config = default_extractor(len(train), args.architecture)
-    given = {name: getattr(args, name) for name in ("epochs", "steps_per_epoch", "augmentation")}
-    config = replace(config, **{name: v for name, v in given.items() if v is not None})
-    if args.size:
-        return replace(config, size=tuple(args.size))
-    return config.for_images(*train.image_size)
-
-
-def _get_extractor(args: argparse.Namespace, images: dict[str, Dataset]) -> Classifier:
-    """Read the extractor if it exists, else train and write it."""
-    config = _extractor_config(args, images["train"])
-    file = args.extractor or args.out.with_suffix(".extractor.pt")
-    if not file.exists():
-        extractor = train_extractor_with_bar(images, args.seed, config, args.device)
-        extractor.save(file)
-        return extractor
-    extractor = Classifier.load(file, args.device)
-    if config.steps_per_epoch is None:
-        config = replace(config, steps_per_epoch=extractor.config.steps_per_epoch)
-    trained_on = training_digest(images["train"], args.seed)
-    if (extractor.config, extractor.trained_on) != (config, trained_on):
-        raise ValueError(
-            f"{file} was trained on other images, by another seed, or otherwise "
-            f"({extractor.config}); delete it, or give another --extractor"
-        )
-    return extractor
 
 
 def _warn_if_useless(extractor: Classifier) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import h5py
 
@@ -15,86 +16,31 @@ from synthselect_env.data import Dataset
 from synthselect_env.training.classifier import Classifier
 from synthselect_env.training.config import TrainingConfig
 
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Add an option's default to its help, where the help does not tell it."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.help is None or action.default is argparse.SUPPRESS:
-            return action.help
-        is_told = "(default: " in action.help or action.required
-        has_none = action.default is None or action.default is False or action.default == ""
-        return action.help if is_told or has_none else f"{action.help} (default: %(default)s)"
+Facts = dict[str, Any]
+"""JSON-able facts on what a command did, which ``--json`` prints."""
 
 
-def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, ModuleType]) -> None:
-    """Add a sub-parser per command.
+class Command(ABC):
+    """A command: its fields are its arguments."""
 
-    :param parser: parser to add to
-    :param commands: name of each command to its module
+    @abstractmethod
+    def run(self) -> Facts:
+        """Do the work, and return facts on it."""
+
+
+def check_bank_to_write(out: Path, discard_existing: bool) -> None:
+    """Refuse to replace a bank with retrainings, which took long, unless that is asked for.
+
+    :param out: bank to write
+    :param discard_existing: whether it is asked for
+    :raises ValueError: if ``out`` holds retrainings
     """
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in commands.items():
-        description = module.__doc__ or ""
-        subparser = subparsers.add_parser(
-            name,
-            help=description.split("\n")[0],
-            description=description,
-            formatter_class=HelpFormatter,
-        )
-        module.add_arguments(subparser)
-        if hasattr(module, "run"):
-            subparser.set_defaults(function=module.run, prog=subparser.prog)
-
-
-def add_seed_and_device(parser: argparse.ArgumentParser, seed: str = "random seed") -> None:
-    """Add ``--seed`` and ``--device``.
-
-    :param parser: parser to add to
-    :param seed: help text of the seed
-    """
-    parser.add_argument("--seed", type=int, default=0, help=seed)
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="cpu, cuda, or cuda:1 (default: a GPU where there is one)",
-    )
-
-
-def add_size(parser: argparse.ArgumentParser, help: str) -> None:
-    """Add ``--size HEIGHT WIDTH``.
-
-    :param parser: parser to add to
-    :param help: help text
-    """
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=help)
-
-
-def add_bank_to_write(parser: argparse.ArgumentParser) -> None:
-    """Add ``--out`` and ``--discard-existing``.
-
-    :param parser: parser to add to
-    """
-    parser.add_argument("--out", type=Path, required=True, help="bank to write")
-    parser.add_argument(
-        "--discard-existing",
-        action="store_true",
-        help="replace a bank at OUT although it holds retrainings, which are lost",
-    )
-
-
-def check_bank_to_write(args: argparse.Namespace) -> None:
-    """Refuse to replace a bank with retrainings, which took hours, unless that is asked for.
-
-    :param args: arguments of :func:`add_bank_to_write`
-    :raises ValueError: if OUT holds retrainings
-    """
-    if args.discard_existing or not args.out.is_file() or not h5py.is_hdf5(args.out):
+    if discard_existing or not out.is_file() or not h5py.is_hdf5(out):
         return
-    with h5py.File(args.out, "r") as file:
+    with h5py.File(out, "r") as file:
         if "retrainings" in file:
             raise ValueError(
-                f"{args.out} holds retrainings, which would be lost: give another --out, "
+                f"{out} holds retrainings, which would be lost: give another --out, "
                 "or --discard-existing to drop them"
             )
 
@@ -125,3 +71,15 @@ def train_extractor_with_bar(
         return train_extractor(
             images["train"], images["valid"], seed, config, device, on_epoch=report
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededCommand(Command):
+    """A command that computes.
+
+    :param seed: random seed
+    :param device: cpu, cuda or cuda:1; "auto" takes a GPU where there is one
+    """
+
+    seed: int = 0
+    device: str = "auto"

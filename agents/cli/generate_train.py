@@ -1,6 +1,6 @@
 """Train a HistoGAN on class folders of real images.
 
-    synthselect generate train --data pcam.zip --split train --counts 1966 1378 \\
+    synthselect generate train --real pcam.zip --split train --counts 1966 1378 \\
         --reference-split valid --out runs/histogan
 
 The embedded PCam pool came from this command with its defaults. A small network learns the images
@@ -14,13 +14,12 @@ best.pt the one with the smallest distance, which a collapsed training still has
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from agents.cli.common import add_seed_and_device, add_size, class_names
+from agents.cli.common import Facts, SeededCommand, class_names
 from agents.progress import progress_bar
 from synthselect_env.bank.extraction import LEAST_STEPS, training_digest
 from synthselect_env.data import Dataset, apportion, decode, draw_per_class, read_class_folders
@@ -38,99 +37,79 @@ MAX_STEPS_PER_EPOCH = 100
 DEFAULT_SHORT_SIDE, SIDE_UNIT = 48, 16
 """Pixels of generated images on the short side, and the unit of their sides."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    _add_images(parser)
-    _add_training(parser)
-    _add_checks(parser)
-    add_seed_and_device(parser, "random seed of the drawn images and of the training")
-    parser.add_argument("--out", type=Path, default=Path("runs/histogan"), help="run directory")
+DEFAULT = HistoGANConfig()
+"""Settings of the generator, where none are given."""
 
 
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", type=Path, required=True, help="class folders, a directory or a zip"
-    )
-    parser.add_argument(
-        "--split", help="folder above the class folders, e.g. train (default: none)"
-    )
-    parser.add_argument("--counts", type=int, nargs="+", help="images per class (default: all)")
-    add_size(
-        parser,
-        f"size of the generated images, multiples of {SIDE_UNIT} (default: "
-        f"{DEFAULT_SHORT_SIDE} on the short side, in the images' proportions)",
-    )
-    parser.add_argument(
-        "--no-random-flips",
-        action="store_true",
-        help="do not flip or transpose images, which have an up",
-    )
+@dataclass(frozen=True, kw_only=True)
+class TrainGenerator(SeededCommand):
+    """Train a HistoGAN on class folders of real images.
+
+    A small network learns the images first, for the discriminator to look through. Called again
+    with the same run directory, the command goes on from the last checkpoint. histogan.pt is the
+    last one, and best.pt the one with the smallest Fréchet distance.
+
+    :param real: real images: directory or zip
+    :param split: split to train on, e.g. train, where the images have splits
+    :param out: run directory
+    :param counts: images per class; all unless given
+    :param size: height and width of the generated images, multiples of 16; unless given,
+        48 on the short side, in the images' proportions
+    :param no_random_flips: do not flip or transpose images, which have an up
+    :param steps: generator steps
+    :param batch_size: images per step
+    :param width: channels at full resolution
+    :param pretraining_steps: steps of the network that the discriminator looks through
+    :param reference_split: images to take the Fréchet distance to, e.g. valid; the
+        training images unless given
+    :param fid_samples: number of them at most, and of generated ones; 0 for no distance
+    :param save_every: steps between checkpoints, sample grids and Fréchet distances
+    """
+
+    real: Path
+    split: str | None = None
+    out: Path = Path("runs/histogan")
+    counts: tuple[int, ...] = ()
+    size: tuple[int, int] | None = None
+    no_random_flips: bool = False
+    steps: int = DEFAULT.steps
+    batch_size: int = DEFAULT.batch_size
+    width: int = DEFAULT.width
+    pretraining_steps: int = DEFAULT.pretraining_steps
+    reference_split: str | None = None
+    fid_samples: int = 1024
+    save_every: int = 500
+
+    def run(self) -> Facts:
+        """Train, or go on with a training."""
+        real = read_class_folders(self.real, self.split)
+        if self.counts:
+            real = real.subset(draw_per_class(real.labels, self.counts, self.seed))
+        gan = _new_or_resumed(self, real)
+        print(
+            f"{len(real)} images of {', '.join(class_names(real))} at {gan.size[0]}×{gan.size[1]}, "
+            f"{gan.config.steps} steps from {gan.step}, on {gan.device}"
+        )
+        extractor = reference = None
+        if self.fid_samples:
+            extractor = _feature_network(self, real, gan.size)
+            reference = _reference(self, real, gan.size)
+
+        images = real.pixels(gan.size)
+        if not gan.pretrained:
+            _pretrain(gan, images, real.labels)
+            gan.save(self.out / "histogan.pt")
+        try:
+            _fit(gan, images, real.labels, self, extractor, reference)
+        except (CollapseError, FloatingPointError) as error:
+            raise SystemExit(f"{error} ({self.out})") from error
+        except ValueError as error:
+            raise ValueError(f"{error} ({self.out})") from error
+        print(f"checkpoints, losses.csv and sample grids in {self.out}")
+        return {"run": str(self.out), "checkpoint": str(self.out / "histogan.pt")}
 
 
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    add, default = parser.add_argument, HistoGANConfig()
-    add("--steps", type=int, default=default.steps, help="generator steps")
-    add("--batch-size", type=int, default=default.batch_size, help="images per step")
-    add("--width", type=int, default=default.width, help="channels at full resolution")
-    add(
-        "--pretraining-steps",
-        type=int,
-        default=default.pretraining_steps,
-        help="steps of the network that the discriminator looks through",
-    )
-
-
-def _add_checks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--reference-split",
-        metavar="SPLIT",
-        help="images to take the Fréchet distance to, e.g. valid (default: the training images)",
-    )
-    parser.add_argument(
-        "--fid-samples",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="number of them at most, and of generated ones; 0 for no distance",
-    )
-    parser.add_argument(
-        "--save-every",
-        type=int,
-        default=500,
-        help="steps between checkpoints, sample grids and Fréchet distances",
-    )
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train, or go on with a training."""
-    real = read_class_folders(args.data, args.split)
-    if args.counts:
-        real = real.subset(draw_per_class(real.labels, args.counts, args.seed))
-    gan = _new_or_resumed(args, real)
-    print(
-        f"{len(real)} images of {', '.join(class_names(real))} at {gan.size[0]}×{gan.size[1]}, "
-        f"{gan.config.steps} steps from {gan.step}, on {gan.device}"
-    )
-    extractor = reference = None
-    if args.fid_samples:
-        extractor = _feature_network(args, real, gan.size)
-        reference = _reference(args, real, gan.size)
-
-    images = real.pixels(gan.size)
-    if not gan.pretrained:
-        _pretrain(gan, images, real.labels)
-        gan.save(args.out / "histogan.pt")
-    try:
-        _fit(gan, images, real.labels, args, extractor, reference)
-    except (CollapseError, FloatingPointError) as error:
-        raise SystemExit(f"{error} ({args.out})") from error
-    except ValueError as error:
-        raise ValueError(f"{error} ({args.out})") from error
-    print(f"checkpoints, losses.csv and sample grids in {args.out}")
-
-
-def _new_or_resumed(args: argparse.Namespace, real: Dataset) -> HistoGAN:
+def _new_or_resumed(args: TrainGenerator, real: Dataset) -> HistoGAN:
     """Return the GAN of the last checkpoint, or a new one."""
     config = HistoGANConfig(
         steps=args.steps,
@@ -140,7 +119,7 @@ def _new_or_resumed(args: argparse.Namespace, real: Dataset) -> HistoGAN:
         pretraining_steps=args.pretraining_steps,
         random_flips=not args.no_random_flips,
     )
-    size = tuple(args.size) if args.size else _default_size(*real.image_size)
+    size = args.size or _default_size(*real.image_size)
     gan = HistoGAN(size, class_names(real), config, args.device)
     checkpoint = args.out / "histogan.pt"
     if not checkpoint.exists():
@@ -167,7 +146,7 @@ def _default_size(height: int, width: int) -> tuple[int, int]:
     return side(height), side(width)
 
 
-def _feature_network(args: argparse.Namespace, real: Dataset, size: tuple[int, int]) -> Classifier:
+def _feature_network(args: TrainGenerator, real: Dataset, size: tuple[int, int]) -> Classifier:
     """Read the network of the Fréchet distance if the run has one, else train and write it.
 
     It stays with the run, so that the distances of a resumed run continue those before.
@@ -208,11 +187,11 @@ def _feature_config(n: int, size: tuple[int, int], no_random_flips: bool) -> Tra
 
 
 def _reference(
-    args: argparse.Namespace, real: Dataset, size: tuple[int, int]
+    args: TrainGenerator, real: Dataset, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels that the Fréchet distance is taken to."""
     if args.reference_split:
-        real = read_class_folders(args.data, args.reference_split, class_names(real))
+        real = read_class_folders(args.real, args.reference_split, class_names(real))
     counts = apportion(real.labels, min(args.fid_samples, len(real)))
     reference = real.subset(draw_per_class(real.labels, counts, args.seed))
     return reference.pixels(size), reference.labels
@@ -232,7 +211,7 @@ def _fit(
     gan: HistoGAN,
     images: np.ndarray,
     labels: np.ndarray,
-    args: argparse.Namespace,
+    args: TrainGenerator,
     extractor: Classifier | None,
     reference: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:

@@ -11,12 +11,15 @@ are rendered, or taken from the embedded PCam bank and spoilt, when they are ask
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from agents.cli.common import (
-    add_bank_to_write,
-    add_seed_and_device,
+    Facts,
+    SeededCommand,
     check_bank_to_write,
     train_extractor_with_bar,
 )
@@ -29,42 +32,40 @@ STEPS_PER_EPOCH = 30
 """A pass over a few hundred training images is too short."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("name", choices=("cervical", "pcam-planted"), help="bank to build")
-    parser.add_argument(
-        "--epochs", type=int, default=EXTRACTOR.epochs, help="epochs of the extractor"
-    )
-    parser.add_argument(
-        "--steps-per-epoch",
-        type=int,
-        default=STEPS_PER_EPOCH,
-        help="steps of the extractor per epoch",
-    )
-    parser.add_argument(
-        "--short-side",
-        type=int,
-        default=min(EXTRACTOR.size),
-        help="pixels that the extractor sees on the short side",
-    )
-    add_seed_and_device(parser)
-    add_bank_to_write(parser)
+@dataclass(frozen=True, kw_only=True)
+class KnownTruth(SeededCommand):
+    """Build a bank whose flaws are known: a phantom, or spoilt patches.
 
+    :param name: bank to build
+    :param out: bank to write
+    :param epochs: epochs of the extractor
+    :param steps_per_epoch: steps of the extractor per epoch
+    :param short_side: pixels that the extractor sees on the short side
+    :param discard_existing: replace a bank at OUT although it holds retrainings, which are lost
+    """
 
-def run(args: argparse.Namespace) -> None:
-    """Make the images, train the extractor, and write the bank."""
-    check_bank_to_write(args)
-    images, origin = _make_images(args.name, args.seed)
-    config = replace(
-        EXTRACTOR,
-        epochs=args.epochs,
-        steps_per_epoch=args.steps_per_epoch,
-        size=(args.short_side, args.short_side),
-    ).for_images(*images["train"].image_size)
-    extractor = train_extractor_with_bar(images, args.seed, config, args.device)
-    provenance = {"images": origin, "seed": args.seed}
-    extract_bank(images, extractor, provenance).save(args.out, half=True)
-    print(FeatureBank.load(args.out).describe())
+    name: Annotated[Literal["cervical", "pcam-planted"], tyro.conf.Positional]
+    out: Path
+    epochs: int = EXTRACTOR.epochs
+    steps_per_epoch: int = STEPS_PER_EPOCH
+    short_side: int = min(EXTRACTOR.size)
+    discard_existing: bool = False
+
+    def run(self) -> Facts:
+        """Make the images, train the extractor, and write the bank."""
+        check_bank_to_write(self.out, self.discard_existing)
+        images, origin = _make_images(self.name, self.seed)
+        config = replace(
+            EXTRACTOR,
+            epochs=self.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            size=(self.short_side, self.short_side),
+        ).for_images(*images["train"].image_size)
+        extractor = train_extractor_with_bar(images, self.seed, config, self.device)
+        provenance = {"images": origin, "seed": self.seed}
+        extract_bank(images, extractor, provenance).save(self.out, half=True)
+        print(FeatureBank.load(self.out).describe())
+        return {"bank": str(self.out)}
 
 
 def _make_images(name: str, seed: int) -> tuple[dict[str, Dataset], str]:

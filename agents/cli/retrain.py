@@ -10,13 +10,12 @@ Finished retrainings are kept in runs/retrained, so that an interrupted command 
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from agents.cli.common import add_seed_and_device, add_size
+from agents.cli.common import Facts, SeededCommand
 from agents.progress import progress_bar
 from agents.runs import RETRAINED
 from synthselect_env import FeatureBank
@@ -30,7 +29,6 @@ from synthselect_env.evaluators import (
     with_retrainings,
 )
 from synthselect_env.evaluators.retrain import n_trained_on
-from synthselect_env.training.augmentation import AUGMENTATIONS
 from synthselect_env.training.classifier import build_network
 from synthselect_env.training.config import SMALL, TrainingConfig, default_config
 
@@ -50,79 +48,79 @@ MIN_CORRELATION = 0.3
 """Leave-one-out correlation below which a datamodel's predictions mean little."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add = parser.add_argument
-    add("--bank", required=True, help="file, or an embedded bank")
-    add("--out", type=Path, help="bank to write (default: the bank's own file)")
-    add(
-        "--retrainings",
-        type=int,
-        default=48,
-        help=f"number to add; with the bank's own, at least {MIN_RETRAININGS}",
-    )
-    add(
-        "--discard-existing",
-        action="store_true",
-        help="drop the bank's own retrainings, e.g. to use another configuration",
-    )
-    add(
-        "--folds",
-        type=int,
-        help="score each real image by a network that was trained on the other folds (default: "
-        "train on the train split, score the valid split)",
-    )
-    add("--architecture", default=SMALL.architecture, help="small_cnn, or a torchvision network")
-    own = "(default: the architecture's)"
-    add_size(parser, f"size in pixels {own}")
-    add("--epochs", type=int, help=f"epochs of a retraining {own}")
-    add("--steps-per-epoch", type=int, help=f"steps per epoch {own}")
-    add("--batch-size", type=int, help=f"images per step {own}")
-    add("--learning-rate", type=float, help=f"highest learning rate {own}")
-    add(
-        "--augmentation",
-        choices=AUGMENTATIONS,
-        help=f"augmentation of the training images {own}",
-    )
-    add("--workers", type=int, help="processes (default: one per core, on a GPU one)")
-    add_seed_and_device(parser, "random seed of the selections and of all retrainings")
+@dataclass(frozen=True, kw_only=True)
+class Retrain(SeededCommand):
+    """Retrain a network on a few dozen selections of a bank, for a datamodel to learn from.
+
+    An environment of a bank with retrainings is rewarded by a datamodel that is fitted to them.
+    Finished retrainings are kept in runs/retrained, so that an interrupted command can go on.
+
+    :param bank: file, or name of an embedded bank
+    :param out: bank to write; the bank's own file unless given
+    :param retrainings: number to add; with the bank's own, at least 9
+    :param discard_existing: drop the bank's own retrainings, e.g. to use another configuration
+    :param folds: score each real image by a network that was trained on the other folds;
+        unless given, train on the train split and score the valid split
+    :param architecture: small_cnn, or a torchvision network
+    :param size: height and width in pixels; the architecture's unless given, as in the next five
+    :param epochs: epochs of a retraining
+    :param steps_per_epoch: steps per epoch
+    :param batch_size: images per step
+    :param learning_rate: highest learning rate
+    :param augmentation: none, traditional, flips or histology
+    :param workers: processes; one per core unless given, on a GPU one
+    """
+
+    bank: str
+    out: Path | None = None
+    retrainings: int = 48
+    discard_existing: bool = False
+    folds: int | None = None
+    architecture: str = SMALL.architecture
+    size: tuple[int, int] | None = None
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    augmentation: str | None = None
+    workers: int | None = None
+
+    def run(self) -> Facts:
+        """Retrain, write the bank, and say how well a datamodel predicts the retrainings."""
+        # An unknown architecture is said before anything is read.
+        build_network(default_config(self.architecture), n_classes=2, seed=self.seed)
+        if self.bank in EMBEDDED and self.out is None:
+            raise ValueError("an embedded bank is not written to: give --out")
+        bank = resolve_bank(self.bank)
+        if self.discard_existing:
+            bank = replace(bank, retrainings=None)
+        n_held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
+        total = n_held + self.retrainings
+        if total < MIN_RETRAININGS:
+            raise ValueError(
+                f"--retrainings: a datamodel needs {MIN_RETRAININGS} retrainings, and {total} "
+                "would be there"
+            )
+        bank = _retrain(bank, self)
+        out = self.out or Path(self.bank)
+        bank.save(out)
+        return {"bank": str(out), "retrainings": total, "left_out_correlation": _print_fit(bank)}
 
 
-def run(args: argparse.Namespace) -> None:
-    """Retrain, write the bank, and say how well a datamodel predicts the retrainings."""
-    # An unknown architecture is said before anything is read.
-    build_network(default_config(args.architecture), n_classes=2, seed=args.seed)
-    if args.bank in EMBEDDED and args.out is None:
-        raise ValueError("an embedded bank is not written to: give --out")
-    bank = resolve_bank(args.bank)
-    if args.discard_existing:
-        bank = replace(bank, retrainings=None)
-    n_held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
-    total = n_held + args.retrainings
-    if total < MIN_RETRAININGS:
-        raise ValueError(
-            f"--retrainings: a datamodel needs {MIN_RETRAININGS} retrainings, and {total} would "
-            "be there"
-        )
-    bank = _retrain(bank, args)
-    bank.save(args.out or args.bank)
-    _print_fit(bank)
-
-
-def _training_config(bank: FeatureBank, args: argparse.Namespace) -> TrainingConfig:
+def _training_config(bank: FeatureBank, args: Retrain) -> TrainingConfig:
     """Return the configuration that the arguments ask for, at the images' proportions."""
     given = {name: getattr(args, name) for name in CONFIGURED}
     given = {name: value for name, value in given.items() if value is not None}
     config = default_config(args.architecture, n_trained_on(bank, args.folds))
     config = replace(config, **given)
     if args.size:
-        return replace(config, size=tuple(args.size))
+        return replace(config, size=args.size)
     if bank.train.images is None:
         return config
     return config.for_images(*bank.train.image_size)
 
 
-def _retrain(bank: FeatureBank, args: argparse.Namespace) -> FeatureBank:
+def _retrain(bank: FeatureBank, args: Retrain) -> FeatureBank:
     """Return the bank with further retrainings."""
     config = _training_config(bank, args)
     evaluator = RetrainEvaluator(bank, config=config, folds=args.folds, device=args.device)
@@ -150,8 +148,8 @@ def _retrain(bank: FeatureBank, args: argparse.Namespace) -> FeatureBank:
     return bank
 
 
-def _print_fit(bank: FeatureBank) -> None:
-    """Print the range of the retrainings, and how well a datamodel predicts each without it."""
+def _print_fit(bank: FeatureBank) -> float:
+    """Print the range of the retrainings, and return how well each is predicted without it."""
     datamodel = DatamodelEvaluator(bank)
     truth = datamodel.metrics.log_likelihood
     predicted = datamodel.leave_one_out()
@@ -170,3 +168,4 @@ def _print_fit(bank: FeatureBank) -> None:
             "mean little; add more retrainings, or use synthselect train --reward-evaluator "
             "linear_probe"
         )
+    return float(correlation)

@@ -42,11 +42,14 @@ class RunConfig:
 
         train_run(RunConfig(bank="toy", judges=("linear_probe",), timesteps=256))
 
-    :param bank: name of an embedded bank, or path of a file
-    :param algorithm: "PPO" or "CreditPPO"
-    :param reward: name in :data:`~synthselect_env.envs.rewards.REWARDS`
-    :param evaluator: name of the evaluator that rewards; None for the bank's default
-    :param judges: names of the classifiers that judge the selection on the test split
+    :param bank: name of an embedded bank (pcam-few, pcam, cervical, pcam-planted, toy), or a file
+    :param algorithm: PPO, or CreditPPO, which is told what each decision was worth
+    :param reward: log_likelihood_gain, log_likelihood_delta or paper; see
+        ``synthselect_env.envs.rewards.REWARDS``
+    :param reward_evaluator: evaluator that rewards: datamodel, linear_probe, small_cnn or resnet34;
+        None for the datamodel where the bank has retrainings, else the linear probe
+    :param judges: classifiers that judge the selection on the test split: linear_probe, small_cnn,
+        resnet34; none for the selection alone
     :param size: (height, width) in pixels at which a network is retrained; None for its own
     :param folds: number of folds of the real images by which retrainings are scored; None to score
         them on the validation split
@@ -70,9 +73,9 @@ class RunConfig:
     bank: str = "pcam"
     algorithm: str = "PPO"
     reward: str = DEFAULT_REWARD
-    evaluator: str | None = None
+    reward_evaluator: str | None = None
     judges: Sequence[str] = ("linear_probe", "small_cnn")
-    size: Sequence[int] | None = None
+    size: tuple[int, int] | None = None
     folds: int | None = None
     rounds: int = 1
     augmentation: str | None = None
@@ -95,14 +98,16 @@ class RunConfig:
         if self.out is not None:
             object.__setattr__(self, "out", str(self.out))
         if self.size is not None:
-            object.__setattr__(self, "size", tuple(self.size))
+            object.__setattr__(self, "size", (self.size[0], self.size[1]))
 
         resolve_reward(self.reward)
         _check_known("algorithm", [self.algorithm], ALGORITHMS)
         _check_known("classifier", self.judges, JUDGES)
         augmentation = [self.augmentation] if self.augmentation else []
         _check_known("augmentation", augmentation, AUGMENTATIONS)
-        _check_known("evaluator", [self.evaluator] if self.evaluator else [], EVALUATORS)
+        _check_known(
+            "evaluator", [self.reward_evaluator] if self.reward_evaluator else [], EVALUATORS
+        )
         for name in COUNTS:
             # SB3's PPO scales advantages by their deviation within a batch.
             least = 2 if (name, self.algorithm) == ("batch_size", "PPO") else 1

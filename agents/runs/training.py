@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.evaluation.comparison import Comparison, compare
 from agents.policies import TransformerPolicy
-from agents.progress import HAS_TRAINING_BAR, progress_bar
+from agents.progress import HAS_TRAINING_BAR, progress_bar, training_bar
 from agents.report import comparison_table, read_history, recommendation, write_report
 from agents.runs.config import RETRAINING, RunConfig
 from agents.runs.recording import SelectionMetrics, run_logger
@@ -87,12 +87,53 @@ def train_run(config: RunConfig) -> Path:
     return directory
 
 
+def load_policy(directory: str | Path) -> PolicySelector:
+    """Return the policy of a run, as a selector.
+
+    :param directory: run directory
+    :raises ValueError: if it is no directory of a finished run
+    """
+    config, model = _stored_config(directory), Path(directory) / "model.zip"
+    if not model.is_file():
+        raise ValueError(f"{directory} has no model.zip; the run has not finished its training")
+    return PolicySelector(config.algorithm_class.load(model, device=config.device))
+
+
+def report_run(directory: str | Path) -> Path:
+    """Write the report of a run again, and return its file.
+
+    Selections and retrainings that the run has stored are not made again.
+
+    :param directory: run directory
+    :raises ValueError: if it is no directory of a finished run, or its bank is another one now
+    """
+    directory = Path(directory)
+    config = _stored_config(directory)
+    bank = resolve_bank(config.bank)
+    _check_judges(config, bank)
+    policy = load_policy(directory)
+    selection = Selection.load(directory / "selection.csv")
+    if (policy.select(bank.sealed, config.seed).mask != selection.mask).any():
+        raise ValueError(f"{config.bank} is another bank now than that of the run {directory}")
+    comparisons = [_compare(config, bank, judge, policy, directory) for judge in config.judges]
+    _report(config, bank, policy.name, selection, comparisons, directory)
+    return directory / "report.html"
+
+
+def _stored_config(directory: str | Path) -> RunConfig:
+    """Return the configuration of a run."""
+    file = Path(directory) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{directory} is no directory of a run; it has no config.json")
+    return RunConfig(**json.loads(file.read_text(encoding="utf-8"))["arguments"])
+
+
 def _check_judges(config: RunConfig, bank: FeatureBank) -> None:
     """Refuse a bank that cannot be judged, before the training and not after it."""
     if config.judges and "test" not in bank.splits:
         raise ValueError(
             f"{config.bank} has no test split to compare on; give it one, or no judges "
-            "(--judge without a name) for the selection alone"
+            "(--judges without a name) for the selection alone"
         )
     for judge in config.judges:
         make_evaluator(judge, bank, **config.evaluator_settings(judge))
@@ -119,7 +160,7 @@ def _make_directory(config: RunConfig) -> Path:
 def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPolicyAlgorithm:
     """Train the agent, and write its metrics and ``model.zip``."""
     # Environment: each step shows a batch of candidates and scores n_envs selections in one call.
-    name = config.evaluator or default_evaluator(bank)
+    name = config.reward_evaluator or default_evaluator(bank)
     with _rewarding(config, bank, name) as evaluator:
         return _learn(config, bank, name, evaluator, directory)
 
@@ -153,7 +194,7 @@ def _learn(
         config.timesteps,
         callback=SelectionMetrics(),
         log_interval=None,  # type: ignore[arg-type]
-        progress_bar=HAS_TRAINING_BAR,
+        progress_bar=training_bar(),
     )
     model.logger.close()
     with atomic_write(directory / "model.zip") as path:
@@ -211,7 +252,7 @@ def _slowness(device: str, judge: str) -> str:
         return ""
     return (
         "; without bf16 instructions, several minutes each. "
-        "The judge small_cnn (--judge small_cnn) needs seconds"
+        "The judge small_cnn (--judges small_cnn) needs seconds"
     )
 
 
@@ -227,7 +268,7 @@ def _report(
     if config.judges == ("linear_probe",):
         print(
             "\nThat is the word of a linear probe. Full retraining does not always agree; "
-            "the judge small_cnn (--judge small_cnn) retrains."
+            "the judge small_cnn (--judges small_cnn) retrains."
         )
     if not comparisons:
         return

@@ -12,6 +12,7 @@ from synthselect_env.data.images import (
 )
 from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates
+from synthselect_env.data.preparing import encode_images, split_real
 from synthselect_env.data.splitting import apportion, assign_folds, draw_per_class, split_by_group
 
 # Names of 0.1.
@@ -31,10 +32,12 @@ __all__ = [
     "compute_image_stats",
     "decode",
     "draw_per_class",
+    "encode_images",
     "find_images",
     "image_grid",
     "phantom_candidates",
     "read_class_folders",
     "read_pcam",
     "split_by_group",
+    "split_real",
 ]

@@ -243,7 +243,17 @@ class EncodedImages(LazyImages):
     @property
     def blobs(self) -> tuple[bytes, ...]:
         """Content of one image file each."""
-        return tuple(self._set.contents[int(i)] for i in self._positions)
+        return tuple(self.blob(i) for i in range(len(self)))
+
+    def blob(self, position: int) -> bytes:
+        """Return the content of one image's file."""
+        return self._set.contents[int(self._positions[position])]
+
+    @property
+    def files(self) -> tuple[str, ...] | None:
+        """Name of each image's file within its directory or archive; None if they have none."""
+        names = self._set.names
+        return None if names is None else tuple(names[int(i)] for i in self._positions)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -506,6 +516,15 @@ def decode(images: Images, size: Size | None = None) -> np.ndarray:
         return images
     resized = [_resize(Image.fromarray(image), size) for image in images]
     return np.stack([np.asarray(image) for image in resized])
+
+
+def resized(image: np.ndarray, size: Size) -> np.ndarray:
+    """Return an image at another size, by area averaging where it shrinks.
+
+    :param image: uint8 (h, w, 3)
+    :param size: (height, width) in pixels
+    """
+    return np.asarray(_resize(Image.fromarray(image), size))
 
 
 def images_digest(images: Images | None, labels: np.ndarray) -> str:

@@ -1,0 +1,132 @@
+"""``synthselect auto``: two folders in, a folder to train on out.
+
+synthselect auto --real real --candidates synthetic --out answer
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from agents.cli.bank import BuildBank, ImageOptions, find_candidates
+from agents.cli.common import Facts, SeededCommand
+from agents.cli.retrain import Retrain
+from agents.export import export_images
+from agents.runs import RunConfig, train_run
+from synthselect_env import FeatureBank, Selection
+from synthselect_env.storage import content_key
+from synthselect_env.training.config import MANY_IMAGES, SMALL
+
+FOLDS = 5
+"""Folds by which retrainings are scored where few images are annotated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(SeededCommand):
+    """Go the whole way: two folders in, a report and a folder of selected images out.
+
+    It builds a bank, retrains a network on a few dozen selections, trains a policy on what these
+    teach, judges its selection on held-out real images, and copies the selected images to
+    OUT/selected. After an interruption, the same command goes on.
+
+    :param real: real images: directory, zip or npz
+    :param candidates: synthetic images in class folders
+    :param out: directory to write
+    :param retrainings: selections on which a network is retrained to teach the reward
+    :param rounds: trainings of the judge on each selection, with a seed each
+    :param algorithm: PPO or CreditPPO
+    :param images: how folders of images are read
+    """
+
+    real: Path
+    candidates: Path
+    out: Path
+    retrainings: int = 48
+    rounds: int = 3
+    algorithm: str = RunConfig.algorithm
+    images: ImageOptions = ImageOptions()
+
+    def run(self) -> Facts:
+        """Go the whole way."""
+        start = time.perf_counter()
+        self._claim()
+        bank_file = self.out / "bank.h5"
+
+        # Build the bank, and teach the reward. A finished bank has its retrainings.
+        if not bank_file.exists():
+            images_file = self.out / "images.h5"
+            BuildBank(
+                real=self.real,
+                candidates=self.candidates,
+                out=images_file,
+                seed=self.seed,
+                device=self.device,
+                images=self.images,
+            ).run()
+            bank = FeatureBank.load(images_file)
+            few = len(bank.train) + len(bank.valid) < MANY_IMAGES
+            Retrain(
+                bank=str(images_file),
+                out=bank_file,
+                retrainings=self.retrainings,
+                folds=FOLDS if few else None,
+                seed=self.seed,
+                device=self.device,
+            ).run()
+            images_file.unlink()
+        bank = FeatureBank.load(bank_file)
+        retrained = bank.retrainings
+        folds = None if retrained is None else retrained.training_config.get("folds")
+
+        # Learn, select, judge, report.
+        run = train_run(
+            RunConfig(
+                bank=str(bank_file),
+                algorithm=self.algorithm,
+                judges=(SMALL.architecture,),
+                folds=folds,
+                rounds=self.rounds,
+                seed=self.seed,
+                device=self.device,
+                out=str(self.out),
+            )
+        )
+
+        # Hand over the selected images.
+        selection = Selection.load(run / "selection.csv")
+        found = find_candidates(self.candidates, tuple(bank.classes), self.images)
+        selected = self.out / "selected"
+        if selected.exists():
+            shutil.rmtree(selected)
+        export_images(selection, found[None], selected)
+        minutes = (time.perf_counter() - start) / 60
+        print(f"{selection.count:,} selected images in {selected}; {minutes:.1f} min in all")
+        return {
+            "selected": str(selected),
+            "kept": selection.count,
+            "candidates": len(selection),
+            "report": str(self.out / "report.html"),
+            "minutes": round(minutes, 2),
+        }
+
+    def _claim(self) -> None:
+        """Make the directory this command's own.
+
+        :raises ValueError: if it holds something else, or the results of other arguments
+        """
+        settings = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name != "out"}
+        key, file = content_key(settings), self.out / "auto.json"
+        if file.exists():
+            if json.loads(file.read_text())["key"] != key:
+                raise ValueError(
+                    f"{self.out} holds the results of other arguments; give them again, or "
+                    "another --out"
+                )
+            return
+        if self.out.exists() and any(self.out.iterdir()):
+            raise ValueError(f"{self.out} is not empty; give another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"key": key, "arguments": settings}, indent=2))

@@ -1,0 +1,72 @@
+"""``synthselect compare``: compare selectors and trained runs by retraining, on the test split.
+
+synthselect compare --bank mine.h5 --by none all confidence runs/mine --out comparison
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents.cli.common import Facts, SeededCommand
+from agents.cli.select import find_selector
+from agents.evaluation import compare
+from agents.progress import progress_bar
+from agents.report import comparison_table
+from agents.runs import RETRAINING
+from synthselect_env.bank import resolve_bank
+from synthselect_env.evaluators import make_evaluator, spread
+from synthselect_env.training.config import SMALL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(SeededCommand):
+    """Compare selectors and trained runs by what a classifier gains from what they keep.
+
+    :param bank: file, or name of an embedded bank
+    :param by: names of selectors, or directories of runs
+    :param out: directory of the results, with which an interrupted comparison goes on
+    :param judge: classifier: small_cnn, resnet34 or linear_probe
+    :param rounds: trainings of the classifier on each selection, with a seed each
+    :param folds: folds of the real images by which validation scores are taken
+    :param workers: processes; one per core unless given, on a GPU one
+    """
+
+    bank: str
+    by: tuple[str, ...]
+    out: Path
+    judge: str = SMALL.architecture
+    rounds: int = 3
+    folds: int | None = None
+    workers: int | None = None
+
+    def run(self) -> Facts:
+        """Compare, and print the table."""
+        bank = resolve_bank(self.bank)
+        contenders = [find_selector(name) for name in dict.fromkeys(("none", *self.by))]
+        retrains = self.judge in RETRAINING
+        settings = {"folds": self.folds, "device": self.device} if retrains else {}
+        evaluator = make_evaluator(self.judge, bank.sealed, **settings)
+        with (
+            spread(evaluator, self.workers) if retrains else nullcontext(evaluator) as classifier,
+            progress_bar(self.rounds * len(contenders), "retraining") as bar,
+        ):
+            comparison = compare(
+                bank,
+                contenders,
+                self.rounds,
+                classifier,
+                self.seed,
+                self.out,
+                on_outcome=lambda _: bar.update(),
+            )
+        print(comparison_table(comparison))
+        gains = {name: comparison.gain(name) for name in comparison.selectors}
+        return {
+            "comparison": str(self.out / "comparison.csv"),
+            "gain_in_test_accuracy": {
+                name: {"mean": mean, "low": low, "high": high}
+                for name, (mean, low, high) in gains.items()
+            },
+        }
