@@ -66,7 +66,9 @@ class FeatureBank:
     """Results computed from this bank by others, kept while it lives."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))
+        # LabelEncoder.classes_ and np.unique hold numpy's own strings.
+        plain = tuple(str(name) if isinstance(name, str) else name for name in self.classes)
+        object.__setattr__(self, "classes", plain)
         names = [name for name in self.classes if isinstance(name, str) and name]
         if len(self.classes) < 2 or len(set(names)) < len(self.classes):
             raise ValueError(
@@ -289,7 +291,15 @@ class FeatureBank:
                 provenance = json.loads(file.attrs.get("provenance", "{}"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: attribute provenance is not JSON ({error})") from error
+            if not isinstance(provenance, dict):
+                raise ValueError(
+                    f"{path}: attribute provenance is {provenance!r}; it must be a JSON object"
+                )
             classes = file.attrs["classes"]
+            if np.ndim(classes) != 1:
+                raise ValueError(
+                    f"{path}: attribute classes is {classes!r}; it must be an array of names"
+                )
             return cls(
                 **splits,
                 classes=[c.decode() if isinstance(c, bytes) else str(c) for c in classes],

@@ -145,7 +145,7 @@ class SelectionEpisodes:
         :param actions: 0 or 1, (n, batch_size)
         :return: rewards (n,), and the evaluations on the validation split
         :raises gymnasium.error.ResetNeeded: before the first episode and after the last batch
-        :raises ValueError: if the actions have another shape
+        :raises ValueError: if the actions have another shape, or are neither 0 nor 1
         """
         if self.finished or self._tracker is None:
             raise gym.error.ResetNeeded(
@@ -156,6 +156,12 @@ class SelectionEpisodes:
             raise ValueError(
                 f"expected an action of {self.batch_size} bits for each of {self.n} episodes, "
                 f"got shape {actions.shape}"
+            )
+        is_decision = (actions == 0) | (actions == 1)
+        if not is_decision.all():
+            raise ValueError(
+                f"an action is 0 (discard) or 1 (keep) for each candidate, got "
+                f"{actions[~is_decision].flat[0]!r}; compare probabilities with a threshold"
             )
         batch = self.batches[self.step_index]
         self.masks[:, batch] = actions[:, : len(batch)] > 0

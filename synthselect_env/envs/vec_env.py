@@ -9,11 +9,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from synthselect_env.bank import N_BATCHES, FeatureBank, resolve_bank
 from synthselect_env.envs.episodes import SelectionEpisodes
+from synthselect_env.envs.rendering import framed_candidates
 from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, resolve_reward
 from synthselect_env.evaluators import Evaluator, make_evaluator
 
@@ -41,6 +43,7 @@ class SelectionVecEnv(VecEnv):
     :param extended_features: whether rows also hold class, centroid cosines, label fit and realism;
         False for the paper's features alone
     :param evaluator_kwargs: arguments of an evaluator that is given by name
+    :param render_mode: "rgb_array" for images of the batches, e.g. for a VecVideoRecorder, or None
     :raises ValueError: if an argument is unknown or out of range
     """
 
@@ -53,6 +56,7 @@ class SelectionVecEnv(VecEnv):
         n_batches: int = N_BATCHES,
         extended_features: bool = True,
         evaluator_kwargs: dict[str, object] | None = None,
+        render_mode: str | None = None,
     ) -> None:
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
@@ -65,11 +69,14 @@ class SelectionVecEnv(VecEnv):
             n_batches,
             extended_features,
         )
-        self.render_mode = None
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"unknown render_mode {render_mode!r}; None or 'rgb_array'")
+        self.render_mode = render_mode
         self._actions = np.zeros((n_envs, self._episodes.batch_size), np.int8)
         self._seeded = False
         self._start = time.perf_counter()
         super().__init__(n_envs, self._episodes.observation_space, self._episodes.action_space)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # type: ignore[dict-item]
 
     @property
     def evaluator(self) -> Evaluator:
@@ -166,7 +173,9 @@ class SelectionVecEnv(VecEnv):
         """Do nothing; no resource is held open."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return the shared attribute, once per requested environment."""
+        """Return an attribute of each requested environment. Most are shared by all."""
+        if attr_name == "selection":
+            return list(self.selections[list(self._get_indices(indices))])
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -190,10 +199,22 @@ class SelectionVecEnv(VecEnv):
     ) -> list[Any]:
         """Call a method, once per requested environment."""
         method = getattr(self, method_name)
+        if method_name == "credit":
+            return list(method()[list(self._get_indices(indices))])
         return [method(*method_args, **method_kwargs) for _ in self._get_indices(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Return False: no environment is wrapped."""
-        return [False for _ in self._get_indices(indices)]
+        """Return whether a wrapper's work is done here, which is true of SB3's ``Monitor``."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Draw each environment's last decided batch, grey before the first step."""
+        if self.render_mode is None:
+            return [None] * self.num_envs
+        episodes = self._episodes
+        decided = episodes.step_index > 0
+        batch = episodes.batches[episodes.step_index - 1 if decided else 0]
+        masks = episodes.masks[:, batch] if decided else [None] * self.num_envs
+        return [framed_candidates(self.bank, batch, mask) for mask in masks]

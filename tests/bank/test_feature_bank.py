@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -78,3 +79,28 @@ def test_features_are_needed(toy: FeatureBank) -> None:
     images = Dataset.of_images(toy.valid.images, toy.valid.labels, toy.valid.ids, toy.classes)
     with pytest.raises(ValueError, match="valid/features is missing; extract features"):
         replace(toy, valid=images)
+
+
+def test_class_names_of_numpy(toy: FeatureBank, tmp_path: Path) -> None:
+    bank = replace(toy, classes=np.unique(["sound", "ill"]))
+    assert bank.classes == ("ill", "sound") and type(bank.classes[0]) is str
+    bank.save(tmp_path / "bank.h5")
+    assert FeatureBank.load(tmp_path / "bank.h5").classes == ("ill", "sound")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("classes", "sound,ill", "attribute classes is 'sound,ill'; it must be an array of names"),
+        ("provenance", "[1, 2]", r"attribute provenance is \[1, 2\]; it must be a JSON object"),
+        ("provenance", "x", "attribute provenance is not JSON"),
+    ],
+)
+def test_malformed_attributes(
+    toy: FeatureBank, tmp_path: Path, attribute: str, value: str, message: str
+) -> None:
+    toy.save(tmp_path / "bank.h5")
+    with h5py.File(tmp_path / "bank.h5", "r+") as file:
+        file.attrs[attribute] = value
+    with pytest.raises(ValueError, match=message):
+        FeatureBank.load(tmp_path / "bank.h5")

@@ -148,3 +148,14 @@ def test_credit_needs_an_evaluator_that_knows_it(toy: FeatureBank) -> None:
     assert not env.has_credit
     with pytest.raises(NotImplementedError, match="ShareEvaluator cannot say"):
         env.credit()
+
+
+@pytest.mark.parametrize("wrong", [0.02, float("nan"), 2, -1])
+def test_actions_are_decisions(toy: FeatureBank, wrong: float) -> None:
+    env = SyntheticSelectionEnv(toy)
+    env.reset(seed=0)
+    action = np.ones(env.action_space.n)
+    action[3] = wrong
+    with pytest.raises(ValueError, match=r"0 \(discard\) or 1 \(keep\) for each candidate, got"):
+        env.step(action)
+    assert env.selection.sum() == 0

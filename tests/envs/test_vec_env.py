@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agents import TransformerPolicy
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.envs.rewards import REWARDS
 from synthselect_env.evaluators import LinearProbeEvaluator
@@ -97,3 +101,30 @@ def test_the_evaluator_is_fixed(toy: FeatureBank) -> None:
     env = SelectionVecEnv(toy, n_envs=2)
     with pytest.raises(AttributeError):
         env.set_attr("evaluator", LinearProbeEvaluator(toy))
+
+
+def test_what_users_of_other_vector_environments_do(toy: FeatureBank) -> None:
+    """Attributes, methods, episodes and images are those of environments in a DummyVecEnv."""
+    ours = SelectionVecEnv(toy, n_envs=2, render_mode="rgb_array")
+    ids = {"bank": toy, "render_mode": "rgb_array"}
+    theirs = make_vec_env("SynthSelect-Toy-v0", 2, env_kwargs=ids)
+    for env in (ours, theirs):
+        env.seed(0)
+        env.reset()
+    actions = np.random.default_rng(0).integers(0, 2, (2, ours.action_space.n))
+    frames = []
+    for env in (ours, theirs):
+        env.step(actions)
+        frames.append(env.render())
+    assert (frames[0] == frames[1]).all()
+    for name in ("selection",):
+        mine, other = ours.get_attr(name), theirs.get_attr(name)
+        assert len(mine) == 2 and all((a == b).all() for a, b in zip(mine, other))
+    credits = [env.env_method("credit", indices=[1]) for env in (ours, theirs)]
+    assert np.allclose(credits[0], credits[1])
+    model = PPO(TransformerPolicy, ours, n_steps=8, batch_size=8)
+    mean, _ = evaluate_policy(model, ours, 2)  # no warning that episodes are not monitored
+    assert np.isfinite(mean)
+    assert SelectionVecEnv(toy, n_envs=2).get_images() == [None, None]
+    with pytest.raises(ValueError, match="unknown render_mode 'human'"):
+        SelectionVecEnv(toy, render_mode="human")
