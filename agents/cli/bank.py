@@ -12,11 +12,13 @@ are stored at quality 90.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from PIL import Image
 
 from agents.cli.common import (
     Command,
@@ -33,11 +35,15 @@ from synthselect_env.bank.extraction import default_extractor, extract_bank, tra
 from synthselect_env.data import (
     Dataset,
     FoundImages,
+    decode,
     draw_per_class,
     encode_images,
     find_images,
+    find_near_copies,
+    image_grid,
     split_real,
 )
+from synthselect_env.data.images import MOST_NAMED
 from synthselect_env.data.preparing import SHORT_SIDE
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.classifier import Classifier
@@ -63,6 +69,8 @@ class ImageOptions:
     :param page: number of the page in files of several
     :param short_side: pixels on the short side to which images are shrunk
     :param skip_unreadable: leave out images that cannot be read, and list them
+    :param exclude_copies: leave out candidates and train images that are changed copies of
+        validation or test images
     """
 
     classes: tuple[str, ...] = ()
@@ -75,6 +83,7 @@ class ImageOptions:
     page: int = 0
     short_side: int = SHORT_SIDE
     skip_unreadable: bool = False
+    exclude_copies: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +151,7 @@ class BuildBank(SeededCommand):
         classes = class_names(images["train"])
         images["candidates"], made_by = self._read_candidates(classes)
         images, left_out = self._encode_all(images)
+        images, copies = self._look_for_copies(images)
         _check_classes(images)
 
         # The extractor sees the real train split only.
@@ -155,7 +165,12 @@ class BuildBank(SeededCommand):
         extract_bank(images, extractor, provenance).save(self.out, half=True)
         bank = FeatureBank.load(self.out)
         print(bank.describe())
-        return {"bank": str(self.out), "left_out": left_out, "warnings": bank.warnings()}
+        return {
+            "bank": str(self.out),
+            "left_out": left_out,
+            "copies": copies,
+            "warnings": bank.warnings(),
+        }
 
     def _read_real(self) -> dict[str, Dataset]:
         """Return the real splits."""
@@ -228,6 +243,43 @@ class BuildBank(SeededCommand):
             print(f"left out: {line}")
         return encoded, left_out
 
+    def _look_for_copies(
+        self, images: dict[str, Dataset]
+    ) -> tuple[dict[str, Dataset], list[list[str]]]:
+        """Say which images are changed copies of those that scores are taken on.
+
+        :return: datasets, without the copies where that is asked for, and the pairs by name
+        """
+        named, shown = [], []
+        for name, other in product(("train", "candidates"), ("valid", "test")):
+            copy_of, pool = images[other], images[name]
+            assert copy_of.images is not None and pool.images is not None
+            with progress_bar(len(pool), "image", f"copies of {other} in {name}") as bar:
+                pairs = find_near_copies(pool.images, copy_of.images, bar.update)
+            for pair in pairs:
+                line = [
+                    f"{name}: {_id(pool, pair.copy)}",
+                    f"{other}: {_id(copy_of, pair.original)}",
+                ]
+                named.append(line)
+                both = (pool.images[[pair.copy]], copy_of.images[[pair.original]])
+                shown += [decode(image, (96, 96))[0] for image in both]
+            if pairs and self.images.exclude_copies:
+                kept = np.setdiff1d(np.arange(len(pool)), [pair.copy for pair in pairs])
+                images = {**images, name: pool.subset(kept)}
+        if named:
+            file = self.out.with_suffix(".copies.png")
+            Image.fromarray(image_grid(np.stack(shown[:64]), columns=8)).save(file)
+            listed = "\n  ".join(" is like ".join(line) for line in named[:MOST_NAMED])
+            fate = (
+                "left out" if self.images.exclude_copies else "give --exclude-copies to drop them"
+            )
+            print(
+                f"warning: {len(named)} images look like changed copies of validation or test "
+                f"images, which makes scores too good; {fate}. Pairs side by side: {file}\n  {listed}"
+            )
+        return images, named
+
     def _extractor_config(self, train: Dataset) -> TrainingConfig:
         """Return the configuration that the arguments ask for, at the images' proportions."""
         config = default_extractor(len(train), self.network.architecture)
@@ -292,6 +344,10 @@ def find_candidates(path: Path, classes: tuple[str, ...], options: ImageOptions)
         window=options.window,
         page=options.page,
     )
+
+
+def _id(dataset: Dataset, position: int) -> str:
+    return dataset.ids[position] if dataset.ids else str(position)
 
 
 def _check_classes(images: dict[str, Dataset]) -> None:

@@ -10,6 +10,7 @@ from synthselect_env.data.images import (
     decode,
     image_grid,
 )
+from synthselect_env.data.near_copies import NearCopy, find_near_copies
 from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates
 from synthselect_env.data.preparing import encode_images, split_real
@@ -24,6 +25,7 @@ __all__ = [
     "EncodedImages",
     "FoundImages",
     "LazyImages",
+    "NearCopy",
     "RenderedImages",
     "Split",
     "apportion",
@@ -34,6 +36,7 @@ __all__ = [
     "draw_per_class",
     "encode_images",
     "find_images",
+    "find_near_copies",
     "image_grid",
     "phantom_candidates",
     "read_class_folders",
