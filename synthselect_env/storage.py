@@ -19,6 +19,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 OUR_PACKAGES = ("synthselect_env", "agents")
 """Packages whose code is covered by :func:`library_digest` and by explicit versions."""
 
@@ -43,6 +48,28 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(directory: str | Path) -> Iterator[None]:
+    """Hold a directory for one process inside the block. A process that is killed holds nothing.
+
+    Where the system has no file locks (Windows), nothing is checked.
+
+    :param directory: directory, created if it is not there
+    :raises ValueError: if another process holds it
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"{directory} is in use by another run; wait for it, or give another directory"
+                ) from error
+        yield
 
 
 def content_key(*facts: object) -> str:

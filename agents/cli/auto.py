@@ -17,7 +17,7 @@ from agents.cli.retrain import Retrain
 from agents.export import export_images
 from agents.runs import RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
-from synthselect_env.storage import content_key
+from synthselect_env.storage import atomic_write, content_key, exclusive
 from synthselect_env.training.config import MANY_IMAGES, SMALL
 
 FOLDS = 5
@@ -56,27 +56,9 @@ class Auto(SeededCommand):
         bank_file = self.out / "bank.h5"
 
         # Build the bank, and teach the reward. A finished bank has its retrainings.
-        if not bank_file.exists():
-            images_file = self.out / "images.h5"
-            BuildBank(
-                real=self.real,
-                candidates=self.candidates,
-                out=images_file,
-                seed=self.seed,
-                device=self.device,
-                images=self.images,
-            ).run()
-            bank = FeatureBank.load(images_file)
-            few = len(bank.train) + len(bank.valid) < MANY_IMAGES
-            Retrain(
-                bank=str(images_file),
-                out=bank_file,
-                retrainings=self.retrainings,
-                folds=FOLDS if few else None,
-                seed=self.seed,
-                device=self.device,
-            ).run()
-            images_file.unlink()
+        with exclusive(self.out):
+            if not bank_file.exists():
+                self._build(bank_file)
         bank = FeatureBank.load(bank_file)
         retrained = bank.retrainings
         folds = None if retrained is None else retrained.training_config.get("folds")
@@ -128,5 +110,28 @@ class Auto(SeededCommand):
             return
         if self.out.exists() and any(self.out.iterdir()):
             raise ValueError(f"{self.out} is not empty; give another --out")
-        self.out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"key": key, "arguments": settings}, indent=2))
+        with atomic_write(file) as path:
+            path.write_text(json.dumps({"key": key, "arguments": settings}, indent=2))
+
+    def _build(self, out: Path) -> None:
+        """Build the bank, and retrain a network on selections of its candidates."""
+        file = self.out / "images.h5"
+        BuildBank(
+            real=self.real,
+            candidates=self.candidates,
+            out=file,
+            seed=self.seed,
+            device=self.device,
+            images=self.images,
+        ).run()
+        bank = FeatureBank.load(file)
+        few = len(bank.train) + len(bank.valid) < MANY_IMAGES
+        Retrain(
+            bank=str(file),
+            out=out,
+            retrainings=self.retrainings,
+            folds=FOLDS if few else None,
+            seed=self.seed,
+            device=self.device,
+        ).run()
+        file.unlink()

@@ -32,7 +32,7 @@ from synthselect_env.evaluators import (
     make_evaluator,
     spread,
 )
-from synthselect_env.storage import atomic_write
+from synthselect_env.storage import atomic_write, exclusive
 from synthselect_env.training.device import check_device, has_bfloat16, pick_device
 
 RETRAINED = Path("runs/retrained")
@@ -48,6 +48,9 @@ def train_run(config: RunConfig) -> Path:
     The run directory holds ``config.json`` (with versions), ``metrics.csv``, ``model.zip``,
     ``selection.csv``, one folder per judge, and the report with its tables and figures.
 
+    A run that was killed is repeated by the same configuration. On the CPU it comes to the same
+    selection, to the bit; finished retrainings are not made again.
+
     .. code-block:: python
 
         train_run(RunConfig(bank="toy", judges=("linear_probe",), timesteps=256))
@@ -55,15 +58,28 @@ def train_run(config: RunConfig) -> Path:
     :param config: settings of the run
     :return: the run directory
     :raises FileNotFoundError: if there is no such bank
-    :raises ValueError: if a judge or the evaluator cannot score the bank, or the device is not there
+    :raises ValueError: if a judge or the evaluator cannot score the bank, the device is not there, or
+        the run directory is another run's
     """
     start = time.perf_counter()
     check_device(config.device)
     bank = resolve_bank(config.bank)
     print(bank.describe())
     _check_judges(config, bank)
-    directory = _make_directory(config)
+    directory = _run_directory(config)
+    with exclusive(directory):
+        _write_config(config, directory)
+        _run(config, bank, directory)
+    seconds = time.perf_counter() - start
+    print(f"{seconds:.0f} s in all; everything is in {directory}")
+    print(
+        f"to use the selection, add the images with selected = 1 in {directory / 'selection.csv'}"
+    )
+    return directory
 
+
+def _run(config: RunConfig, bank: FeatureBank, directory: Path) -> None:
+    """Train, select, judge and report."""
     # Learn and select. The agent sees the bank without its test split.
     model = _train_agent(config, bank, directory)
     policy = PolicySelector(model)
@@ -79,12 +95,6 @@ def train_run(config: RunConfig) -> Path:
         comparisons.append(comparison)
 
     _report(config, bank, policy.name, selection, comparisons, directory)
-    seconds = time.perf_counter() - start
-    print(f"{seconds:.0f} s in all; everything is in {directory}")
-    print(
-        f"to use the selection, add the images with selected = 1 in {directory / 'selection.csv'}"
-    )
-    return directory
 
 
 def load_policy(directory: str | Path) -> PolicySelector:
@@ -139,22 +149,39 @@ def _check_judges(config: RunConfig, bank: FeatureBank) -> None:
         make_evaluator(judge, bank, **config.evaluator_settings(judge))
 
 
-def _make_directory(config: RunConfig) -> Path:
-    """Make the run directory, and write the configuration and versions into it."""
+def _run_directory(config: RunConfig) -> Path:
+    """Return the run directory that is asked for, or one by time and bank."""
     now = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{now}-{Path(config.bank).stem}-seed{config.seed}"
-    directory = Path(config.out or f"runs/{name}")
-    directory.mkdir(parents=True, exist_ok=True)
+    return Path(config.out or f"runs/{now}-{Path(config.bank).stem}-seed{config.seed}")
+
+
+def _write_config(config: RunConfig, directory: Path) -> None:
+    """Write the configuration and versions into the run directory.
+
+    :raises ValueError: if it holds a run of another configuration
+    """
+    file = directory / "config.json"
+    arguments = json.loads(json.dumps(asdict(config.resolved())))
+    if file.exists():
+        theirs = json.loads(file.read_text(encoding="utf-8"))["arguments"]
+        differing = [
+            f"{name}: {theirs.get(name)} → {value}"
+            for name, value in arguments.items()
+            if theirs.get(name) != value and name != "out"
+        ]
+        if differing:
+            raise ValueError(
+                f"{directory} holds a run of another configuration (theirs → yours: "
+                f"{', '.join(differing)}); give another --out"
+            )
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gymnasium": gymnasium.__version__,
         "stable_baselines3": stable_baselines3.__version__,
     }
-    facts = {"arguments": asdict(config.resolved()), "versions": versions}
-    with atomic_write(directory / "config.json") as path:
-        path.write_text(json.dumps(facts, indent=2))
-    return directory
+    with atomic_write(file) as path:
+        path.write_text(json.dumps({"arguments": arguments, "versions": versions}, indent=2))
 
 
 def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPolicyAlgorithm:
