@@ -80,6 +80,21 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert len(commands) == 1 and "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", [s.name for s in SCRIPTS if s.name != "machine.py"])
+def test_each_benchmark_is_listed(script: str) -> None:
+    listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert f"`{script}" in listed
+
+
+def test_each_results_page_is_listed() -> None:
+    listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "benchmarks" / "results").glob("*.md"):
+        assert f"(results/{page.name})" in listed, page.name
+
+
 def test_assets_stay_small() -> None:
     sizes = [p.stat().st_size for p in (ROOT / "synthselect_env" / "assets").iterdir()]
     assert sum(sizes) < 48 * 2**20 and max(sizes) < 40e6
