@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pkgutil
 import runpy
 from pathlib import Path
@@ -113,3 +114,21 @@ def test_hyperparameters_make_an_agent_for_every_id(algorithm: type[PPO | A2C]) 
     assert toy.pop("n_timesteps") > 0
     env = SelectionVecEnv("toy", n_envs=n_envs)
     algorithm(policy, env, device="cpu", **toy).learn(8 * n_envs)
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells run one after the other, with a quick judge and a short training."""
+    pytest.importorskip("IPython")
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "two_folders.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        quick = cell.replace("learn(512)", "learn(128)").replace('"small_cnn"', '"linear_probe"')
+        exec(compile(quick, "cell", "exec"), names)
+    assert Selection.load(tmp_path / "selection.csv").count == names["selection"].count
+    assert names["comparison"].selectors[-1] == "CreditPPO"
+    text = (EXAMPLES / "two_folders.ipynb").read_text(encoding="utf-8")
+    assert all(cell.get("outputs") for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert "/home/" not in text and "Traceback" not in text
