@@ -46,6 +46,7 @@ def train_run(config: RunConfig) -> Path:
     """Train a policy, select with it, judge the selection, and write a report.
 
     The run directory holds ``config.json`` (with versions), ``metrics.csv``, ``model.zip``,
+    ``policy`` (the same without pickle),
     ``selection.csv``, one folder per judge, and the report with its tables and figures.
 
     A run that was killed is repeated by the same configuration. On the CPU it comes to the same
@@ -83,6 +84,16 @@ def _run(config: RunConfig, bank: FeatureBank, directory: Path) -> None:
     # Learn and select. The agent sees the bank without its test split.
     model = _train_agent(config, bank, directory)
     policy = PolicySelector(model)
+    policy.save(
+        directory / "policy",
+        {
+            "bank": bank.source,
+            "features": bank.extractor,
+            "classes": ", ".join(bank.classes),
+            "algorithm": f"{config.algorithm}, {config.timesteps:,} steps, seed {config.seed}",
+            "reward": f"{config.reward} by {config.reward_evaluator or default_evaluator(bank)}",
+        },
+    )
     selection = policy.select(bank.sealed, config.seed)
     selection.save(directory / "selection.csv")
 
@@ -103,10 +114,10 @@ def load_policy(directory: str | Path) -> PolicySelector:
     :param directory: run directory
     :raises ValueError: if it is no directory of a finished run
     """
-    config, model = _stored_config(directory), Path(directory) / "model.zip"
-    if not model.is_file():
-        raise ValueError(f"{directory} has no model.zip; the run has not finished its training")
-    return PolicySelector(config.algorithm_class.load(model, device=config.device))
+    config, policy = _stored_config(directory), Path(directory) / "policy"
+    if not policy.is_dir():
+        raise ValueError(f"{directory} has no policy; the run has not finished its training")
+    return PolicySelector.load(policy, config.device)
 
 
 def report_run(directory: str | Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.policies import SelectionPolicy, TransformerPolicy, check_not_normalised
+from agents.policy_files import load_policy, save_policy
 from agents.selectors.base import Selector, best_of_each_class
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
@@ -61,6 +64,33 @@ class PolicySelector(Selector):
         self.n_batches = n_batches
         self.evaluations = model.num_timesteps
         self.name = name or type(model).__name__
+
+    def save(self, directory: str | Path, facts: Mapping[str, object] | None = None) -> None:
+        """Write the policy without pickle: its weights, its settings, and a model card.
+
+        :param directory: folder to write ``policy.safetensors``, ``policy.json`` and ``README.md``
+            into
+        :param facts: lines of the model card, by title
+        :raises ValueError: if the policy's class is not one of this library's
+        """
+        save_policy(self.policy, self.name, self.evaluations, Path(directory), facts or {})
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str = "auto") -> PolicySelector:
+        """Read a folder of :meth:`save`. No code in it is run.
+
+        :param directory: folder to read
+        :param device: "auto", or a torch device
+        :raises ValueError: if it is no such folder, or was damaged
+        """
+        selector = cls.__new__(cls)
+        policy, settings = load_policy(Path(directory), device)
+        selector.policy = policy
+        selector.batch_size = policy.observation_space.shape[0]  # type: ignore[index]
+        selector.n_batches = None
+        selector.evaluations = settings["evaluations"]
+        selector.name = settings["name"]
+        return selector
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Keep the most probable candidates. Nothing is random here.

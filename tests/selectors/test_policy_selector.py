@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -159,3 +160,39 @@ def test_episode_of_a_model_with_normalised_observations(toy: FeatureBank) -> No
         expected[batch] = actions[0, : len(batch)] > 0
         observations, *_ = env.step(actions)
     assert (mask_of_episode(model, SyntheticSelectionEnv(toy), 0) == expected).all()
+
+
+@pytest.mark.parametrize("policy", [TransformerPolicy, GRUPolicy, GRUAttentionPolicy])
+def test_policies_are_saved_without_pickle(
+    toy: FeatureBank, tmp_path: Path, policy: type[SelectionPolicy]
+) -> None:
+    env = SelectionVecEnv(toy, 2)
+    model = PPO(policy, env, n_steps=8, batch_size=8, policy_kwargs={"width": 8}, device="cpu")
+    selector = PolicySelector(model.learn(16))
+    selector.save(tmp_path, {"bank": "toy"})
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "policy.safetensors",
+        "policy.json",
+        "README.md",
+    }
+    assert "**bank**: toy" in (tmp_path / "README.md").read_text()
+    loaded = PolicySelector.load(tmp_path, "cpu")
+    assert (loaded.select(toy, 0).scores == selector.select(toy, 0).scores).all()
+    assert (loaded.name, loaded.evaluations) == ("PPO", model.num_timesteps)
+
+    # A file that is damaged, or of another policy, is named.
+    (tmp_path / "policy.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="holds no policy that can be read"):
+        PolicySelector.load(tmp_path)
+    with pytest.raises(ValueError, match="holds no policy that can be read"):
+        PolicySelector.load(tmp_path / "nowhere")
+
+
+def test_policies_of_other_classes_are_not_saved(toy: FeatureBank, tmp_path: Path) -> None:
+    class Mine(TransformerPolicy):
+        pass
+
+    env = SelectionVecEnv(toy, 2)
+    model = PPO(Mine, env, n_steps=8, batch_size=8, policy_kwargs={"width": 8}, device="cpu")
+    with pytest.raises(ValueError, match="Mine is not one of TransformerPolicy, GRUPolicy"):
+        PolicySelector(model).save(tmp_path)
