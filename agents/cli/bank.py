@@ -55,7 +55,7 @@ MIN_SKILL = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How folders of images are read.
+    """Options of reading folders of images.
 
     :param classes: class names in label order by name unless given; of two, the second is positive
     :param patient: regular expression that finds a real image's patient or slide in its file name,
@@ -88,7 +88,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorOptions:
-    """How the feature extractor is trained. What is not given is the architecture's own.
+    """Options of the feature extractor. Those not given are the architecture's own.
 
     :param architecture: network; small_cnn for few training images, else the paper's resnet34
     :param size: height and width that it sees; by default 48 on the short side

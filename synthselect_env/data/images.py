@@ -332,7 +332,7 @@ class EncodedImages(LazyImages):
 
     @property
     def _shown(self) -> bytes:
-        """What the pixels depend on, beside the contents."""
+        """Bytes of the window and page, on which the pixels depend, too."""
         window, page = self._set.window, self._set.page
         return b"" if window is None and not page else repr((window, page)).encode()
 
