@@ -39,6 +39,12 @@ BESIDE = frozenset(
 )
 """Suffixes of files that often lie beside images, and are no loss."""
 
+UNREADABLE = frozenset(
+    ".svs .ndpi .mrxs .scn .czi .vsi .nii .gz .npy .npz .mat .raw .exr .heic .heif .dcm .dicom .avif "
+    ".jxl .cr2 .nef .dng .tga .psd .svg .mha .mhd .nrrd".split()
+) | {""}
+"""Suffixes of files that are likely to be images, although they are not read."""
+
 
 @dataclass(frozen=True)
 class FoundImages:
@@ -344,7 +350,7 @@ def _unread(visible: Sequence[str], places: Mapping[str, Place], path: Path) -> 
             continue
         if folder in folder_of:
             left[str(folder_of[folder]), suffix or "no suffix"] += 1
-        elif file.parent.parent.as_posix() in above and len(file.parts) > 1:
+        elif suffix in UNREADABLE and len(file.parts) > 1 and _above(file) in above:
             lost.setdefault(folder, Counter())[suffix or "no suffix"] += 1
     if lost:
         listed = "; ".join(
@@ -359,6 +365,11 @@ def _unread(visible: Sequence[str], places: Mapping[str, Place], path: Path) -> 
     extra = any(suffix in WITH_EXTRA for _, suffix in left)
     remedy = " (pip install 'synthselect[formats]' reads DICOM and HEIC)" if extra else ""
     return [f"files that are left out: {', '.join(counts)}{remedy}"] if counts else []
+
+
+def _above(file: PurePosixPath) -> str:
+    """Return the folder that a file's folder lies in."""
+    return file.parent.parent.as_posix()
 
 
 def _is_hidden(name: str) -> bool:

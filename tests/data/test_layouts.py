@@ -247,6 +247,13 @@ def test_a_class_that_disappears_is_an_error(tmp_path: Path) -> None:
         find_images(tmp_path)
 
 
+def test_other_folders_beside_the_classes_are_no_class(tmp_path: Path) -> None:
+    write(tmp_path, each("{c}/{i}.png", c=NAMES, i=TWO))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"x")
+    assert find_images(tmp_path).classes == NAMES
+
+
 @pytest.mark.parametrize("suffix", [".jfif", ".gif", ".ppm", ".jp2"])
 def test_suffixes(tmp_path: Path, suffix: str) -> None:
     for name in NAMES:
