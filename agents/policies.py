@@ -21,12 +21,21 @@ from agents.controllers import (
     GRUController,
     TransformerController,
 )
+from synthselect_env.envs.episodes import RowsBox
 
 KEY_COLUMNS = 8
 """Leading columns of an observation whose sum is the key of :func:`distinct`."""
 
 DECODER_STD = 0.01
 """Standard deviation of the decoder's first weights. The bias then sets the selection rate."""
+
+
+CHANGED_OBSERVATIONS = (
+    "VecNormalize or another wrapper changes the observations, so that padding and classes can no "
+    "longer be told, and a policy would select from other rows than it was trained on; rows are "
+    "standardised already: train with VecNormalize(env, norm_obs=False)"
+)
+"""Error of a policy that is shown other rows than the environment's."""
 
 
 def check_not_normalised(model: BaseAlgorithm) -> None:
@@ -37,11 +46,7 @@ def check_not_normalised(model: BaseAlgorithm) -> None:
     """
     normalised = model.get_vec_normalize_env()
     if normalised is not None and normalised.norm_obs:
-        raise ValueError(
-            "VecNormalize changes the observations, so that padding and classes can no longer be "
-            "told, and a policy would select from other rows than it was trained on; rows are "
-            "standardised already: train with VecNormalize(env, norm_obs=False)"
-        )
+        raise ValueError(CHANGED_OBSERVATIONS)
 
 
 class CandidateRows(BaseFeaturesExtractor):
@@ -170,6 +175,7 @@ class SelectionPolicy(ActorCriticPolicy):
         self.controller_kwargs = controller_kwargs or {}
         kwargs = {"ortho_init": False, "features_extractor_class": CandidateRows, **kwargs}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        self._has_seen_rows = False
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()
@@ -196,6 +202,22 @@ class SelectionPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
+
+    def forward(
+        self, obs: torch.Tensor, deterministic: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return actions, values and log-probabilities.
+
+        :param obs: (b, n, d)
+        :param deterministic: whether the most probable actions are taken
+        :raises ValueError: if the first observation was changed by a wrapper
+        """
+        if not self._has_seen_rows:
+            self._has_seen_rows = True
+            space = self.observation_space
+            if isinstance(space, RowsBox) and not space.is_batch(obs[0].cpu().numpy()):
+                raise ValueError(CHANGED_OBSERVATIONS)
+        return super().forward(obs, deterministic)
 
     def _rows(self, candidates: torch.Tensor) -> torch.Tensor:
         """Return the rows that the controller reads, as SB3 passes them on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,34 @@ from synthselect_env.envs.rewards import Reward, RewardTracker
 from synthselect_env.evaluators import Evaluations, Evaluator, has_credit, require_credit
 from synthselect_env.evaluators.base import check_evaluations
 from synthselect_env.metrics import METRICS
+
+
+class RowsBox(gym.spaces.Box):
+    """Space of the rows of a batch, which knows the batches that there are.
+
+    A policy can tell from it whether a wrapper changed what it sees, e.g. ``VecNormalize``.
+
+    :param table: rows of all batches, float32 (batches, batch_size, d)
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__(-OBSERVATION_LIMIT, OBSERVATION_LIMIT, table.shape[1:], np.float32)
+        self.digests = frozenset(map(rows_digest, table))
+
+    def is_batch(self, rows: np.ndarray) -> bool:
+        """Return whether rows are those of a batch, unchanged, or those after the last one.
+
+        :param rows: (batch_size, d)
+        """
+        return rows_digest(rows) in self.digests or not rows.any()
+
+
+def rows_digest(rows: np.ndarray) -> bytes:
+    """Return a digest of the rows of a batch.
+
+    :param rows: (batch_size, d)
+    """
+    return hashlib.sha256(np.ascontiguousarray(rows, np.float32).tobytes()).digest()
 
 
 class SelectionEpisodes:
@@ -65,10 +94,9 @@ class SelectionEpisodes:
         return self.table.shape[1]
 
     @property
-    def observation_space(self) -> gym.spaces.Box:
+    def observation_space(self) -> RowsBox:
         """Space of one batch's rows."""
-        shape = self.table.shape[1:]
-        return gym.spaces.Box(-OBSERVATION_LIMIT, OBSERVATION_LIMIT, shape, np.float32)
+        return RowsBox(self.table)
 
     @property
     def action_space(self) -> gym.spaces.MultiBinary:

@@ -9,11 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import GRUAttentionPolicy, GRUPolicy, TransformerPolicy
+from agents import REINFORCE, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.policies import SelectionPolicy
 from agents.selectors import PolicySelector, TrainingSelector, mask_of_episode
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
@@ -196,3 +197,20 @@ def test_policies_of_other_classes_are_not_saved(toy: FeatureBank, tmp_path: Pat
     model = PPO(Mine, env, n_steps=8, batch_size=8, policy_kwargs={"width": 8}, device="cpu")
     with pytest.raises(ValueError, match="Mine is not one of TransformerPolicy, GRUPolicy"):
         PolicySelector(model).save(tmp_path)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, REINFORCE])
+def test_policies_refuse_to_learn_from_changed_observations(
+    toy: FeatureBank, tmp_path: Path, algorithm: type[OnPolicyAlgorithm]
+) -> None:
+    """A loaded model would not know what its observations had been changed by."""
+    steps = {"n_steps": 8} | ({"batch_size": 8} if algorithm is PPO else {})
+    options = {"policy_kwargs": TINY, "device": "cpu", **steps}
+    changed = VecNormalize(SelectionVecEnv(toy, 2))
+    with pytest.raises(ValueError, match="changes the observations, so that padding and classes"):
+        algorithm(TransformerPolicy, changed, **options).learn(16)
+    kept = VecNormalize(SelectionVecEnv(toy, 2), norm_obs=False)
+    model = algorithm(TransformerPolicy, kept, **options).learn(16)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=SelectionVecEnv(toy, 2), device="cpu")
+    assert len(PolicySelector(loaded.learn(16)).select(toy, 0)) == 64
