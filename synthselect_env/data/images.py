@@ -10,8 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +24,8 @@ from synthselect_env.data.decoding import (
     find_window,
     shown_size,
 )
+
+T = TypeVar("T")
 
 Index = Sequence[int] | np.ndarray | slice
 """Positions, a boolean mask, or a slice."""
@@ -46,6 +47,9 @@ CHUNK_SIZE = 256
 
 THREADED = 64
 """Images that several threads decode ahead, which bounds memory. Fewer are decoded in one thread."""
+
+NEVER_DEEP_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
+"""Suffixes of formats that have 8 bits per channel."""
 
 SIZE_SAMPLE = 256
 """Most encoded images, evenly spaced, whose sizes are read to find the median."""
@@ -192,6 +196,8 @@ class ImageSet:
         """Look at all images of more than 8 bits, and doubt what looks odd."""
         ranges: dict[int, Window] = {}
         for position in range(len(self.contents)):
+            if self.names and self.names[position].lower().endswith(NEVER_DEEP_SUFFIXES):
+                continue  # so that large files are read once
             try:
                 found = deep_range(self.contents[position], self.page)
             except Exception:  # it is named when it is decoded
@@ -296,9 +302,26 @@ class EncodedImages(LazyImages):
 
         :param size: (height, width) to resize to; None for each image's own
         """
+        return self.map(lambda image: image, size)
+
+    def map(
+        self, function: Callable[[np.ndarray], T], size: Size | None = None
+    ) -> Iterator[T | Exception]:
+        """Yield a function of each image, or the error of its decoder. Threads work ahead.
+
+        :param function: function of an image, uint8 (h, w, 3)
+        :param size: (height, width) to resize to before; None for each image's own
+        """
         self._set.window  # noqa: B018  (found once, before there are threads)
         positions = [int(i) for i in self._positions]
-        one = partial(_try_to_decode, self._set, size)
+
+        def one(position: int) -> T | Exception:
+            try:
+                image = self._set.decode(position, size)
+            except Exception as error:  # whatever a file makes its decoder do
+                return error
+            return function(image)
+
         if len(positions) < THREADED:
             yield from map(one, positions)
             return
@@ -343,12 +366,7 @@ class EncodedImages(LazyImages):
         :param images: uint8 (h, w, 3) each; their sizes may differ
         :param quality: WebP quality, 0 to 100
         """
-        blobs = []
-        for image in images:
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=6)
-            blobs.append(buffer.getvalue())
-        return cls(blobs)
+        return cls(encode_webp(image, quality) for image in images)
 
 
 class _Chosen:
@@ -368,11 +386,15 @@ class _Chosen:
         return self.contents[int(self.positions[position])]
 
 
-def _try_to_decode(images: ImageSet, size: Size | None, position: int) -> np.ndarray | Exception:
-    try:
-        return images.decode(position, size)
-    except Exception as error:  # whatever a file makes its decoder do
-        return error
+def encode_webp(image: np.ndarray, quality: int) -> bytes:
+    """Return an image as the content of a WebP file.
+
+    :param image: uint8 (h, w, 3)
+    :param quality: WebP quality, 0 to 100
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=6)
+    return buffer.getvalue()
 
 
 class RenderedImages(LazyImages):

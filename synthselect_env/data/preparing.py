@@ -9,7 +9,13 @@ import numpy as np
 
 from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.folders import FoundImages
-from synthselect_env.data.images import EncodedImages, LazyImages, UndecodableError, resized
+from synthselect_env.data.images import (
+    EncodedImages,
+    LazyImages,
+    UndecodableError,
+    encode_webp,
+    resized,
+)
 from synthselect_env.data.splitting import split_by_group
 
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -69,17 +75,19 @@ def encode_images(
     :raises ValueError: if images cannot be read; the message names all of them
     """
     reasons: dict[int, Exception] = {}
+    blobs: list[bytes] = []
 
-    def readable() -> Iterator[np.ndarray]:
-        for position, image in enumerate(_each(dataset.images)):
-            if isinstance(image, Exception):
-                reasons[position] = image
-            else:
-                yield _shrunk(image, short_side)
-            if on_image:
-                on_image()
+    def encode(image: np.ndarray) -> bytes:
+        return encode_webp(_shrunk(image, short_side), QUALITY)
 
-    encoded = EncodedImages.encode(readable(), QUALITY)
+    for position, blob in enumerate(_map(dataset.images, encode)):
+        if isinstance(blob, Exception):
+            reasons[position] = blob
+        else:
+            blobs.append(blob)
+        if on_image:
+            on_image()
+    encoded = EncodedImages(blobs)
     if not reasons:
         return replace(dataset, images=encoded), []
     names = dataset.ids or [f"image {i}" for i in range(len(dataset))]
@@ -90,13 +98,16 @@ def encode_images(
     return replace(replace(dataset, images=None).subset(kept), images=encoded), left_out
 
 
-def _each(images: LazyImages | np.ndarray | None) -> Iterator[np.ndarray | Exception]:
+def _map(
+    images: LazyImages | np.ndarray | None, function: Callable[[np.ndarray], bytes]
+) -> Iterator[bytes | Exception]:
+    """Yield a function of each image, or the error of its decoder."""
     if isinstance(images, EncodedImages):
-        yield from images.each()
+        yield from images.map(function)
         return
     for position in range(0 if images is None else len(images)):
         part = images[position : position + 1]  # type: ignore[index]
-        yield part.decode()[0] if isinstance(part, LazyImages) else part[0]
+        yield function(part.decode()[0] if isinstance(part, LazyImages) else part[0])
 
 
 def _shrunk(image: np.ndarray, short_side: int | None) -> np.ndarray:
