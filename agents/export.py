@@ -122,6 +122,16 @@ def export_images(
     return total
 
 
+def _unused(target: Path, used: set[Path]) -> Path:
+    """Return a path of that name, numbered if it is taken. Folders that are joined share names."""
+    number, path = 1, target
+    while path in used:
+        number += 1
+        path = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    used.add(path)
+    return path
+
+
 def _write(
     dataset: Dataset,
     out: Path,
@@ -134,6 +144,7 @@ def _write(
     files = images.files if isinstance(images, EncodedImages) else None
     if link_from is not None and (files is None or not link_from.is_dir()):
         raise ValueError("links need images in a directory; copy those of an archive or bank")
+    used: set[Path] = set()
     for name in dataset.classes:
         (out / name).mkdir(parents=True, exist_ok=True)
     for position in range(len(dataset)):
@@ -141,15 +152,16 @@ def _write(
         name = dataset.ids[position] if dataset.ids else f"candidate-{position}"
         parts = PurePosixPath(name).parts
         flat = prefix + "_".join(parts[1:] if len(parts) > 1 and parts[0] == label else parts)
-        target = out / label / flat
-        if files is not None and isinstance(images, EncodedImages):
-            if link_from is not None:
-                os.symlink((link_from / files[position]).resolve(), target)
-            else:
-                target.write_bytes(images.blob(position))
-        else:
+        if files is None and not flat.endswith(".png"):
+            flat += ".png"
+        target = _unused(out / label / flat, used)
+        if files is None or not isinstance(images, EncodedImages):
             pixels = dataset.subset([position]).pixels()[0]
-            Image.fromarray(pixels).save(target.with_name(f"{target.stem}.png"))
+            Image.fromarray(pixels).save(target)
+        elif link_from is not None:
+            os.symlink((link_from / files[position]).resolve(strict=True), target)
+        else:
+            target.write_bytes(images.blob(position))
         if on_image:
             on_image()
     return len(dataset)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agents.cli.bank import BuildBank, ImageOptions, find_candidates
 from agents.cli.common import Facts, SeededCommand
-from agents.cli.retrain import Retrain
+from agents.cli.retrain import MIN_RETRAININGS, Retrain
 from agents.export import export_images
 from agents.runs import RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
@@ -52,6 +52,9 @@ class Auto(SeededCommand):
     def run(self) -> Facts:
         """Go the whole way."""
         start = time.perf_counter()
+        self._run_config(None)  # so that what is wrong is said before anything is made
+        if self.retrainings < MIN_RETRAININGS:
+            raise ValueError(f"--retrainings must be at least {MIN_RETRAININGS}")
         self._claim()
         bank_file = self.out / "bank.h5"
 
@@ -64,18 +67,7 @@ class Auto(SeededCommand):
         folds = None if retrained is None else retrained.training_config.get("folds")
 
         # Learn, select, judge, report.
-        run = train_run(
-            RunConfig(
-                bank=str(bank_file),
-                algorithm=self.algorithm,
-                judges=(SMALL.architecture,),
-                folds=folds,
-                rounds=self.rounds,
-                seed=self.seed,
-                device=self.device,
-                out=str(self.out),
-            )
-        )
+        run = train_run(self._run_config(folds))
 
         # Hand over the selected images.
         selection = Selection.load(run / "selection.csv")
@@ -94,12 +86,29 @@ class Auto(SeededCommand):
             "minutes": round(minutes, 2),
         }
 
+    def _run_config(self, folds: int | None) -> RunConfig:
+        """Return the configuration of the training run."""
+        return RunConfig(
+            bank=str(self.out / "bank.h5"),
+            algorithm=self.algorithm,
+            judges=(SMALL.architecture,),
+            folds=folds,
+            rounds=self.rounds,
+            seed=self.seed,
+            device=self.device,
+            out=str(self.out),
+        )
+
     def _claim(self) -> None:
         """Make the directory this command's own.
 
         :raises ValueError: if it holds something else, or the results of other arguments
         """
-        settings = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name != "out"}
+        settings = {
+            f.name: str(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("out", "device")
+        }
         key, file = content_key(settings), self.out / "auto.json"
         if file.exists():
             if json.loads(file.read_text())["key"] != key:

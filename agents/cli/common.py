@@ -33,8 +33,11 @@ def check_bank_to_write(out: Path, discard_existing: bool) -> None:
 
     :param out: bank to write
     :param discard_existing: whether it is asked for
-    :raises ValueError: if ``out`` holds retrainings
+    :raises ValueError: if ``out`` holds retrainings, or is a directory
     """
+    if out.is_dir():
+        raise ValueError(f"{out} is a directory; give the name of a file, e.g. {out}/bank.h5")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if discard_existing or not out.is_file() or not h5py.is_hdf5(out):
         return
     with h5py.File(out, "r") as file:

@@ -59,7 +59,16 @@ class Export(Command):
             pool, source = resolve_bank(str(self.bank)).candidates, None
         real = None
         if self.real is not None:
-            real = find_images(self.real, layout=self.images.layout, labels=self.images.labels)
+            options = self.images
+            real = find_images(
+                self.real,
+                classes,
+                layout=options.layout,
+                labels=options.labels,
+                label_column=options.label_column,
+                window=options.window,
+                page=options.page,
+            )
         out = self.copy_to or self.link_to
         assert out is not None
         total = selection.count + (len(real[None]) if real else 0)

@@ -24,7 +24,7 @@ class Train(RunConfig, Command):
 
     The run directory gets the model, the selection, tables and a report.
 
-    :param config: config.json of a run to repeat; arguments that are given are changed
+    :param config: config.json of a run to repeat; only --out and --device may be others
     """
 
     config: Path | None = None
@@ -36,6 +36,12 @@ class Train(RunConfig, Command):
         default = RunConfig()
         if self.config is not None:
             changed = {n: v for n, v in settings.items() if v != getattr(default, n)}
+            refused = sorted(set(changed) - {"out", "device"})
+            if refused:
+                raise ValueError(
+                    f"--config repeats a run as it was; leave out {', '.join(refused)}, or give all "
+                    "arguments and no --config"
+                )
             settings = {**_read(self.config), "out": None, **changed}
         run = train_run(RunConfig(**settings))
         return {"run": str(run), "selection": str(run / "selection.csv")}

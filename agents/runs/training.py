@@ -146,7 +146,10 @@ def _stored_config(directory: str | Path) -> RunConfig:
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise ValueError(f"{directory} is no directory of a run; it has no config.json")
-    return RunConfig(**json.loads(file.read_text(encoding="utf-8"))["arguments"])
+    try:
+        return RunConfig(**json.loads(file.read_text(encoding="utf-8"))["arguments"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no configuration of a run ({error})") from error
 
 
 def _check_judges(config: RunConfig, bank: FeatureBank) -> None:

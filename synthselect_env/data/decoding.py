@@ -22,6 +22,11 @@ BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 MOST_TEXT = 64 * 2**20
 """Bytes of text or of a colour profile in a PNG file. Pillow's own limit refuses sound files."""
 
+PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MOST_TEXT)
+
+ORIENTATION = 0x0112
+"""EXIF tag of how an image is to be turned."""
+
 WHITE_IS_ZERO, PHOTOMETRIC = 0, 262
 """Tag of a TIFF file and its value where large numbers are dark."""
 
@@ -55,7 +60,11 @@ def decode_image(content: bytes, window: Window | None = None, page: int = 0) ->
             shown = apply_window(values, window or find_window([values_range(values)]))
             if inverted:
                 shown = 255 - shown
-            return ImageOps.exif_transpose(Image.fromarray(shown)).convert("RGB")
+            # Known only now, as Pillow loads a PNG for it, and TIFF files are turned when loaded.
+            orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+            turned = Image.fromarray(shown)
+            turned.getexif()[ORIENTATION] = orientation
+            return ImageOps.exif_transpose(turned).convert("RGB")
         image = ImageOps.exif_transpose(image)
         return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
@@ -70,7 +79,7 @@ def shown_size(content: bytes, page: int = 0) -> Size:
         height, width = _decode_dicom(content, None, page).shape[:2]
         return height, width
     with _opened(content, page) as image:
-        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
+        turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -126,6 +135,8 @@ def apply_window(values: np.ndarray, window: Window) -> np.ndarray:
     :param window: values of black and white
     """
     black, white = window
+    if white <= black:
+        raise ValueError(f"its white, {white:g}, must be above its black, {black:g}")
     if (black, white) == (0, 2**16 - 1):
         return (values.astype(np.int64) >> 8).astype(np.uint8)
     with np.errstate(invalid="ignore"):
@@ -135,16 +146,11 @@ def apply_window(values: np.ndarray, window: Window) -> np.ndarray:
 
 @contextmanager
 def _opened(content: bytes, page: int) -> Iterator[Image.Image]:
-    """Open an image file at a page. Large colour profiles are no reason to refuse it."""
-    limit = PngImagePlugin.MAX_TEXT_CHUNK
-    PngImagePlugin.MAX_TEXT_CHUNK = MOST_TEXT
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if page:
-                image.seek(page)
-            yield image
-    finally:
-        PngImagePlugin.MAX_TEXT_CHUNK = limit
+    """Open an image file at a page."""
+    with Image.open(io.BytesIO(content)) as image:
+        if page:
+            image.seek(page)
+        yield image
 
 
 def _is_deep(image: Image.Image) -> bool:

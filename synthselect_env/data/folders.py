@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from zipfile import is_zipfile
 
 import numpy as np
 from PIL import features
@@ -19,7 +20,13 @@ from synthselect_env.data.file_tree import FileContents, FileTree, open_tree
 from synthselect_env.data.images import EncodedImages, ImageSet
 from synthselect_env.data.label_tables import SUFFIXES as TABLE_SUFFIXES
 from synthselect_env.data.label_tables import read_table
-from synthselect_env.data.layouts import Place, by_pattern, canonical_split, find_layout
+from synthselect_env.data.layouts import (
+    Place,
+    by_pattern,
+    canonical_split,
+    find_layout,
+    is_split,
+)
 
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .tif .tiff .webp .bmp .gif .ppm .pgm .pnm .jp2 .j2k .jpx".split()
@@ -215,11 +222,17 @@ def _places(
     split: str,
 ) -> tuple[dict[str, Place], str, list[str]]:
     """Return the place of each image, what tells it in words, and notes."""
+
+    def same(one: str, other: str) -> bool:
+        return tree.size(one) == tree.size(other) and tree.read(one) == tree.read(other)
+
+    if layout is not None and labels is not None:
+        raise ValueError("a layout and a table of labels were given; give one of them")
     if layout is not None:
         asked = by_pattern(images, layout)
         return dict(asked.places), asked.pattern, list(asked.notes)
     if labels is None:
-        found = find_layout(images, {n: tree.size(n) for n in images}, classes, split)
+        found = find_layout(images, same, classes, split)
         names = {place.label for place in found.places.values()} - {None}
         tables = [] if len(names) > 1 else _tables(visible)
         if not tables:
@@ -227,26 +240,42 @@ def _places(
     else:
         tables = [str(labels)]
 
-    # Folders tell no class. Take the first table that does.
-    errors = []
+    # Folders tell no class. Take the tables that do.
+    places: dict[str, Place] = {}
+    told, errors = [], []
     for table in tables:
+        name = PurePosixPath(table).name
         try:
             content = tree.read(table) if labels is None else Path(table).read_bytes()
-            read = read_table(content, PurePosixPath(table).name, images, label_column)
+            read = read_table(content, name, images, label_column)
         except (ValueError, OSError) as error:
             errors.append(str(error))
             continue
-        places = dict(read.places)
-        if all(place.split is None for place in places.values()):
-            folders = find_layout(images, {n: tree.size(n) for n in images}, (), split).places
-            places = {
-                name: replace(place, split=folders[name].split if name in folders else None)
-                for name, place in places.items()
-            }
-        missing = len(images) - len(places)
-        note = [f"{missing} images that {PurePosixPath(table).name} does not name are left out"]
-        return places, read.told, note * bool(missing)
-    raise ValueError("; ".join(errors))
+        if places.keys() & read.places.keys():
+            raise ValueError(f"{name} and another table name the same images; give --labels")
+        own = _split_in(name) if len(tables) > 1 else None
+        places |= {n: replace(p, split=p.split or own) for n, p in read.places.items()}
+        told.append(read.told)
+    if not places and labels is None and names and names <= set(classes):
+        return dict(found.places), found.pattern, list(found.notes)
+    if not places:
+        raise ValueError("; ".join(errors))
+    if all(place.split is None for place in places.values()):
+        folders = find_layout(images, same, (), split).places
+        places = {
+            name: replace(place, split=folders[name].split if name in folders else None)
+            for name, place in places.items()
+        }
+    missing = len(images) - len(places)
+    named = ", ".join(PurePosixPath(table).name for table in tables)
+    note = [f"{missing} images that {named} does not name are left out"]
+    return places, "; ".join(told), note * bool(missing)
+
+
+def _split_in(table: str) -> str | None:
+    """Return the split that a table's name holds, e.g. "train_labels.csv"."""
+    words = re.split(r"[^A-Za-z]+", PurePosixPath(table).stem)
+    return next((canonical_split(w) for w in words if is_split(w)), None)
 
 
 def _tables(names: Sequence[str]) -> list[str]:
@@ -268,7 +297,7 @@ def _datasets(
     label_of = {name: i for i, name in enumerate(classes)}
     names = sorted(places)
     all_ids = _ids(names, places)
-    shown = ImageSet(FileContents(tree, names), names, window, page)
+    shown = ImageSet(FileContents(tree, names), [tree.written[n] for n in names], window, page)
     images = EncodedImages(shown)
     by_split: dict[str | None, list[int]] = {}
     for position, name in enumerate(names):
@@ -280,7 +309,13 @@ def _datasets(
         groups: tuple[str, ...] | None = None
         if group is not None:
             groups = tuple(_find_group(PurePosixPath(name).name, group, path) for name in own)
-        elif all(places[name].patient for name in own):
+        elif any(places[name].patient for name in own):
+            unknown = [name for name in own if not places[name].patient]
+            if unknown:
+                raise ValueError(
+                    f"{path}: no patient is known of {len(unknown)} of {len(own)} images (first: "
+                    f"{unknown[0]}); name theirs, or give --layout without patients"
+                )
             groups = tuple(str(places[name].patient) for name in own)
         datasets[split] = Dataset.of_images(
             images[positions],
@@ -433,8 +468,14 @@ _PCAM = "camelyonpatch_level_2_split_{}_x.h5"
 def _read_medmnist(path: Path) -> FoundImages:
     """Read MedMNIST's arrays: ``train_images``, ``train_labels``, and so on."""
     datasets: dict[str | None, Dataset] = {}
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is no file of arrays that can be read; is it whole?")
     with np.load(path, allow_pickle=False) as arrays:
-        names = {f"{s}_images": s for s in ("train", "val", "test") if f"{s}_images" in arrays}
+        names = {
+            f"{split}_images": split
+            for split in ("train", "val", "test")
+            if f"{split}_images" in arrays and f"{split}_labels" in arrays
+        }
         if not names:
             raise ValueError(
                 f"{path} has arrays {', '.join(arrays.files)}; expected train_images, "

@@ -64,10 +64,15 @@ def read_table(
     columns = [column for column in rows[0] if column]
     by_key = _keys(images)
 
-    # The images' column is the one whose entries are files.
-    counts = {c: sum(str(row[c]).strip() in by_key for row in rows) for c in columns}
-    id_column = max(counts, key=lambda column: counts[column])
-    if not counts[id_column]:
+    # The images' column is the one that names most of them. Labels may look like names of files.
+    of_labels = {label_column, _first_of(LABEL_COLUMNS, columns)}
+    counts = {
+        column: len({_entry(row, column) for row in rows} & by_key.keys())
+        for column in columns
+        if column not in of_labels
+    }
+    id_column = max(counts, key=lambda column: counts[column], default="")
+    if not counts.get(id_column):
         raise ValueError(
             f"{table}: no column ({', '.join(columns)}) names the images, such as {images[0]}"
         )
@@ -80,11 +85,19 @@ def read_table(
     # Look each row's image up.
     places = {}
     for row, label in zip(rows, labels):
-        name = by_key.get(str(row[id_column]).strip())
+        key = _entry(row, id_column)
+        name = by_key.get(key)
+        if key in by_key and name is None:
+            raise ValueError(
+                f"{table}: {key!r} is the name of several images; give their folders, too"
+            )
         if name is None or label == "":
             continue
-        split = canonical_split(str(row[splits])) if splits else None
-        places[name] = Place(split, label, str(row[patients]) if patients else None)
+        if name in places:
+            raise ValueError(f"{table} names {name} twice; keep one row")
+        split = canonical_split(_entry(row, splits)) if splits else ""
+        patient = _entry(row, patients) if patients else ""
+        places[name] = Place(split or None, label, patient or None)
     told = f"{table}: images by {id_column!r}, classes by {told}"
     if patients:
         told += f", patients by {patients!r}"
@@ -102,7 +115,10 @@ def _rows(content: bytes, table: str) -> list[dict[str, object]]:
             labels = json.loads(text).get("labels") or []
             return [{"file": name, "label": label} for name, label in labels]
         if suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            if not all(isinstance(line, dict) for line in lines):
+                raise ValueError("a line is no JSON object")
+            return lines
         first = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=first.count)
         return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))  # type: ignore[arg-type]
@@ -112,15 +128,24 @@ def _rows(content: bytes, table: str) -> list[dict[str, object]]:
         raise ValueError(f"{table} is no table of labels ({error})") from error
 
 
-def _keys(images: Sequence[str]) -> dict[str, str]:
-    """Return what a table may call each image, to the image: path, file name, stem."""
-    keys: dict[str, str] = {}
+def _entry(row: Mapping[str, object], column: str) -> str:
+    """Return an entry as text; empty where there is none."""
+    entry = row.get(column)
+    return "" if entry is None else str(entry).strip()
+
+
+def _keys(images: Sequence[str]) -> dict[str, str | None]:
+    """Return what a table may call each image: path, file name, stem.
+
+    :return: name to the image; None for a name that several images have
+    """
+    keys: dict[str, str | None] = {}
     for name in images:
         path = PurePosixPath(name)
-        for start in range(len(path.parts)):
-            keys.setdefault("/".join(path.parts[start:]), name)
-        keys.setdefault(path.stem, name)
-    return keys
+        ends = {"/".join(path.parts[start:]) for start in range(len(path.parts))}
+        for key in ends | {path.stem}:
+            keys[key] = None if key in keys else name
+    return keys | {name: name for name in images}
 
 
 def _first_of(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -141,10 +166,10 @@ def _labels(
     if column is None and len(columns) == 1:
         column = columns[0]
     if column is not None:
-        return [str("" if row[column] is None else row[column]) for row in rows], repr(column)
+        return [_entry(row, column) for row in rows], repr(column)
 
     # One column per class, with a 1 for the image's own.
-    marks = [[_number(row[c]) for c in columns] for row in rows]
+    marks = [[_number(row.get(c)) for c in columns] for row in rows]
     if columns and all(mark in (0.0, 1.0) for row in marks for mark in row):
         if any(sum(row) != 1 for row in marks):
             raise ValueError(

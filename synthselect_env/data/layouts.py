@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 SPLITS = {
@@ -14,6 +14,9 @@ SPLITS = {
 """Names of a split's folder, in small letters."""
 
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+
+OF_SPLIT = re.compile(r"[ _-]?(set|data|images?|imgs?|split|cohort)$")
+"""Ends of a split's folder, e.g. "training_set"."""
 
 ROLES = ("split", "class", "patient")
 """Words in a layout that give a folder its meaning."""
@@ -59,7 +62,12 @@ class Layout:
 
 def canonical_split(name: str) -> str:
     """Return the usual name of a split: "Val" and "validation" are "valid"."""
-    return SPLIT_OF.get(name.lower(), name)
+    return SPLIT_OF.get(OF_SPLIT.sub("", name.lower()), name)
+
+
+def is_split(name: str) -> bool:
+    """Return whether a folder is named like a split."""
+    return OF_SPLIT.sub("", name.lower()) in SPLIT_OF
 
 
 def by_pattern(names: Sequence[str], pattern: str) -> Layout:
@@ -100,7 +108,10 @@ def by_pattern(names: Sequence[str], pattern: str) -> Layout:
 
 
 def find_layout(
-    names: Sequence[str], sizes: Mapping[str, int], classes: Sequence[str] = (), split: str = ""
+    names: Sequence[str],
+    same: Callable[[str, str], bool],
+    classes: Sequence[str] = (),
+    split: str = "",
 ) -> Layout:
     """Find the places of images from the names of their folders.
 
@@ -108,22 +119,17 @@ def find_layout(
     further down that recur under most of these: ``patient/class``.
 
     :param names: images with forward slashes
-    :param sizes: bytes by name, by which copies of a whole tree are told
+    :param same: whether two files have the same content, by which copies of a whole tree are told
     :param classes: names of the classes, if they are known
     :param split: name of a split that is no usual one
     :raises ValueError: if it could be one way or another
     """
     notes: list[str] = []
-    known = {**SPLIT_OF, split: split} if split else SPLIT_OF
-
-    def is_split(folder: str) -> bool:
-        return folder in known or folder.lower() in known
-
     # Take the split's folder out of each path.
     cut: dict[str, Cut] = {}
     for name in names:
         folders = tuple(name.split("/")[:-1])
-        at = next((i for i, folder in enumerate(folders) if is_split(folder)), None)
+        at = next((i for i, f in enumerate(folders) if f == split or is_split(f)), None)
         if at is None:
             cut[name] = None, (), folders
         else:
@@ -134,13 +140,15 @@ def find_layout(
         notes += _left_out(len(outside), "outside the folders of the splits")
         cut = {name: value for name, value in cut.items() if value[0] is not None}
         if any(rest for _, _, rest in cut.values()):
-            cut, copies = _without_copies(cut, sizes)
+            cut, copies = _without_copies(cut, same)
             notes += copies
         else:  # class/split
             cut = {name: (found, (), above) for name, (found, above, _) in cut.items()}
 
     # Find the level of the classes, and that of the patients.
     below = {name: rest for name, (_, _, rest) in cut.items() if rest}
+    above = _shared_folders(list(below.values()), classes)
+    below = {name: rest[above:] for name, rest in below.items() if len(rest) > above}
     notes += _left_out(len(cut) - len(below), "in no class folder") if below else []
     if not below:
         none = {name: Place(found) for name, (found, _, _) in cut.items()}
@@ -154,10 +162,26 @@ def find_layout(
             places[name] = Place(cut[name][0], label, patient)
     notes += _left_out(len(below) - len(places), "in no class folder")
     deepest = max(map(len, below.values()))
-    words = ["class" if i == level else "patient" if i == patients else "*" for i in range(deepest)]
+    words = ["*"] * above
+    words += [
+        "class" if i == level else "patient" if i == patients else "*" for i in range(deepest)
+    ]
     last = max(level, patients or 0)
-    pattern = "/".join(["split"] * has_splits + words[: last + 1] + ["…"] * (deepest > last + 1))
+    shown = words[: above + last + 1] + ["…"] * (deepest > last + 1)
+    pattern = "/".join(["split"] * has_splits + shown)
     return Layout(places, pattern, tuple(notes))
+
+
+def _shared_folders(folders: Sequence[tuple[str, ...]], classes: Sequence[str]) -> int:
+    """Return the number of folders above the classes that all images share."""
+    shared = 0
+    while folders and all(len(f) > shared for f in folders):
+        names = {f[shared] for f in folders}
+        deeper = any(len(f) > shared + 1 for f in folders)
+        if len(names) > 1 or names <= set(classes) or not deeper:
+            break
+        shared += 1
+    return shared
 
 
 def _left_out(count: int, where: str) -> tuple[str, ...]:
@@ -165,7 +189,7 @@ def _left_out(count: int, where: str) -> tuple[str, ...]:
 
 
 def _without_copies(
-    cut: dict[str, Cut], sizes: Mapping[str, int]
+    cut: dict[str, Cut], same: Callable[[str, str], bool]
 ) -> tuple[dict[str, Cut], list[str]]:
     """Leave out trees of splits that hold the same files as another one above them."""
     trees: dict[tuple[str, ...], dict[str, str]] = {}
@@ -176,8 +200,8 @@ def _without_copies(
     first, notes = order[0], []
     for other in order[1:]:
         shared = trees[first].keys() & trees[other].keys()
-        same = [k for k in shared if sizes[trees[first][k]] == sizes[trees[other][k]]]
-        if len(same) == len(trees[other]):
+        equal = [k for k in shared if same(trees[first][k], trees[other][k])]
+        if len(equal) == len(trees[other]):
             notes.append(f"{'/'.join(other)} holds copies of {'/'.join(first)} and is left out")
             for name in trees[other].values():
                 del cut[name]
@@ -234,9 +258,9 @@ def _more_like_classes(lower: set[str], upper: set[str]) -> bool:
         return _counts_from_zero(lower)
     numbered = [all(NUMBERED.search(name) for name in level) for level in (lower, upper)]
     if numbered[0] != numbered[1]:
-        return numbered[1]
-    if len(lower) != len(upper):
-        return len(lower) < len(upper)
+        return numbered[1]  # many numbered patients, few named classes, or the other way round
+    if len(lower) < len(upper):
+        return True
     shown = [", ".join(sorted(level)[:3]) for level in (upper, lower)]
     raise ValueError(
         f"the classes may be the folders {shown[0]} or those below, {shown[1]}; give a layout, "
@@ -256,6 +280,7 @@ def _patients_below(folders: Sequence[tuple[str, ...]], level: int) -> int | Non
     best, most = None, LEAST_PATIENTS - 1
     for lower in range(level + 1, min(map(len, folders))):
         names = {f[lower] for f in folders}
-        if most < len(names) < len(folders) and not _recurs(folders, level, lower):
+        numbered = all(NUMBERED.search(name) for name in names)
+        if most < len(names) < len(folders) and (numbered or not _recurs(folders, level, lower)):
             best, most = lower, len(names)
     return best

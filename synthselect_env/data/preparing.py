@@ -37,12 +37,24 @@ def split_real(found: FoundImages, seed: int) -> tuple[dict[str, Dataset], list[
     :param seed: random seed of the split
     :raises ValueError: if there is no train split, or there are too few patients
     """
-    splits = {str(name or "train"): data for name, data in found.datasets.items()}
+    notes: list[str] = []
+    splits = {str(name): data for name, data in found.datasets.items() if name is not None}
+    without = found.datasets.get(None)
+    if without is not None and not splits:
+        splits = {"train": without}
+    elif without is not None:
+        notes.append(f"{len(without)} images that are in no split are left out")
+    others = sorted(set(splits) - set(SHARES))
+    if others:
+        raise ValueError(
+            f"{found.path}: there are splits {', '.join(others)}; call them train, valid and test, "
+            "or move them away"
+        )
     if "train" not in splits:
         raise ValueError(f"{found.path}: there is no train split, only {', '.join(splits)}")
     missing = [name for name in ("valid", "test") if name not in splits]
     if not missing:
-        return {name: splits[name] for name in SHARES}, []
+        return {name: splits[name] for name in SHARES}, notes
     train = splits["train"]
     total = SHARES["train"] + sum(SHARES[name] for name in missing)
     shares = {name: SHARES[name] / total for name in ("train", *missing)}
@@ -54,7 +66,7 @@ def split_real(found: FoundImages, seed: int) -> tuple[dict[str, Dataset], list[
     splits |= {name: train.subset(positions) for name, positions in parts.items()}
     by = "by patient" if train.groups else "at random, as no patients are known"
     sizes = ", ".join(f"{name} {len(splits[name]):,}" for name in shares)
-    return {name: splits[name] for name in SHARES}, [f"split {by}: {sizes}"]
+    return {name: splits[name] for name in SHARES}, [*notes, f"split {by}: {sizes}"]
 
 
 def encode_images(

@@ -81,7 +81,10 @@ def test_auto(answer: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
-def test_the_report_of_a_run_is_written_again(answer: Path) -> None:
+def test_the_report_of_a_run_is_written_again(
+    answer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly(monkeypatch)
     (answer / "report.html").unlink()
     assert main(["report", str(answer), "--quiet"]) == 0
     assert (answer / "report.html").exists()
@@ -222,3 +225,40 @@ def test_archives_of_candidates(folders: Path, tmp_path: Path) -> None:
     arguments += ["--epochs", "1", "--steps-per-epoch", "2", "--device", "cpu", "--quiet"]
     assert main(["bank", "build", *arguments, "--out", str(tmp_path / "bank.h5")]) == 0
     assert len(FeatureBank.load(tmp_path / "bank.h5").candidates) == 24
+
+
+def test_images_of_one_name_are_all_exported(tmp_path: Path) -> None:
+    names = ["a/x_1.png", "a/x/1.png", "a/0.png", "a/0.jpg", "b/0.png"]
+    for i, name in enumerate(names):
+        (tmp_path / "pool" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "pool" / name)
+    pool = find_images(tmp_path / "pool", ("a", "b"))[None]
+    mask = np.ones(len(pool), bool)
+    csv = tmp_path / "x.csv"
+    Selection(mask, mask + 0.0, pool.ids, [n[0] for n in pool.ids], "all").save(csv)
+    arguments = ["--selection", str(csv), "--candidates", str(tmp_path / "pool"), "--quiet"]
+    for how in ("--copy-to", "--link-to"):
+        out = tmp_path / how.strip("-")
+        assert main(["export", *arguments, how, str(out)]) == 0
+        assert sum(file.is_file() for file in out.rglob("*.*")) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--algorithm", "Credit"], "unknown algorithm Credit"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--retrainings", "5"], "--retrainings must be at least 9"),
+    ],
+)
+def test_auto_says_what_is_wrong_before_it_begins(
+    folders: Path,
+    tmp_path: Path,
+    mistake: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "answer"
+    arguments = ["--real", str(folders / "real"), "--candidates", str(folders / "synthetic")]
+    assert main(["auto", *arguments, "--out", str(out), *mistake]) == 2
+    assert message in capsys.readouterr().err and not out.exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthselect_env.data import find_images
+from synthselect_env.data import find_images, split_real
 
 NAMES = ("benign", "malignant")
 
@@ -337,3 +337,84 @@ def test_medmnist(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match="has arrays x; expected train_images"):
         find_images(tmp_path / "other.npz")
+
+
+def table_of(root: Path, files: list[str], text: str, name: str = "labels.csv") -> Path:
+    write(root, files)
+    (root / name).write_text(text)
+    return root
+
+
+def test_splits_may_be_called_sets(tmp_path: Path) -> None:
+    write(tmp_path, each("{s}/{c}/{i}.png", s=("training_set", "test_set"), c=("x", "y"), i=TWO))
+    found = find_images(tmp_path)
+    assert (found.splits, found.classes) == (("train", "test"), ("x", "y"))
+
+
+def test_a_stray_image_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, [*each("data/{c}/{i}.png", c=NAMES, i=TWO), "data/logo.png"])
+    found = find_images(tmp_path)
+    assert found.classes == NAMES and len(found[None]) == 4
+    assert found.notes == ("1 images in no class folder are left out",)
+
+
+def test_numbers_may_be_names_and_labels(tmp_path: Path) -> None:
+    rows = "\n".join(f"{i % 2},{i}" for i in range(6))
+    table_of(tmp_path, [f"{i}.png" for i in range(6)], f"label,id\n{rows}\n")
+    assert find_images(tmp_path)[None].labels.tolist() == [0, 1] * 3
+
+
+def test_a_table_for_each_split(tmp_path: Path) -> None:
+    table_of(tmp_path, ["t0.png", "t1.png", "e0.png"], "id,label\nt0,a\nt1,b\n", "train.csv")
+    (tmp_path / "test.csv").write_text("id,label\ne0,a\n")
+    found = find_images(tmp_path)
+    assert {name: len(data) for name, data in found.datasets.items()} == {"train": 2, "test": 1}
+
+
+def test_names_that_several_images_have(tmp_path: Path) -> None:
+    table_of(tmp_path, ["a/0.png", "a/b/0.png", "1.png"], "id,label\n0,x\n1,y\n")
+    with pytest.raises(ValueError, match="'0' is the name of several images; give their folders"):
+        find_images(tmp_path, labels=tmp_path / "labels.csv")
+
+
+def test_patients_of_some_images_only(tmp_path: Path) -> None:
+    rows = "0,p,x\n1,,y\n2,q,x\n"
+    table_of(tmp_path, [f"{i}.png" for i in range(3)], f"id,patient,label\n{rows}")
+    with pytest.raises(ValueError, match=r"no patient is known of 1 of 3 images \(first: 1.png\)"):
+        find_images(tmp_path)
+
+
+def test_labels_are_stripped_and_lines_may_lack_one(tmp_path: Path) -> None:
+    lines = [
+        {"file_name": "0.png", "label": " a"},
+        {"file_name": "1.png"},
+        {"file_name": "2.png", "label": "b"},
+    ]
+    text = "\n".join(map(json.dumps, lines))
+    table_of(tmp_path, [f"{i}.png" for i in range(3)], text, "metadata.jsonl")
+    assert find_images(tmp_path).classes == ("a", "b")
+
+
+def test_same_sizes_are_no_copies(tmp_path: Path) -> None:
+    files = each("{c}/train/{k}/{i}.png", c=("a", "b"), k=("u", "v"), i=TWO)
+    write(tmp_path, files)
+    with pytest.raises(ValueError, match="there are splits under"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04"], ids=["empty", "text", "cut"])
+def test_broken_arrays(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="x.npz is no file of arrays that can be read"):
+        find_images(tmp_path / "x.npz")
+
+
+def test_splits_that_are_unknown_or_missing(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{s},{i % 2}\n" for i, s in enumerate(["train"] * 20 + ["", "more"]))
+    table_of(tmp_path, [f"{i}.png" for i in range(22)], f"id,split,label\n{rows}")
+    with pytest.raises(ValueError, match="there are splits more; call them train, valid and test"):
+        split_real(find_images(tmp_path), 0)
+    (tmp_path / "labels.csv").write_text(f"id,split,label\n{rows}".replace("more", "train"))
+    splits, notes = split_real(find_images(tmp_path), 0)
+    assert sum(map(len, splits.values())) == 21
+    assert notes[0] == "1 images that are in no split are left out"
