@@ -21,17 +21,22 @@ from synthselect_env.data.images import EncodedImages, ImageSet
 from synthselect_env.data.label_tables import SUFFIXES as TABLE_SUFFIXES
 from synthselect_env.data.label_tables import read_table
 from synthselect_env.data.layouts import (
+    SPLITS,
     Place,
     by_pattern,
     canonical_split,
     find_layout,
     is_split,
 )
+from synthselect_env.data.pcam import read_pcam
 
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .tif .tiff .webp .bmp .gif .ppm .pgm .pnm .jp2 .j2k .jpx".split()
 )
 """Suffixes of the files that are read as images."""
+
+PCAM_FILE = "camelyonpatch_level_2_split_{}_x.h5"
+"""Name of the file of a split of PatchCamelyon."""
 
 WITH_EXTRA = {
     ".heic": "pillow_heif",
@@ -452,17 +457,12 @@ def _find_group(name: str, pattern: str, path: Path) -> str:
 
 def _other_formats(path: Path) -> FoundImages | None:
     """Return the images of a file format of its own, or None if it is none."""
-    from synthselect_env.data.pcam import read_pcam
-
     if path.suffix.lower() == ".npz" and path.is_file():
         return _read_medmnist(path)
-    if path.is_dir() and list(path.glob("camelyonpatch_level_2_split_*_x.h5")):
-        splits = [s for s in ("train", "valid", "test") if (path / _PCAM.format(s)).exists()]
+    if path.is_dir() and list(path.glob(PCAM_FILE.format("*"))):
+        splits = [split for split in SPLITS if (path / PCAM_FILE.format(split)).exists()]
         return FoundImages(path, {s: read_pcam(path, s) for s in splits}, "PCam's HDF5 files")
     return None
-
-
-_PCAM = "camelyonpatch_level_2_split_{}_x.h5"
 
 
 def _read_medmnist(path: Path) -> FoundImages:

@@ -7,6 +7,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -418,3 +419,14 @@ def test_splits_that_are_unknown_or_missing(tmp_path: Path) -> None:
     splits, notes = split_real(find_images(tmp_path), 0)
     assert sum(map(len, splits.values())) == 21
     assert notes[0] == "1 images that are in no split are left out"
+
+
+def test_pcams_own_files(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name, values in (("x", np.zeros((4, 96, 96, 3), np.uint8)), ("y", np.arange(4) % 2)):
+            file = tmp_path / f"camelyonpatch_level_2_split_{split}_{name}.h5"
+            with h5py.File(file, "w") as h5:
+                h5[name] = values.reshape(-1, 1, 1, 1) if name == "y" else values
+    found = find_images(tmp_path)
+    assert found.splits == ("train", "test") and found.classes == ("normal", "tumor")
+    assert found["test"].labels.tolist() == [0, 1, 0, 1]
