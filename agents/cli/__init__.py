@@ -117,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [argument for argument in argv if argument not in ("--json", "--quiet")]
     try:
         command = parse(argv)
+        if isinstance(command, Train):
+            command.check_given([a.partition("=")[0] for a in argv if a.startswith("--")])
         with _printing(quiet, as_json):
             check_device(getattr(command, "device", "auto"))
             facts = command.run()

@@ -11,6 +11,7 @@ synthselect train --config runs/mine/config.json --out runs/again
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -31,20 +32,24 @@ class Train(RunConfig, Command):
 
     def run(self) -> Facts:
         """Run the training."""
-        names = [field.name for field in fields(RunConfig)]
-        settings = {name: getattr(self, name) for name in names}
-        default = RunConfig()
+        settings = {field.name: getattr(self, field.name) for field in fields(RunConfig)}
         if self.config is not None:
-            changed = {n: v for n, v in settings.items() if v != getattr(default, n)}
-            refused = sorted(set(changed) - {"out", "device"})
-            if refused:
-                raise ValueError(
-                    f"--config repeats a run as it was; leave out {', '.join(refused)}, or give all "
-                    "arguments and no --config"
-                )
-            settings = {**_read(self.config), "out": None, **changed}
+            settings = {**_read(self.config), "out": self.out, "device": self.device}
         run = train_run(RunConfig(**settings))
         return {"run": str(run), "selection": str(run / "selection.csv")}
+
+    def check_given(self, options: Sequence[str]) -> None:
+        """Refuse options beside ``--config`` that it would leave without effect.
+
+        :param options: options of the command line, e.g. "--seed"
+        :raises ValueError: if there are such
+        """
+        refused = sorted(set(options) - {"--config", "--out", "--device"})
+        if self.config is not None and refused:
+            raise ValueError(
+                f"--config repeats a run as it was; leave out {', '.join(refused)}, or give all "
+                "arguments and no --config"
+            )
 
 
 def _read(path: Path) -> Facts:

@@ -157,6 +157,7 @@ def test_a_run_is_repeated(tmp_path: Path) -> None:
     assert main(["train", *config, "--out", str(tmp_path / "two")]) == 0
     one, two = (Selection.load(tmp_path / name / "selection.csv") for name in ("one", "two"))
     assert (one.scores == two.scores).all()
+    assert main(["train", *config, "--seed", "0"]) == 2  # would be without effect
     (tmp_path / "config.json").write_text("{}")
     assert main(["train", "--config", str(tmp_path / "config.json")]) == 2
 
