@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from synthselect_env import Dataset, FeatureBank, Selection
+from synthselect_env.bank.selection import candidate_ids
 from synthselect_env.data import EncodedImages, decode
 
 
@@ -66,8 +67,7 @@ def positions_of_kept(selection: Selection, candidates: Dataset) -> np.ndarray:
     :param candidates: pool of candidates, in any order
     :raises ValueError: if the pool lacks one of them
     """
-    ids = candidates.ids or [f"candidate-{i}" for i in range(len(candidates))]
-    position_of = {name: i for i, name in enumerate(ids)}
+    position_of = {name: i for i, name in enumerate(candidate_ids(candidates))}
     kept = [name for name, keep in zip(selection.ids, selection.mask) if keep]
     missing = [name for name in kept if name not in position_of]
     if missing:
@@ -147,9 +147,8 @@ def _write(
     used: set[Path] = set()
     for name in dataset.classes:
         (out / name).mkdir(parents=True, exist_ok=True)
-    for position in range(len(dataset)):
+    for position, name in enumerate(candidate_ids(dataset)):
         label = dataset.classes[dataset.labels[position]]
-        name = dataset.ids[position] if dataset.ids else f"candidate-{position}"
         parts = PurePosixPath(name).parts
         flat = prefix + "_".join(parts[1:] if len(parts) > 1 and parts[0] == label else parts)
         if files is None and not flat.endswith(".png"):

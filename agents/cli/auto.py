@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from agents.cli.bank import BuildBank, ImageOptions, find_candidates
+from agents.cli.bank import BuildBank, ImageOptions
 from agents.cli.common import Facts, SeededCommand
 from agents.cli.retrain import MIN_RETRAININGS, Retrain
 from agents.export import export_images
@@ -71,7 +71,7 @@ class Auto(SeededCommand):
 
         # Hand over the selected images.
         selection = Selection.load(run / "selection.csv")
-        found = find_candidates(self.candidates, tuple(bank.classes), self.images)
+        found = self.images.find_candidates(self.candidates, bank.classes)
         selected = self.out / "selected"
         if selected.exists():
             shutil.rmtree(selected)

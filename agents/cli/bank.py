@@ -11,6 +11,7 @@ are stored at quality 90.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from agents.cli.common import (
     Command,
     Facts,
     SeededCommand,
+    changed_config,
     check_bank_to_write,
     class_names,
     train_extractor_with_bar,
@@ -47,7 +49,9 @@ from synthselect_env.data.images import MOST_NAMED
 from synthselect_env.data.preparing import SHORT_SIDE
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.classifier import Classifier
-from synthselect_env.training.config import TrainingConfig
+
+CONFIGURED = ("epochs", "steps_per_epoch", "augmentation")
+"""Options that are fields of the extractor's training configuration."""
 
 MIN_SKILL = 1.2
 """Balanced accuracy of a useful extractor, as a multiple of chance."""
@@ -84,6 +88,32 @@ class ImageOptions:
     short_side: int = SHORT_SIDE
     skip_unreadable: bool = False
     exclude_copies: bool = False
+
+    def find_real(self, path: Path, classes: Sequence[str]) -> FoundImages:
+        """Return the real images of a directory or archive.
+
+        :param path: directory or archive
+        :param classes: names of the classes; empty to find them
+        """
+        return find_images(
+            path,
+            classes,
+            self.patient,
+            self.layout,
+            self.labels,
+            self.label_column,
+            self.window,
+            self.page,
+        )
+
+    def find_candidates(self, path: Path, classes: Sequence[str]) -> FoundImages:
+        """Return the candidates of a directory or archive.
+
+        :param path: directory or archive
+        :param classes: names of the classes of the real images
+        """
+        layout = self.candidates_layout
+        return find_images(path, classes, layout=layout, window=self.window, page=self.page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,16 +204,7 @@ class BuildBank(SeededCommand):
 
     def _read_real(self) -> dict[str, Dataset]:
         """Return the real splits."""
-        found = find_images(
-            self.real,
-            self.images.classes,
-            self.images.patient,
-            self.images.layout,
-            self.images.labels,
-            self.images.label_column,
-            self.images.window,
-            self.images.page,
-        )
+        found = self.images.find_real(self.real, self.images.classes)
         print(found.describe())
         real, notes = split_real(found, self.seed)
         for note in notes:
@@ -196,7 +217,7 @@ class BuildBank(SeededCommand):
     def _read_candidates(self, classes: tuple[str, ...]) -> tuple[Dataset, dict[str, Any]]:
         """Return the candidates, and facts on how they were made."""
         if self.candidates is not None:
-            found = find_candidates(self.candidates, classes, self.images)
+            found = self.images.find_candidates(self.candidates, classes)
             print(found.describe())
             return found[None], {"generator": self.candidates.name}
         assert self.gan is not None
@@ -280,19 +301,10 @@ class BuildBank(SeededCommand):
             )
         return images, named
 
-    def _extractor_config(self, train: Dataset) -> TrainingConfig:
-        """Return the configuration that the arguments ask for, at the images' proportions."""
-        config = default_extractor(len(train), self.network.architecture)
-        names = ("epochs", "steps_per_epoch", "augmentation")
-        given = {name: getattr(self.network, name) for name in names}
-        config = replace(config, **{name: v for name, v in given.items() if v is not None})
-        if self.network.size:
-            return replace(config, size=self.network.size)
-        return config.for_images(*train.image_size)
-
     def _get_extractor(self, images: dict[str, Dataset]) -> Classifier:
         """Read the extractor if it exists, else train and write it."""
-        config = self._extractor_config(images["train"])
+        config = default_extractor(len(images["train"]), self.network.architecture)
+        config = changed_config(config, self.network, CONFIGURED, images["train"])
         file = self.network.extractor or self.out.with_suffix(".extractor.pt")
         if not file.exists():
             extractor = train_extractor_with_bar(images, self.seed, config, self.device)
@@ -328,22 +340,6 @@ class DescribeBank(Command):
             for split, data in bank.splits.items()
         }
         return {"bank": self.bank, "images": counts, "warnings": bank.warnings()}
-
-
-def find_candidates(path: Path, classes: tuple[str, ...], options: ImageOptions) -> FoundImages:
-    """Return the candidates of a directory or archive.
-
-    :param path: directory or archive
-    :param classes: names of the classes of the real images
-    :param options: how images are read
-    """
-    return find_images(
-        path,
-        classes,
-        layout=options.candidates_layout,
-        window=options.window,
-        page=options.page,
-    )
 
 
 def _id(dataset: Dataset, position: int) -> str:

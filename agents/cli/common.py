@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from agents.progress import progress_bar
+from agents.runs.config import given
 from synthselect_env.bank.extraction import train_extractor
 from synthselect_env.data import Dataset
 from synthselect_env.training.classifier import Classifier
@@ -46,6 +47,22 @@ def check_bank_to_write(out: Path, discard_existing: bool) -> None:
                 f"{out} holds retrainings, which would be lost: give another --out, "
                 "or --discard-existing to drop them"
             )
+
+
+def changed_config(
+    config: TrainingConfig, options: Any, names: Sequence[str], train: Dataset
+) -> TrainingConfig:
+    """Return a training configuration with the options that are given.
+
+    :param config: default configuration
+    :param options: object with an attribute per name, and ``size``, each None if not given
+    :param names: fields of the configuration that are options
+    :param train: training images, whose proportions are taken if no size is given
+    """
+    config = replace(config, **given(options, names))
+    if options.size:
+        return replace(config, size=options.size)
+    return config if train.images is None else config.for_images(*train.image_size)
 
 
 def class_names(dataset: Dataset) -> tuple[str, ...]:

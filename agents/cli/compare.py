@@ -5,18 +5,14 @@ synthselect compare --bank mine.h5 --by none all confidence runs/mine --out comp
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from agents.cli.common import Facts, SeededCommand
 from agents.cli.select import find_selector
-from agents.evaluation import compare
-from agents.progress import progress_bar
 from agents.report import comparison_table
-from agents.runs import RETRAINING
+from agents.runs import RunConfig, compare_by
 from synthselect_env.bank import resolve_bank
-from synthselect_env.evaluators import make_evaluator, spread
 from synthselect_env.training.config import SMALL
 
 
@@ -45,22 +41,8 @@ class Compare(SeededCommand):
         """Compare, and print the table."""
         bank = resolve_bank(self.bank)
         contenders = [find_selector(name) for name in dict.fromkeys(("none", *self.by))]
-        retrains = self.judge in RETRAINING
-        settings = {"folds": self.folds, "device": self.device} if retrains else {}
-        evaluator = make_evaluator(self.judge, bank.sealed, **settings)
-        with (
-            spread(evaluator, self.workers) if retrains else nullcontext(evaluator) as classifier,
-            progress_bar(self.rounds * len(contenders), "retraining") as bar,
-        ):
-            comparison = compare(
-                bank,
-                contenders,
-                self.rounds,
-                classifier,
-                self.seed,
-                self.out,
-                on_outcome=lambda _: bar.update(),
-            )
+        config = RunConfig(folds=self.folds, rounds=self.rounds, seed=self.seed, device=self.device)
+        comparison = compare_by(config, bank, self.judge, contenders, self.out, self.workers)
         print(comparison_table(comparison))
         gains = {name: comparison.gain(name) for name in comparison.selectors}
         return {

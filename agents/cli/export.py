@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.cli.bank import ImageOptions, find_candidates
+from agents.cli.bank import ImageOptions
 from agents.cli.common import Command, Facts
 from agents.export import export_images
 from agents.progress import progress_bar
 from synthselect_env import Selection
 from synthselect_env.bank import resolve_bank
-from synthselect_env.data import find_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +52,13 @@ class Export(Command):
         selection = Selection.load(file)
         classes = tuple(self.images.classes) or tuple(sorted(set(selection.labels)))
         if self.candidates is not None:
-            found = find_candidates(self.candidates, classes, self.images)
+            found = self.images.find_candidates(self.candidates, classes)
             pool, source = found[None], found.path
         else:
             pool, source = resolve_bank(str(self.bank)).candidates, None
         real = None
         if self.real is not None:
-            options = self.images
-            real = find_images(
-                self.real,
-                classes,
-                layout=options.layout,
-                labels=options.labels,
-                label_column=options.label_column,
-                window=options.window,
-                page=options.page,
-            )
+            real = self.images.find_real(self.real, classes)
         out = self.copy_to or self.link_to
         assert out is not None
         total = selection.count + (len(real[None]) if real else 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.cli.common import Facts, SeededCommand
+from agents.cli.common import Facts, SeededCommand, changed_config
 from agents.progress import progress_bar
 from agents.runs import RETRAINED
 from synthselect_env import FeatureBank
@@ -30,7 +30,7 @@ from synthselect_env.evaluators import (
 )
 from synthselect_env.evaluators.retrain import n_trained_on
 from synthselect_env.training.classifier import build_network
-from synthselect_env.training.config import SMALL, TrainingConfig, default_config
+from synthselect_env.training.config import SMALL, default_config
 
 MIN_RETRAININGS = 9
 """Retrainings that a datamodel of candidates with images needs."""
@@ -107,22 +107,10 @@ class Retrain(SeededCommand):
         return {"bank": str(out), "retrainings": total, "left_out_correlation": _print_fit(bank)}
 
 
-def _training_config(bank: FeatureBank, args: Retrain) -> TrainingConfig:
-    """Return the configuration that the arguments ask for, at the images' proportions."""
-    given = {name: getattr(args, name) for name in CONFIGURED}
-    given = {name: value for name, value in given.items() if value is not None}
-    config = default_config(args.architecture, n_trained_on(bank, args.folds))
-    config = replace(config, **given)
-    if args.size:
-        return replace(config, size=args.size)
-    if bank.train.images is None:
-        return config
-    return config.for_images(*bank.train.image_size)
-
-
 def _retrain(bank: FeatureBank, args: Retrain) -> FeatureBank:
     """Return the bank with further retrainings."""
-    config = _training_config(bank, args)
+    config = default_config(args.architecture, n_trained_on(bank, args.folds))
+    config = changed_config(config, args, CONFIGURED, bank.train)
     evaluator = RetrainEvaluator(bank, config=config, folds=args.folds, device=args.device)
     if bank.retrainings is not None:
         differing = differing_settings(bank.retrainings, evaluator, args.seed)

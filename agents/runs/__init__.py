@@ -1,17 +1,17 @@
 """Training runs: their configuration, what they record, and all their steps in one call."""
 
-from agents.runs.config import ALGORITHMS, JUDGES, RETRAINING, RunConfig
+from agents.runs.config import ALGORITHMS, JUDGES, RunConfig
 from agents.runs.recording import MetricsCSV, SelectionMetrics, run_logger
-from agents.runs.training import RETRAINED, load_policy, report_run, train_run
+from agents.runs.training import RETRAINED, compare_by, load_policy, report_run, train_run
 
 __all__ = [
     "ALGORITHMS",
     "JUDGES",
     "RETRAINED",
-    "RETRAINING",
     "MetricsCSV",
     "RunConfig",
     "SelectionMetrics",
+    "compare_by",
     "load_policy",
     "report_run",
     "run_logger",

@@ -123,9 +123,7 @@ class RunConfig:
     @property
     def algorithm_settings(self) -> dict[str, Any]:
         """Settings of the algorithm: its tuned ones, and those that the run changes."""
-        changed = {name: getattr(self, name) for name in OVERRIDES}
-        changed = {name: value for name, value in changed.items() if value is not None}
-        return {**ALGORITHMS[self.algorithm][1], **changed}
+        return {**ALGORITHMS[self.algorithm][1], **given(self, OVERRIDES)}
 
     def resolved(self) -> RunConfig:
         """Return this configuration with the algorithm's settings in the place of None."""
@@ -138,10 +136,19 @@ class RunConfig:
         :param name: name of the evaluator
         """
         if name in RETRAINING:
-            training = {"augmentation": self.augmentation, "size": self.size}
-            training = {name: value for name, value in training.items() if value is not None}
+            training = given(self, ("augmentation", "size"))
             return {"config": training, "folds": self.folds, "device": self.device}
         return {"device": self.device} if name in JUDGES else {}
+
+
+def given(options: object, names: Sequence[str]) -> dict[str, Any]:
+    """Return the options that are not None, by name.
+
+    :param options: object with an attribute per option
+    :param names: names of the options to look at
+    """
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_known(what: str, names: Sequence[str], known: Sequence[str] | dict[str, Any]) -> None:

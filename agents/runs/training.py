@@ -264,16 +264,35 @@ def _compare(
 ) -> Comparison:
     """Compare the policy with the baselines under one judge."""
     contenders: list[str | Selector] = [*BASELINES, policy]
-    settings = config.evaluator_settings(judge)
-    retrains = judge in RETRAINING
-    if retrains:
+    if judge in RETRAINING:
         print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")
         print(_slowness(config.device, judge), flush=True)
 
-    evaluator = make_evaluator(judge, bank.sealed, **settings)
+    return compare_by(config, bank, judge, contenders, directory / judge)
+
+
+def compare_by(
+    config: RunConfig,
+    bank: FeatureBank,
+    judge: str,
+    contenders: Sequence[str | Selector],
+    directory: Path,
+    workers: int | None = None,
+) -> Comparison:
+    """Compare selectors under one judge. Retrainings are spread over the cores, with a bar.
+
+    :param config: settings of the judge, the rounds and the seed
+    :param bank: bank with a test split
+    :param judge: name of the classifier
+    :param contenders: selectors, or their names
+    :param directory: folder of the results, with which an interrupted comparison goes on
+    :param workers: number of processes; None for one per core, or one on a GPU
+    """
+    retrains = judge in RETRAINING
+    evaluator = make_evaluator(judge, bank.sealed, **config.evaluator_settings(judge))
     n_selections = config.rounds * len(contenders)
     with (
-        spread(evaluator) if retrains else nullcontext(evaluator) as classifier,
+        spread(evaluator, workers) if retrains else nullcontext(evaluator) as classifier,
         progress_bar(n_selections, "retraining", shown=retrains) as bar,
     ):
         return compare(
@@ -282,7 +301,7 @@ def _compare(
             config.rounds,
             classifier,
             seed=config.seed,
-            directory=directory / judge,
+            directory=directory,
             on_outcome=lambda _: bar.update(),
         )
 

@@ -10,10 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from synthselect_env.bank.feature_bank import FeatureBank
+from synthselect_env.data import Dataset
 from synthselect_env.storage import atomic_write
 
 COLUMNS = ("id", "label", "selected", "score")
 """Columns of a saved selection."""
+
+
+def candidate_ids(candidates: Dataset) -> Sequence[str]:
+    """Return the names of candidates. Those without are named by their position.
+
+    :param candidates: pool of candidates
+    """
+    return candidates.ids or tuple(f"candidate-{i}" for i in range(len(candidates)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +79,7 @@ class Selection:
                 f"{source}: mask {np.shape(mask)} and scores {np.shape(scores)} must both be "
                 f"({n},), one per candidate of {bank.source}"
             )
-        ids = bank.candidates.ids or tuple(f"candidate-{i}" for i in range(n))
+        ids = candidate_ids(bank.candidates)
         labels = tuple(bank.classes[i] for i in bank.candidates.labels)
         return cls(np.asarray(mask, bool), np.asarray(scores, np.float64), ids, labels, source)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,9 @@ LOW_BYTE = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": "RGB;16B"}
 NEVER_DEEP = (b"RIFF", b"\xff\xd8", b"GIF8", b"BM")
 """First bytes of formats that have 8 bits per channel."""
 
+NEVER_DEEP_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
+"""Suffixes of their files."""
+
 NARROW = 64
 """Grey levels that a set of images should use at least."""
 
@@ -56,7 +59,7 @@ def decode_image(content: bytes, window: Window | None = None, page: int = 0) ->
     with _opened(content, page) as image:
         if _is_deep(image):
             inverted = _white_is_zero(image)
-            values = _deep_values(image, lambda: _opened(content, page))
+            values = _deep_values(image, content, page)
             shown = apply_window(values, window or find_window([values_range(values)]))
             if inverted:
                 shown = 255 - shown
@@ -94,7 +97,7 @@ def deep_range(content: bytes, page: int = 0) -> Window | None:
     with _opened(content, page) as image:
         if not _is_deep(image):
             return None
-        return values_range(_deep_values(image, lambda: _opened(content, page)))
+        return values_range(_deep_values(image, content, page))
 
 
 def values_range(values: np.ndarray) -> Window:
@@ -117,7 +120,7 @@ def find_window(ranges: Iterable[Window]) -> Window:
     low, high = np.array(list(ranges)).T
     least, largest = low.min(), high.max()
     is_whole = float(least).is_integer() and float(largest).is_integer()
-    if least >= 0 and largest <= 1 and not (is_whole and largest > 1):
+    if least >= 0 and largest <= 1:
         return 0.0, 1.0
     if least < 0 or not is_whole:
         raise ValueError(
@@ -167,13 +170,12 @@ def _colour_mode(image: Image.Image) -> str | None:
     return None
 
 
-def _deep_values(
-    image: Image.Image, again: Callable[[], AbstractContextManager[Any]]
-) -> np.ndarray:
+def _deep_values(image: Image.Image, content: bytes, page: int) -> np.ndarray:
     """Return the values of an image of more than 8 bits.
 
     :param image: opened image
-    :param again: function that opens it once more
+    :param content: content of its file
+    :param page: number of its page
     :return: (h, w), or (h, w, 3)
     """
     mode = _colour_mode(image)
@@ -181,8 +183,8 @@ def _deep_values(
         return np.asarray(image)
     # Pillow keeps 8 of the 16 bits of a colour. Read the other 8 in a second pass.
     high = np.asarray(image.convert("RGB"), np.uint16)
-    with again() as second:
-        second.tile = [_with_low_byte(tile) for tile in second.tile]
+    with _opened(content, page) as second:
+        second.tile = [_with_low_byte(tile) for tile in second.tile]  # type: ignore[attr-defined]
         low = np.asarray(second.convert("RGB"), np.uint16)
     return high * 256 + low
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from zipfile import is_zipfile
 
 import numpy as np
 from PIL import features
@@ -21,22 +20,19 @@ from synthselect_env.data.images import EncodedImages, ImageSet
 from synthselect_env.data.label_tables import SUFFIXES as TABLE_SUFFIXES
 from synthselect_env.data.label_tables import read_table
 from synthselect_env.data.layouts import (
-    SPLITS,
     Place,
     by_pattern,
     canonical_split,
     find_layout,
     is_split,
 )
-from synthselect_env.data.pcam import read_pcam
+from synthselect_env.data.medmnist import read_medmnist
+from synthselect_env.data.pcam import pcam_splits, read_pcam
 
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .tif .tiff .webp .bmp .gif .ppm .pgm .pnm .jp2 .j2k .jpx".split()
 )
 """Suffixes of the files that are read as images."""
-
-PCAM_FILE = "camelyonpatch_level_2_split_{}_x.h5"
-"""Name of the file of a split of PatchCamelyon."""
 
 WITH_EXTRA = {
     ".heic": "pillow_heif",
@@ -186,7 +182,7 @@ def find_images(
             "them into class folders, CLASS/NAME.png, or give a table of labels"
         )
     if labels is None and layout is None:
-        notes = [*notes, *_unread(visible, labelled, path)]
+        notes = [*notes, *_unread(visible, labelled, suffixes, path)]
     found = _datasets(tree, labelled, group, path, window, page)
     return _in_classes(FoundImages(path, found, told, tuple(notes)), classes)
 
@@ -266,11 +262,9 @@ def _places(
     if not places:
         raise ValueError("; ".join(errors))
     if all(place.split is None for place in places.values()):
-        folders = find_layout(images, same, (), split).places
-        places = {
-            name: replace(place, split=folders[name].split if name in folders else None)
-            for name, place in places.items()
-        }
+        folders = found if labels is None else find_layout(images, same, (), split)
+        split_of = {name: place.split for name, place in folders.places.items()}
+        places = {n: replace(place, split=split_of.get(n)) for n, place in places.items()}
     missing = len(images) - len(places)
     named = ", ".join(PurePosixPath(table).name for table in tables)
     note = [f"{missing} images that {named} does not name are left out"]
@@ -301,7 +295,6 @@ def _datasets(
     classes = sorted({str(place.label) for place in places.values()}, key=_natural)
     label_of = {name: i for i, name in enumerate(classes)}
     names = sorted(places)
-    all_ids = _ids(names, places)
     shown = ImageSet(FileContents(tree, names), [tree.written[n] for n in names], window, page)
     images = EncodedImages(shown)
     by_split: dict[str | None, list[int]] = {}
@@ -325,7 +318,7 @@ def _datasets(
         datasets[split] = Dataset.of_images(
             images[positions],
             np.array([label_of[str(places[name].label)] for name in own], np.int64),
-            tuple(all_ids[name] for name in own),
+            _ids(own),
             tuple(classes),
             groups,
         )
@@ -337,20 +330,13 @@ def _natural(name: str) -> tuple[int, int, str]:
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
 
-def _ids(names: Sequence[str], places: Mapping[str, Place]) -> dict[str, str]:
-    """Return an id per image: its path below what all images of its split share."""
-    ids: dict[str, str] = {}
-    by_split: dict[str | None, list[str]] = {}
-    for name in names:
-        by_split.setdefault(places[name].split, []).append(name)
-    for own in by_split.values():
-        parts = [name.split("/") for name in own]
-        shared = 0
-        while all(len(p) > shared + 2 and p[shared] == parts[0][shared] for p in parts):
-            shared += 1
-        for name, p in zip(own, parts):
-            ids[name] = "/".join(p[shared:])
-    return ids
+def _ids(names: Sequence[str]) -> tuple[str, ...]:
+    """Return an id per image of a split: its path below what all of them share."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while all(len(p) > shared + 2 and p[shared] == parts[0][shared] for p in parts):
+        shared += 1
+    return tuple("/".join(p[shared:]) for p in parts)
 
 
 def _in_classes(found: FoundImages, classes: Sequence[str] | None) -> FoundImages:
@@ -371,7 +357,9 @@ def _in_classes(found: FoundImages, classes: Sequence[str] | None) -> FoundImage
     return replace(found, datasets=datasets)
 
 
-def _unread(visible: Sequence[str], places: Mapping[str, Place], path: Path) -> list[str]:
+def _unread(
+    visible: Sequence[str], places: Mapping[str, Place], readable: frozenset[str], path: Path
+) -> list[str]:
     """Return notes on files in class folders that are no images.
 
     :raises ValueError: if a class has no other files
@@ -380,7 +368,6 @@ def _unread(visible: Sequence[str], places: Mapping[str, Place], path: Path) -> 
         PurePosixPath(name).parent.as_posix(): place.label for name, place in places.items()
     }
     above = {PurePosixPath(folder).parent.as_posix() for folder in folder_of}
-    readable = _readable_suffixes()
     left: Counter[tuple[str, str]] = Counter()
     lost: dict[str, Counter[str]] = {}
     for name in visible:
@@ -458,48 +445,8 @@ def _find_group(name: str, pattern: str, path: Path) -> str:
 def _other_formats(path: Path) -> FoundImages | None:
     """Return the images of a file format of its own, or None if it is none."""
     if path.suffix.lower() == ".npz" and path.is_file():
-        return _read_medmnist(path)
-    if path.is_dir() and list(path.glob(PCAM_FILE.format("*"))):
-        splits = [split for split in SPLITS if (path / PCAM_FILE.format(split)).exists()]
+        return FoundImages(path, read_medmnist(path), "MedMNIST's arrays")
+    splits = pcam_splits(path)
+    if splits:
         return FoundImages(path, {s: read_pcam(path, s) for s in splits}, "PCam's HDF5 files")
     return None
-
-
-def _read_medmnist(path: Path) -> FoundImages:
-    """Read MedMNIST's arrays: ``train_images``, ``train_labels``, and so on."""
-    datasets: dict[str | None, Dataset] = {}
-    if not is_zipfile(path):
-        raise ValueError(f"{path} is no file of arrays that can be read; is it whole?")
-    with np.load(path, allow_pickle=False) as arrays:
-        names = {
-            f"{split}_images": split
-            for split in ("train", "val", "test")
-            if f"{split}_images" in arrays and f"{split}_labels" in arrays
-        }
-        if not names:
-            raise ValueError(
-                f"{path} has arrays {', '.join(arrays.files)}; expected train_images, "
-                "train_labels and so on, as MedMNIST has"
-            )
-        for name, split in names.items():
-            images, labels = arrays[name], arrays[f"{split}_labels"]
-            if labels.ndim > 1 and labels.shape[1] > 1:
-                raise ValueError(
-                    f"{path}: {split}_labels is {labels.shape}; images of several classes are not "
-                    "supported"
-                )
-            if images.ndim == 3:
-                images = np.repeat(images[..., None], 3, 3)
-            if images.dtype != np.uint8 or images.shape[3:] != (3,):
-                raise ValueError(
-                    f"{path}: {name} is {images.dtype} {images.shape}, expected uint8 (n, h, w) "
-                    "or (n, h, w, 3)"
-                )
-            labels = labels.reshape(-1).astype(np.int64)
-            ids = tuple(f"{split}-{i}" for i in range(len(labels)))
-            split = canonical_split(split)
-            datasets[split] = Dataset.of_images(images, labels, ids, ())
-    count = 1 + max(int(data.labels.max(initial=0)) for data in datasets.values())
-    classes = tuple(map(str, range(count)))
-    datasets = {split: replace(data, classes=classes) for split, data in datasets.items()}
-    return FoundImages(path, datasets, "MedMNIST's arrays")

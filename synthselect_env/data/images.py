@@ -10,6 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from synthselect_env.data.decoding import (
     NARROW,
+    NEVER_DEEP_SUFFIXES,
     Size,
     Window,
     decode_image,
@@ -47,9 +49,6 @@ CHUNK_SIZE = 256
 
 THREADED = 64
 """Images that several threads decode ahead, which bounds memory. Fewer are decoded in one thread."""
-
-NEVER_DEEP_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
-"""Suffixes of formats that have 8 bits per channel."""
 
 SIZE_SAMPLE = 256
 """Most encoded images, evenly spaced, whose sizes are read to find the median."""
@@ -172,24 +171,19 @@ class ImageSet:
         self.contents = contents
         self.names = names
         self.page = page
-        self._window = window
-        self._searched = window is not None
+        self._given_window = window
 
-    @property
+    @cached_property
     def window(self) -> Window | None:
         """Values of black and white; None if all images have 8 bits.
 
         :raises ValueError: if the values have no range that is known
         """
-        if not self._searched:
-            self._window = self._find_window()
-            self._searched = True
-        return self._window
+        return self._given_window or self._find_window()
 
     def decode(self, position: int, size: Size | None) -> np.ndarray:
         """Return one image, uint8 (h, w, 3), resized to (height, width)."""
-        window = self.window
-        image = decode_image(self.contents[position], window, self.page)
+        image = decode_image(self.contents[position], self.window, self.page)
         return np.asarray(_resize(image, size))
 
     def _find_window(self) -> Window | None:
@@ -287,7 +281,7 @@ class EncodedImages(LazyImages):
             return _no_pixels(size)
         decoded: list[np.ndarray] = []
         reasons: dict[int, Exception] = {}
-        for position, image in enumerate(self.each(size)):
+        for position, image in enumerate(self.map(lambda image: image, size)):
             if isinstance(image, Exception):
                 reasons[position] = image
             else:
@@ -296,13 +290,6 @@ class EncodedImages(LazyImages):
             raise UndecodableError(reasons, len(self))
         _refuse_several_sizes(decoded)
         return np.stack(decoded)
-
-    def each(self, size: Size | None = None) -> Iterator[np.ndarray | Exception]:
-        """Yield each image, uint8 (h, w, 3), or the error of its decoder. Threads decode ahead.
-
-        :param size: (height, width) to resize to; None for each image's own
-        """
-        return self.map(lambda image: image, size)
 
     def map(
         self, function: Callable[[np.ndarray], T], size: Size | None = None
@@ -538,6 +525,17 @@ def decode(images: Images, size: Size | None = None) -> np.ndarray:
         return images
     resized = [_resize(Image.fromarray(image), size) for image in images]
     return np.stack([np.asarray(image) for image in resized])
+
+
+def shrunk_size(height: int, width: int, short_side: int) -> Size:
+    """Return the size at which the short side has at most so many pixels.
+
+    :param height: height in pixels
+    :param width: width in pixels
+    :param short_side: most pixels on the short side. Smaller images stay as they are
+    """
+    scale = min(1.0, short_side / min(height, width))
+    return round(height * scale), round(width * scale)
 
 
 def resized(image: np.ndarray, size: Size) -> np.ndarray:

@@ -122,9 +122,7 @@ def _rows(content: bytes, table: str) -> list[dict[str, object]]:
         first = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=first.count)
         return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))  # type: ignore[arg-type]
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, AttributeError) as error:
-        raise ValueError(f"{table} is no table of labels ({error})") from error
-    except (TypeError, ValueError) as error:
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise ValueError(f"{table} is no table of labels ({error})") from error
 
 

@@ -219,11 +219,8 @@ def _levels(folders: Sequence[tuple[str, ...]], classes: Sequence[str]) -> tuple
     """
     shallowest, deepest = min(map(len, folders)), max(map(len, folders))
     names = [{f[i] for f in folders if len(f) > i} for i in range(deepest)]
-    if classes:
-        fitting = [i for i in range(deepest) if names[i] <= set(classes)]
-        level = fitting[0] if fitting else None
-    else:
-        level = None
+    fitting = (i for i in range(deepest) if names[i] <= set(classes))
+    level = next(fitting, None)
     varied = [i for i in range(shallowest) if len(names[i]) > 1]
     above = None
     if level is None:

@@ -9,8 +9,20 @@ import numpy as np
 
 from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.images import positions_of
+from synthselect_env.data.layouts import SPLITS
 
 CLASSES = ("normal", "tumor")
+
+FILE = "camelyonpatch_level_2_split_{split}_{part}.h5"
+"""Name of the file of a split's images (x) or labels (y)."""
+
+
+def pcam_splits(directory: Path) -> list[str]:
+    """Return the splits whose images lie in a directory.
+
+    :param directory: folder of the files
+    """
+    return [s for s in SPLITS if (directory / FILE.format(split=s, part="x")).exists()]
 
 
 def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = None) -> Dataset:
@@ -24,9 +36,7 @@ def read_pcam(directory: str | Path, split: str, indices: np.ndarray | None = No
     :raises FileNotFoundError: if a file is missing
     :raises ValueError: if the datasets have another shape, or labels other than 0 and 1
     """
-    name = f"camelyonpatch_level_2_split_{split}"
-    x_path = Path(directory) / f"{name}_x.h5"
-    y_path = Path(directory) / f"{name}_y.h5"
+    x_path, y_path = (Path(directory) / FILE.format(split=split, part=part) for part in "xy")
     for path in (x_path, y_path):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; unpack PCam's {path.name}.gz there")

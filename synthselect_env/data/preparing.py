@@ -15,6 +15,7 @@ from synthselect_env.data.images import (
     UndecodableError,
     encode_webp,
     resized,
+    shrunk_size,
 )
 from synthselect_env.data.splitting import split_by_group
 
@@ -58,9 +59,8 @@ def split_real(found: FoundImages, seed: int) -> tuple[dict[str, Dataset], list[
     train = splits["train"]
     total = SHARES["train"] + sum(SHARES[name] for name in missing)
     shares = {name: SHARES[name] / total for name in ("train", *missing)}
-    groups = train.groups or tuple(f"{i:09d}" for i in range(len(train)))
     try:
-        parts = split_by_group(groups, train.labels, shares, seed)
+        parts = split_by_group(train.groups, train.labels, shares, seed)
     except ValueError as error:
         raise ValueError(f"{found.path}: {error}; put the images into splits yourself") from error
     splits |= {name: train.subset(positions) for name, positions in parts.items()}
@@ -123,8 +123,7 @@ def _map(
 
 
 def _shrunk(image: np.ndarray, short_side: int | None) -> np.ndarray:
-    height, width = image.shape[:2]
-    if short_side is None or min(height, width) <= short_side:
+    if short_side is None:
         return image
-    scale = short_side / min(height, width)
-    return resized(image, (round(height * scale), round(width * scale)))
+    height, width = image.shape[:2]
+    return resized(image, shrunk_size(height, width, short_side))

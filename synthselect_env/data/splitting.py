@@ -50,7 +50,7 @@ def apportion(labels: np.ndarray, total: int) -> list[int]:
 
 
 def split_by_group(
-    groups: Sequence[str],
+    groups: Sequence[str] | None,
     labels: np.ndarray,
     shares: Mapping[str, float],
     seed: int,
@@ -61,7 +61,7 @@ def split_by_group(
     part that it brings closest to its share of every class. The last ones go to parts that have
     none yet.
 
-    :param groups: group of each image (n,)
+    :param groups: group of each image (n,); None if each image is one
     :param labels: int (n,)
     :param shares: name of a part to its share of the images; they add up to 1
     :param seed: random seed of the order of groups of the same size
@@ -69,6 +69,8 @@ def split_by_group(
     :raises ValueError: if groups and labels differ in number, the shares do not add up to 1, or
         there are fewer groups than parts
     """
+    if groups is None:
+        groups = [f"{i:09d}" for i in range(len(labels))]
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups were given for {len(labels)} labels")
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
@@ -136,8 +138,6 @@ def assign_folds(
     """
     if folds < 2:
         raise ValueError(f"folds must be at least 2, got {folds}")
-    if groups is None:
-        groups = [f"{i:09d}" for i in range(len(labels))]
     shares = {str(fold): 1 / folds for fold in range(folds)}
     fold_of = np.zeros(len(labels), np.int64)
     for fold, positions in split_by_group(groups, labels, shares, seed).items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from synthselect_env.data.images import shrunk_size
 from synthselect_env.training.augmentation import AUGMENTATIONS
 
 
@@ -70,8 +71,7 @@ class TrainingConfig:
         :param height: height of the images in pixels
         :param width: width of the images in pixels
         """
-        scale = min(1.0, min(self.size) / min(height, width))
-        return replace(self, size=(round(height * scale), round(width * scale)))
+        return replace(self, size=shrunk_size(height, width, min(self.size)))
 
     def steps(self, n_images: int) -> int:
         """Return the number of optimizer steps per epoch on n training images."""
