@@ -1,39 +1,51 @@
 """``synthselect auto``: two folders in, a folder to train on out.
 
 synthselect auto --real real --candidates synthetic --out answer
+synthselect auto --real real --out answer                         # trains a generator first
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from agents.cli.bank import BuildBank, ImageOptions
+from agents.cli.bank import BuildBank
 from agents.cli.common import Facts, SeededCommand
+from agents.cli.generate_sample import SampleGenerator
+from agents.cli.generate_train import TrainGenerator
+from agents.cli.image_options import ImageOptions
 from agents.cli.retrain import MIN_RETRAININGS, Retrain
 from agents.export import export_images
 from agents.runs import RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.storage import atomic_write, content_key, exclusive
+from synthselect_env.synthesis import HistoGAN, HistoGANConfig
 from synthselect_env.training.config import MANY_IMAGES, SMALL
 
 FOLDS = 5
 """Folds by which retrainings are scored where few images are annotated."""
+
+QUICK_GENERATOR = HistoGANConfig(steps=2000, width=16, pretraining_steps=400)
+"""Settings of a generator that is trained in minutes; see benchmarks/results/generator_quality.md."""
+
+GENERATED = 1024
+"""Candidates that it makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(SeededCommand):
     """Go the whole way: two folders in, a report and a folder of selected images out.
 
-    It builds a bank, retrains a network on a few dozen selections, trains a policy on what these
+    Without candidates, it trains a generator on the real train images and samples some. It builds a bank, retrains a network on a few dozen selections, trains a policy on what these
     teach, judges its selection on held-out real images, and copies the selected images to
     OUT/selected. After an interruption, the same command goes on.
 
     :param real: real images: directory, zip or npz
-    :param candidates: synthetic images in class folders
+    :param candidates: synthetic images in class folders; a generator makes some unless given
     :param out: directory to write
     :param retrainings: selections on which a network is retrained to teach the reward
     :param rounds: trainings of the judge on each selection, with a seed each
@@ -42,7 +54,7 @@ class Auto(SeededCommand):
     """
 
     real: Path
-    candidates: Path
+    candidates: Path | None = None
     out: Path
     retrainings: int = 48
     rounds: int = 3
@@ -57,11 +69,14 @@ class Auto(SeededCommand):
             raise ValueError(f"--retrainings must be at least {MIN_RETRAININGS}")
         self._claim()
         bank_file = self.out / "bank.h5"
+        candidates = self.candidates or self.out / "candidates"
 
-        # Build the bank, and teach the reward. A finished bank has its retrainings.
+        # Make candidates, build the bank, and teach the reward. A finished bank has its retrainings.
         with exclusive(self.out):
+            if self.candidates is None and not bank_file.exists():
+                self._generate(candidates)
             if not bank_file.exists():
-                self._build(bank_file)
+                self._build(candidates, bank_file)
         bank = FeatureBank.load(bank_file)
         retrained = bank.retrainings
         folds = None if retrained is None else retrained.training_config.get("folds")
@@ -71,7 +86,7 @@ class Auto(SeededCommand):
 
         # Hand over the selected images.
         selection = Selection.load(run / "selection.csv")
-        found = self.images.find_candidates(self.candidates, bank.classes)
+        found = self.images.find_candidates(candidates, bank.classes)
         selected = self.out / "selected"
         if selected.exists():
             shutil.rmtree(selected)
@@ -122,12 +137,37 @@ class Auto(SeededCommand):
         with atomic_write(file) as path:
             path.write_text(json.dumps({"key": key, "arguments": settings}, indent=2))
 
-    def _build(self, out: Path) -> None:
+    def _generate(self, out: Path) -> None:
+        """Train a generator on the real train images, and write class folders of candidates."""
+        print(
+            f"no --candidates: a generator is trained first, for {QUICK_GENERATOR.steps:,} steps. "
+            "That takes about 25 minutes on two cores, and few on a GPU"
+        )
+        trained = TrainGenerator(
+            real=self.real,
+            out=self.out / "generator",
+            steps=QUICK_GENERATOR.steps,
+            width=QUICK_GENERATOR.width,
+            pretraining_steps=QUICK_GENERATOR.pretraining_steps,
+            seed=self.seed,
+            device=self.device,
+            images=self.images,
+        ).run()
+        checkpoint = Path(trained["checkpoint"])
+        SampleGenerator(
+            gan=checkpoint,
+            out=out,
+            per_class=math.ceil(GENERATED / len(HistoGAN.load(checkpoint).classes)),
+            seed=self.seed,
+            device=self.device,
+        ).run()
+
+    def _build(self, candidates: Path, out: Path) -> None:
         """Build the bank, and retrain a network on selections of its candidates."""
         file = self.out / "images.h5"
         BuildBank(
             real=self.real,
-            candidates=self.candidates,
+            candidates=candidates,
             out=file,
             seed=self.seed,
             device=self.device,

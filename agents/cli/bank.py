@@ -11,7 +11,6 @@ are stored at quality 90.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -30,23 +29,20 @@ from agents.cli.common import (
     class_names,
     train_extractor_with_bar,
 )
+from agents.cli.image_options import ImageOptions
 from agents.progress import progress_bar
 from synthselect_env import FeatureBank
 from synthselect_env.bank import resolve_bank
 from synthselect_env.bank.extraction import default_extractor, extract_bank, training_digest
 from synthselect_env.data import (
     Dataset,
-    FoundImages,
     decode,
     draw_per_class,
     encode_images,
-    find_images,
     find_near_copies,
     image_grid,
-    split_real,
 )
 from synthselect_env.data.images import MOST_NAMED
-from synthselect_env.data.preparing import SHORT_SIDE
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.classifier import Classifier
 
@@ -55,65 +51,6 @@ CONFIGURED = ("epochs", "steps_per_epoch", "augmentation")
 
 MIN_SKILL = 1.2
 """Balanced accuracy of a useful extractor, as a multiple of chance."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """Options of reading folders of images.
-
-    :param classes: class names in label order by name unless given; of two, the second is positive
-    :param patient: regular expression that finds a real image's patient or slide in its file name,
-        e.g. '^[^_]+'
-    :param layout: folders of the real images from the top, e.g. split/patient/class or 'class/*',
-        where they are not found out
-    :param labels: table of the real images' classes, where folders do not tell them
-    :param label_column: its column of classes, where it is not found out
-    :param candidates_layout: folders of the candidates, as for --layout
-    :param window: values of black and white of images of more than 8 bits
-    :param page: number of the page in files of several
-    :param short_side: pixels on the short side to which images are shrunk
-    :param skip_unreadable: leave out images that cannot be read, and list them
-    :param exclude_copies: leave out candidates and train images that are changed copies of
-        validation or test images
-    """
-
-    classes: tuple[str, ...] = ()
-    patient: str | None = None
-    layout: str | None = None
-    labels: Path | None = None
-    label_column: str | None = None
-    candidates_layout: str | None = None
-    window: tuple[float, float] | None = None
-    page: int = 0
-    short_side: int = SHORT_SIDE
-    skip_unreadable: bool = False
-    exclude_copies: bool = False
-
-    def find_real(self, path: Path, classes: Sequence[str]) -> FoundImages:
-        """Return the real images of a directory or archive.
-
-        :param path: directory or archive
-        :param classes: names of the classes; empty to find them
-        """
-        return find_images(
-            path,
-            classes,
-            self.patient,
-            self.layout,
-            self.labels,
-            self.label_column,
-            self.window,
-            self.page,
-        )
-
-    def find_candidates(self, path: Path, classes: Sequence[str]) -> FoundImages:
-        """Return the candidates of a directory or archive.
-
-        :param path: directory or archive
-        :param classes: names of the classes of the real images
-        """
-        layout = self.candidates_layout
-        return find_images(path, classes, layout=layout, window=self.window, page=self.page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +141,7 @@ class BuildBank(SeededCommand):
 
     def _read_real(self) -> dict[str, Dataset]:
         """Return the real splits."""
-        found = self.images.find_real(self.real, self.images.classes)
-        print(found.describe())
-        real, notes = split_real(found, self.seed)
-        for note in notes:
-            print(f"  {note}")
+        real = self.images.read_real(self.real, self.seed)
         if self.counts:
             drawn = draw_per_class(real["train"].labels, self.counts, self.seed)
             real["train"] = real["train"].subset(drawn)

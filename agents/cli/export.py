@@ -7,11 +7,11 @@ synthselect export --selection selection.csv --bank pcam-few --copy-to selected
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agents.cli.bank import ImageOptions
 from agents.cli.common import Command, Facts
+from agents.cli.image_options import ImageOptions
 from agents.export import export_images
 from agents.progress import progress_bar
 from synthselect_env import Selection
@@ -58,7 +58,7 @@ class Export(Command):
             pool, source = resolve_bank(str(self.bank)).candidates, None
         real = None
         if self.real is not None:
-            real = self.images.find_real(self.real, classes)
+            real = replace(self.images, classes=classes).find_real(self.real)
         out = self.copy_to or self.link_to
         assert out is not None
         total = selection.count + (len(real[None]) if real else 0)

@@ -1,7 +1,7 @@
-"""Train a HistoGAN on class folders of real images.
+"""Train a HistoGAN on real images.
 
-    synthselect generate train --real pcam.zip --split train --counts 1966 1378 \\
-        --reference-split valid --out runs/histogan
+    synthselect generate train --real pcam.zip --counts 1966 1378 --reference-split valid \\
+        --out runs/histogan
 
 The embedded PCam pool came from this command with its defaults. A small network learns the images
 first, for the discriminator to look through. Called again with the same run directory, the command
@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from agents.cli.common import Facts, SeededCommand, class_names
+from agents.cli.image_options import RealImageOptions
 from agents.progress import progress_bar
 from synthselect_env.bank.extraction import LEAST_STEPS, training_digest
-from synthselect_env.data import Dataset, apportion, decode, draw_per_class, read_class_folders
+from synthselect_env.data import Dataset, apportion, decode, draw_per_class, encode_images
 from synthselect_env.synthesis import CollapseError, HistoGAN, HistoGANConfig
 from synthselect_env.training.classifier import Classifier
 from synthselect_env.training.config import SMALL, TrainingConfig
@@ -43,15 +45,16 @@ DEFAULT = HistoGANConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGenerator(SeededCommand):
-    """Train a HistoGAN on class folders of real images.
+    """Train a HistoGAN on the real images of the train split.
 
-    A small network learns the images first, for the discriminator to look through. Called again
+    Images without splits are split as ``bank build`` with the same seed does, so that a generator
+    never sees the images that judge it. A small network learns the images first, for the discriminator to look through. Called again
     with the same run directory, the command goes on from the last checkpoint. histogan.pt is the
     last one, and best.pt the one with the smallest Fréchet distance.
 
-    :param real: real images: directory or zip
-    :param split: split to train on, e.g. train, where the images have splits
+    :param real: real images: directory, zip or npz
     :param out: run directory
+    :param all_images: train on all images, which then cannot judge what is made
     :param counts: images per class; all unless given
     :param size: height and width of the generated images, multiples of 16; unless given,
         48 on the short side, in the images' proportions
@@ -60,15 +63,15 @@ class TrainGenerator(SeededCommand):
     :param batch_size: images per step
     :param width: channels at full resolution
     :param pretraining_steps: steps of the network that the discriminator looks through
-    :param reference_split: images to take the Fréchet distance to, e.g. valid; the
-        training images unless given
+    :param reference_split: images to take the Fréchet distance to, e.g. valid
     :param fid_samples: number of them at most, and of generated ones; 0 for no distance
     :param save_every: steps between checkpoints, sample grids and Fréchet distances
+    :param images: how folders of images are read
     """
 
     real: Path
-    split: str | None = None
     out: Path = Path("runs/histogan")
+    all_images: bool = False
     counts: tuple[int, ...] = ()
     size: tuple[int, int] | None = None
     no_random_flips: bool = False
@@ -76,13 +79,15 @@ class TrainGenerator(SeededCommand):
     batch_size: int = DEFAULT.batch_size
     width: int = DEFAULT.width
     pretraining_steps: int = DEFAULT.pretraining_steps
-    reference_split: str | None = None
+    reference_split: Literal["train", "valid", "test"] = "train"
     fid_samples: int = 1024
     save_every: int = 500
+    images: RealImageOptions = RealImageOptions()
 
     def run(self) -> Facts:
         """Train, or go on with a training."""
-        real = read_class_folders(self.real, self.split)
+        splits = self._read_real()
+        real = splits["train"]
         if self.counts:
             real = real.subset(draw_per_class(real.labels, self.counts, self.seed))
         gan = _new_or_resumed(self, real)
@@ -93,7 +98,7 @@ class TrainGenerator(SeededCommand):
         extractor = reference = None
         if self.fid_samples:
             extractor = _feature_network(self, real, gan.size)
-            reference = _reference(self, real, gan.size)
+            reference = _reference(self, {**splits, "train": real}, gan.size)
 
         images = real.pixels(gan.size)
         if not gan.pretrained:
@@ -107,6 +112,28 @@ class TrainGenerator(SeededCommand):
             raise ValueError(f"{error} ({self.out})") from error
         print(f"checkpoints, losses.csv and sample grids in {self.out}")
         return {"run": str(self.out), "checkpoint": str(self.out / "histogan.pt")}
+
+    def _read_real(self) -> dict[str, Dataset]:
+        """Return the real images by split; all of them as train, if that is asked for."""
+        if not self.all_images:
+            splits = self.images.read_real(self.real, self.seed)
+        else:
+            found = self.images.find_real(self.real)
+            print(found.describe())
+            splits = {"train": Dataset.concatenate(list(found.datasets.values()))}
+        if self.reference_split not in splits:
+            raise ValueError(f"--all-images leaves no {self.reference_split} images as a reference")
+        used = {"train", self.reference_split}
+        return {name: self._readable(splits[name]) for name in used}
+
+    def _readable(self, images: Dataset) -> Dataset:
+        """Return images without those that cannot be read, if that is asked for."""
+        if not self.images.skip_unreadable:
+            return images
+        encoded, left_out = encode_images(images, skip_unreadable=True)
+        for line in left_out:
+            print(f"left out: {line}")
+        return encoded
 
 
 def _new_or_resumed(args: TrainGenerator, real: Dataset) -> HistoGAN:
@@ -187,13 +214,12 @@ def _feature_config(n: int, size: tuple[int, int], no_random_flips: bool) -> Tra
 
 
 def _reference(
-    args: TrainGenerator, real: Dataset, size: tuple[int, int]
+    args: TrainGenerator, splits: dict[str, Dataset], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels that the Fréchet distance is taken to."""
-    if args.reference_split:
-        real = read_class_folders(args.real, args.reference_split, class_names(real))
-    counts = apportion(real.labels, min(args.fid_samples, len(real)))
-    reference = real.subset(draw_per_class(real.labels, counts, args.seed))
+    images = splits[args.reference_split]
+    counts = apportion(images.labels, min(args.fid_samples, len(images)))
+    reference = images.subset(draw_per_class(images.labels, counts, args.seed))
     return reference.pixels(size), reference.labels
 
 

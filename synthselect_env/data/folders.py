@@ -16,6 +16,7 @@ from PIL import features
 from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.decoding import Window
 from synthselect_env.data.file_tree import FileContents, FileTree, open_tree
+from synthselect_env.data.hugging_face import hugging_face_files, read_hugging_face
 from synthselect_env.data.images import EncodedImages, ImageSet
 from synthselect_env.data.label_tables import SUFFIXES as TABLE_SUFFIXES
 from synthselect_env.data.label_tables import read_table
@@ -135,8 +136,9 @@ def find_images(
 
     Folders that are named like a split or differ throughout tell split, class and patient. Where no
     folder tells the class, a table of labels does: CSV, ``metadata.jsonl``, or ``dataset.json`` of
-    StyleGAN. MedMNIST's npz files and PCam's HDF5 files are read, too. Images stay in their files
-    until their pixels are asked for.
+    StyleGAN. MedMNIST's npz files, PCam's HDF5 files, and data sets of Hugging Face's library
+    (``save_to_disk`` or parquet) are read, too. Images stay in their files until their pixels are
+    asked for.
 
     .. code-block:: python
 
@@ -159,7 +161,7 @@ def find_images(
         has no image that can be read; the message says what to do
     """
     path = Path(path)
-    special = _other_formats(path)
+    special = _other_formats(path, label_column, window, page)
     if special is not None:
         return _in_classes(special, classes)
     tree = open_tree(path)
@@ -442,11 +444,16 @@ def _find_group(name: str, pattern: str, path: Path) -> str:
     return part
 
 
-def _other_formats(path: Path) -> FoundImages | None:
+def _other_formats(
+    path: Path, label_column: str | None, window: Window | None, page: int
+) -> FoundImages | None:
     """Return the images of a file format of its own, or None if it is none."""
     if path.suffix.lower() == ".npz" and path.is_file():
         return FoundImages(path, read_medmnist(path), "MedMNIST's arrays")
     splits = pcam_splits(path)
     if splits:
         return FoundImages(path, {s: read_pcam(path, s) for s in splits}, "PCam's HDF5 files")
+    if hugging_face_files(path):
+        datasets, told, notes = read_hugging_face(path, label_column, window, page)
+        return FoundImages(path, datasets, told, tuple(notes))
     return None

@@ -22,6 +22,7 @@ from synthselect_env.data import (
     phantom_candidates,
     read_class_folders,
 )
+from synthselect_env.data.images import images_digest
 from synthselect_env.metrics import METRICS
 from synthselect_env.synthesis import HistoGAN
 from synthselect_env.training.classifier import Classifier
@@ -46,7 +47,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory, toy: FeatureBank) -> Path:
 
 
 def train_arguments(patches: Path, run: Path, steps: int) -> list[str]:
-    arguments = ["generate", "train", "--real", patches, "--split", "train", *SIZE, "--out", run]
+    arguments = ["generate", "train", "--real", patches, *SIZE, "--out", run]
     arguments += ["--steps", steps, "--batch-size", 4, "--pretraining-steps", 2, "--save-every", 1]
     return [str(argument) for argument in arguments]
 
@@ -83,6 +84,31 @@ def test_generate_resumes_and_samples(
     one, two = (read_class_folders(tmp_path / name) for name in ("one", "two"))
     assert one.classes == ("left", "right") and len(one) == 6
     assert (one.pixels() == two.pixels()).all()
+
+
+def test_a_generator_sees_the_train_images_of_the_bank(toy: FeatureBank, tmp_path: Path) -> None:
+    """Images without splits are split as ``bank build`` splits them."""
+    real = tmp_path / "real"
+    for i in range(60):
+        folder = real / toy.classes[toy.candidates.labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(toy.candidates.images[i]).save(folder / f"{i}.png")
+    run, out = tmp_path / "run", tmp_path / "bank.h5"
+    quick = ["--steps", "1", "--batch-size", "4", "--pretraining-steps", "1", "--width", "4"]
+    quick += ["--fid-samples", "0", "--seed", "3"]
+    for arguments in ([], ["--all-images"]):
+        where = run / str(len(arguments))
+        command = ["generate", "train", "--real", str(real), "--out", str(where), *SIZE]
+        assert main([*command, *quick, *arguments]) == 0
+    built = ["bank", "build", "--real", str(real), "--candidates", str(real), "--seed", "3"]
+    assert main([*built, "--epochs", "1", "--steps-per-epoch", "1", "--out", str(out)]) == 0
+
+    everything = read_class_folders(real)
+    train = everything.subset([everything.ids.index(i) for i in FeatureBank.load(out).train.ids])
+    assert len(train) == 36
+    for images, name in ((train, "0"), (everything, "1")):
+        seen = HistoGAN.load(run / name / "histogan.pt").image_digests["training"]
+        assert seen == images_digest(images.pixels((16, 16)), images.labels)
 
 
 def test_generate_train_refuses_another_trainings_directory(

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from agents.cli import main
+from agents.cli import auto, main
 from agents.export import SelectedImages
 from synthselect_env import FeatureBank, Selection, load_bank
 from synthselect_env.data import find_images
+from synthselect_env.synthesis import HistoGAN, HistoGANConfig
 from synthselect_env.training import config as training_config
 
 # tqdm says so of the bar that Stable-Baselines3 draws.
@@ -78,6 +79,27 @@ def test_auto(answer: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -
         original = folders / "synthetic" / file
         assert (answer / "selected" / file).read_bytes() == original.read_bytes()
     assert (answer / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_auto_without_candidates_trains_a_generator(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quickly(monkeypatch)
+    quick = HistoGANConfig(steps=1, width=4, pretraining_steps=1)
+    monkeypatch.setattr(auto, "QUICK_GENERATOR", quick)
+    monkeypatch.setattr(auto, "GENERATED", 24)
+    out = tmp_path / "answer"
+    arguments = ["--real", str(folders / "real"), "--out", str(out), "--retrainings", "9"]
+    assert main(["auto", *arguments, "--rounds", "1", "--device", "cpu"]) == 0
+    candidates = find_images(out / "candidates")[None]
+    assert np.bincount(candidates.labels).tolist() == [12, 12]
+    bank = FeatureBank.load(out / "bank.h5")
+    assert set(bank.candidates.ids) == set(candidates.ids)
+    gan = HistoGAN.load(out / "generator" / "histogan.pt")
+    assert gan.config.width == 4 and gan.classes == bank.classes
+    assert len(list(out.glob("selected/*/*.png"))) == Selection.load(out / "selection.csv").count
 
 
 @pytest.mark.slow
