@@ -32,22 +32,21 @@ def main(bank=BANK, seed=0, timesteps=1024, judges=JUDGES, rounds=ROUNDS, out=OU
 
     # Select.
     policy = PolicySelector(model)
-    selection = policy.select(bank.sealed, seed)
-    selection.save(f"{out}/selection.csv")
+    policy.select(bank.sealed, seed).save(f"{out}/selection.csv")
 
     # Compare on the test split, which neither training nor selection has seen.
     comparisons = []
     for judge in judges:
         print(f"\ntraining {judge} on each of 5 selections, {rounds} times ...", flush=True)
-        selectors = ["none", "all", "random", "centroid", policy]
+        selectors = ["none", "all", "random@2", "centroid", policy]
         comparisons.append(compare(bank, selectors, rounds, judge, seed=seed))
         print(comparison_table(comparisons[-1]))
-        print(recommendation(comparisons[-1], policy.name, selection)[1])
+        print(recommendation(comparisons[-1])[1])
 
     # Report.
     *others, last = comparisons
     history = read_history(f"{out}/metrics.csv")
-    write_report(out, bank, last, "PPO", selection=selection, history=history, others=others)
+    write_report(out, bank, last, history=history, others=others)
     model.save(f"{out}/model.zip", exclude=["_last_obs"])  # without a batch of features
     print(f"\nmodel, selection, tables and report are in {out}; open {out}/report.html")
 

@@ -20,7 +20,7 @@ from agents.cli.generate_train import TrainGenerator
 from agents.cli.image_options import ImageOptions
 from agents.cli.retrain import MIN_RETRAININGS, Retrain
 from agents.export import export_images
-from agents.runs import RunConfig, train_run
+from agents.runs import RECOMMENDED, RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.storage import atomic_write, content_key, exclusive
 from synthselect_env.synthesis import HistoGAN, HistoGANConfig
@@ -40,9 +40,11 @@ GENERATED = 1024
 class Auto(SeededCommand):
     """Go the whole way: two folders in, a report and a folder of selected images out.
 
-    Without candidates, it trains a generator on the real train images and samples some. It builds a bank, retrains a network on a few dozen selections, trains a policy on what these
-    teach, judges its selection on held-out real images, and copies the selected images to
-    OUT/selected. After an interruption, the same command goes on.
+    Without candidates, it trains a generator on the real train images first. It builds a bank,
+    retrains a network on a few dozen selections, and trains a policy on what these teach. Then it
+    retrains the network on the policy's selection and on those of simple orders. What scores best
+    on the annotated images is copied to OUT/selected; that may be nothing. After an interruption,
+    the same command goes on.
 
     :param real: real images: directory, zip or npz
     :param candidates: synthetic images in class folders; a generator makes some unless given
@@ -57,7 +59,7 @@ class Auto(SeededCommand):
     candidates: Path | None = None
     out: Path
     retrainings: int = 48
-    rounds: int = 3
+    rounds: int = 2
     algorithm: str = RunConfig.algorithm
     images: ImageOptions = ImageOptions()
 
@@ -84,17 +86,21 @@ class Auto(SeededCommand):
         # Learn, select, judge, report.
         run = train_run(self._run_config(folds))
 
-        # Hand over the selected images.
-        selection = Selection.load(run / "selection.csv")
+        # Hand over the images that are recommended.
+        selection = Selection.load(run / RECOMMENDED)
         found = self.images.find_candidates(candidates, bank.classes)
         selected = self.out / "selected"
         if selected.exists():
             shutil.rmtree(selected)
         export_images(selection, found[None], selected)
         minutes = (time.perf_counter() - start) / 60
-        print(f"{selection.count:,} selected images in {selected}; {minutes:.1f} min in all")
+        print(
+            f"{selection.count:,} images, chosen by {selection.source}, in {selected}; "
+            f"{minutes:.1f} min in all"
+        )
         return {
             "selected": str(selected),
+            "chosen_by": selection.source,
             "kept": selection.count,
             "candidates": len(selection),
             "report": str(self.out / "report.html"),

@@ -21,7 +21,7 @@ class Compare(SeededCommand):
     """Compare selectors and trained runs by what a classifier gains from what they keep.
 
     :param bank: file, or name of an embedded bank
-    :param by: names of selectors, or directories of runs
+    :param by: names of selectors, or directories of runs; sizes as in ``select``, e.g. random@2
     :param out: directory of the results, with which an interrupted comparison goes on
     :param judge: classifier: small_cnn, resnet34 or linear_probe
     :param rounds: trainings of the classifier on each selection, with a seed each

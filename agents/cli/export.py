@@ -14,6 +14,7 @@ from agents.cli.common import Command, Facts
 from agents.cli.image_options import ImageOptions
 from agents.export import export_images
 from agents.progress import progress_bar
+from agents.runs import RECOMMENDED, SELECTION
 from synthselect_env import Selection
 from synthselect_env.bank import resolve_bank
 
@@ -25,7 +26,7 @@ class Export(Command):
     Images are taken from the folder of candidates as they are, or from a bank, where they are
     shrunk.
 
-    :param selection: CSV file of a selection, or directory of a run
+    :param selection: CSV file of a selection, or directory of a run for what it recommends
     :param candidates: folder of the candidates; this or --bank
     :param bank: bank of the candidates; this or --candidates
     :param copy_to: directory to which images are copied; this or --link-to
@@ -48,7 +49,10 @@ class Export(Command):
             raise ValueError("give either --candidates or --bank")
         if bool(self.copy_to) == bool(self.link_to):
             raise ValueError("give either --copy-to or --link-to")
-        file = self.selection / "selection.csv" if self.selection.is_dir() else self.selection
+        file = self.selection
+        if file.is_dir():
+            recommended = file / RECOMMENDED
+            file = recommended if recommended.exists() else file / SELECTION
         selection = Selection.load(file)
         classes = tuple(self.images.classes) or tuple(sorted(set(selection.labels)))
         if self.candidates is not None:

@@ -1,6 +1,6 @@
 """``synthselect select``: keep the candidates that a selector or a trained run keeps.
 
-synthselect select --bank mine.h5 --by confidence --out selection.csv
+synthselect select --bank mine.h5 --by confidence@2 --out selection.csv
 synthselect select --bank new.h5 --by runs/mine --out selection.csv
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents.cli.common import Command, Facts
 from agents.runs import load_policy
-from agents.selectors import SELECTORS, RatioSelector, Selector
+from agents.selectors import SELECTORS, Selector, make_selector
 from synthselect_env.bank import resolve_bank
 
 
@@ -20,22 +20,21 @@ class Select(Command):
     """Keep the candidates of a bank that a selector, or the policy of a run, keeps.
 
     :param bank: file, or name of an embedded bank
-    :param by: name of a selector, or directory of a run
+    :param by: name of a selector, or directory of a run. A size may follow a name: confidence@2
+        keeps two synthetic images per real training image, confidence@50% half of the pool
     :param out: CSV file to write
-    :param ratio: share of each class to keep, for selectors that order candidates
     :param seed: random seed
     """
 
     bank: str
     by: str
     out: Path
-    ratio: float | None = None
     seed: int = 0
 
     def run(self) -> Facts:
         """Select, and write the selection."""
         bank = resolve_bank(self.bank)
-        selection = find_selector(self.by, self.ratio).select(bank.sealed, self.seed)
+        selection = find_selector(self.by).select(bank.sealed, self.seed)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         selection.save(self.out)
         print(f"{selection.source} keeps {selection.count:,} of {len(selection):,}: {self.out}")
@@ -46,24 +45,15 @@ class Select(Command):
         }
 
 
-def find_selector(name: str, ratio: float | None = None) -> Selector:
+def find_selector(name: str) -> Selector:
     """Return a selector by name, or the policy of a run.
 
-    :param name: name of a selector, or directory of a run
-    :param ratio: share of each class to keep; None for the selector's own
-    :raises ValueError: if there is neither, or the selector has no ratio
+    :param name: name of a selector, with or without a size, or directory of a run
+    :raises ValueError: if there is neither
     """
     if name not in SELECTORS and Path(name).is_dir():
-        if ratio is not None:
-            raise ValueError("a trained policy keeps as many as it learned to; leave --ratio out")
         return load_policy(name)
-    if name not in SELECTORS:
-        raise ValueError(
-            f"{name!r} is neither the directory of a run nor a selector ({', '.join(SELECTORS)})"
-        )
-    kind = SELECTORS[name]
-    if ratio is None:
-        return kind()
-    if not issubclass(kind, RatioSelector):
-        raise ValueError(f"{name} decides on its own how many to keep; leave --ratio out")
-    return kind(ratio)
+    try:
+        return make_selector(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; a directory of a run is none of that name") from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from agents.cli.common import Command, Facts
-from agents.runs import RunConfig, train_run
+from agents.runs import RECOMMENDED, SELECTION, RunConfig, train_run
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Train(RunConfig, Command):
         if self.config is not None:
             settings = {**_read(self.config), "out": self.out, "device": self.device}
         run = train_run(RunConfig(**settings))
-        return {"run": str(run), "selection": str(run / "selection.csv")}
+        files = {"selection": run / SELECTION, "recommended": run / RECOMMENDED}
+        return {"run": str(run), **{name: str(f) for name, f in files.items() if f.exists()}}
 
     def check_given(self, options: Sequence[str]) -> None:
         """Refuse options beside ``--config`` that it would leave without effect.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation.bootstrap import paired_bootstrap
-from agents.selectors import SELECTORS, Selector
+from agents.selectors import Selector, make_selector
 from synthselect_env import Dataset, FeatureBank, Selection
 from synthselect_env.bank import resolve_bank
 from synthselect_env.evaluators import (
@@ -167,6 +167,26 @@ class Comparison:
         controls = [name for name in self.selectors if name not in excluded]
         return max(controls, key=mean, default=None)
 
+    def recommended(self, metric: str = "log_likelihood") -> str:
+        """Return the selector with the best mean metric on the annotated images.
+
+        That is the validation split, or all annotated images by folds. The test split has no part
+        in it, so that its gain is not the gain of a lucky one. Selectors that were told the truth
+        take no part.
+
+        :param metric: name of the metric
+        :raises ValueError: if nothing else was compared
+        """
+        names = [name for name in self.selectors if not self.of(name)[0].knows_truth]
+        if not names:
+            raise ValueError("only selectors that were told the truth were compared")
+
+        def mean(name: str) -> float:
+            values = np.array([outcome.valid[metric] for outcome in self.of(name)])
+            return float(more_is_better(metric, values).mean())
+
+        return max(names, key=mean)
+
     def save(self, path: str | Path) -> None:
         """Write a CSV with one row per selector and round."""
         columns = ["classifier", "selector", "round", "selected", "evaluations", "seconds"]
@@ -278,12 +298,7 @@ def _resolve_selectors(selectors: Sequence[str | Selector]) -> list[Selector]:
             raise ValueError(f"{selector!r} has no name; a selector needs one for the table")
         if isinstance(selector, type):
             raise ValueError(f"{selector.__name__} is a class; give an object of it")
-    unknown = [s for s in selectors if isinstance(s, str) and s not in SELECTORS]
-    if unknown:
-        raise ValueError(
-            f"unknown selector {', '.join(unknown)}; one of {', '.join(SELECTORS)}, or a Selector"
-        )
-    chosen = [SELECTORS[s]() if isinstance(s, str) else s for s in selectors]
+    chosen = [make_selector(s) if isinstance(s, str) else s for s in selectors]
     names = [selector.name for selector in chosen]
     if len(set(names)) < len(names):
         raise ValueError(f"selectors must have different names, got {', '.join(names)}")

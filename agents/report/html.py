@@ -59,7 +59,7 @@ def write_report(
     path: str | Path,
     bank: FeatureBank,
     comparison: Comparison,
-    ours: str,
+    ours: str | None = None,
     *,
     selection: Selection | None = None,
     history: Mapping[str, np.ndarray] | None = None,
@@ -75,9 +75,9 @@ def write_report(
         PNG and SVG in ``figures``, and each comparison as CSV, LaTeX, Markdown and text in
         ``tables``
     :param bank: bank of the candidates
-    :param comparison: comparison that the recommendation is about, with "none" and ``ours`` among
-        its selectors
-    :param ours: name of the selector in question
+    :param comparison: comparison that the recommendation is about, with "none" among its selectors
+    :param ours: name of the selector in question; None for the one that scored best on the
+        annotated images
     :param selection: candidates in question; None for those of the first round
     :param history: columns of :func:`~agents.report.charts.read_history`, if there was a training
         run
@@ -93,6 +93,7 @@ def write_report(
 
     # Refuse what cannot be judged before anything costly.
     decision, sentence = recommendation(comparison, ours, selection)
+    ours = ours or comparison.recommended()
     if selection is None:
         selection = comparison.of(ours)[0].selection
     if len(selection) != len(bank.candidates):

@@ -18,6 +18,7 @@ from agents.report import charts, image_rows
 from agents.report.flaw_detection import flaw_detection_metrics
 from agents.report.html_parts import html_figure, html_image_rows, html_table
 from agents.report.tables import comparison_cells, comparison_title, resampled_units, spread
+from agents.selectors import is_random
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.data.flaws import FLAWS
 
@@ -118,7 +119,8 @@ def _charts(report: ReportContent) -> dict[str, Figure]:
     }
 
     # Distances of the selection in question, beside those of one rival.
-    rivals = [name for name in ("centroid", "random") if name in comparison.selectors]
+    names = comparison.selectors
+    rivals = ["centroid"] * ("centroid" in names) + [name for name in names if is_random(name)]
     rivals = [name for name in rivals if name != ours]
     shown = {ours: report.selection}
     shown |= {name: comparison.of(name)[0].selection for name in rivals[:1]}
@@ -141,7 +143,8 @@ def _charts(report: ReportContent) -> dict[str, Figure]:
 def _ranked_selections(report: ReportContent) -> dict[str, Selection]:
     """Return the selections whose scores rank the candidates, ours first."""
     ours, comparison = report.ours, report.comparison
-    others = [name for name in comparison.selectors if name not in (ours, "random", "oracle")]
+    names = [name for name in comparison.selectors if not is_random(name)]
+    others = [name for name in names if name not in (ours, "oracle")]
     selections = {ours: report.selection}
     selections |= {name: comparison.of(name)[0].selection for name in others}
     return {name: selection for name, selection in selections.items() if _has_ranking(selection)}

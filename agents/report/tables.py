@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.evaluation.comparison import Comparison
+from agents.selectors import is_random
 from synthselect_env import Selection
 
 SHOWN_METRICS = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
@@ -217,20 +218,24 @@ def latex(text: str) -> str:
 
 
 def recommendation(
-    comparison: Comparison, ours: str, selection: Selection | None = None
+    comparison: Comparison, ours: str | None = None, selection: Selection | None = None
 ) -> tuple[str, str]:
-    """Recommend whether to add what ``ours`` selected.
+    """Recommend whether to add what a selector kept.
 
-    The gain in test accuracy over adding nothing decides. A second sentence states the
-    validation–test gap: how optimistic the split is that rewards are measured on.
+    By default that is the selector which scored best on the annotated images. Its gain in test
+    accuracy over adding nothing decides. A last sentence states the validation–test gap: how
+    optimistic the images are that decided.
 
     :param comparison: comparison with "none" among its selectors
-    :param ours: name of the selector in question
+    :param ours: name of the selector in question; None for
+        :meth:`~agents.evaluation.comparison.Comparison.recommended`
     :param selection: candidates in question; None for those of the first round
     :return: decision and text. The decision is "add", "leave", or "undecided" where the 95 %
         interval contains zero
     :raises ValueError: if "none" or ``ours`` was not compared
     """
+    chosen = ours is None
+    ours = ours or comparison.recommended()
     mean, low, high = comparison.gain(ours)
     if selection is None:
         selection = comparison.of(ours)[0].selection
@@ -239,7 +244,10 @@ def recommendation(
     # Nothing selected: there is nothing to add.
     n, count = len(selection), selection.count
     if count == 0:
-        return "leave", f"Add nothing: {ours} keeps none of the {n:,} candidates. {gap}"
+        why = f"{ours} keeps none of the {n:,} candidates"
+        if chosen:
+            why = f"no selection of the {n:,} candidates scored better on the annotated images"
+        return "leave", f"Add nothing: {why}. {gap}"
 
     # The gain, its interval, and what qualifies them.
     facts = f"{points(mean)} points of test accuracy, {_interval(comparison, low, high)}"
@@ -250,6 +258,8 @@ def recommendation(
 
     # The decision.
     these = f"all {n:,}" if selection.mask.all() else f"these {count:,} of {n:,}"
+    if chosen:
+        these += f" ({ours}), which scored best on the annotated images"
     if low > 0:
         return "add", f"Add {these}: {facts}. {gap}"
     if high < 0:
@@ -273,11 +283,12 @@ def _interval(comparison: Comparison, low: float, high: float) -> str:
 
 
 def _wins_over_random(comparison: Comparison, ours: str) -> str:
-    """Return in how many rounds ``ours`` beat random, if that was compared."""
-    if ours == "random" or "random" not in comparison.selectors:
+    """Return in how many rounds ``ours`` beat a random selection, if that was compared."""
+    random = next((name for name in comparison.selectors if is_random(name)), None)
+    if random is None or is_random(ours):
         return ""
-    won, rounds = comparison.wins(ours, "random")
-    return f"; better than random in {won} of {rounds} round{'s' if rounds > 1 else ''}"
+    won, rounds = comparison.wins(ours, random)
+    return f"; better than {random} in {won} of {rounds} round{'s' if rounds > 1 else ''}"
 
 
 def _balanced_accuracy_remark(comparison: Comparison, ours: str, gain: float) -> str:

@@ -2,12 +2,22 @@
 
 from agents.runs.config import ALGORITHMS, JUDGES, RunConfig
 from agents.runs.recording import MetricsCSV, SelectionMetrics, run_logger
-from agents.runs.training import RETRAINED, compare_by, load_policy, report_run, train_run
+from agents.runs.training import (
+    RECOMMENDED,
+    RETRAINED,
+    SELECTION,
+    compare_by,
+    load_policy,
+    report_run,
+    train_run,
+)
 
 __all__ = [
     "ALGORITHMS",
     "JUDGES",
+    "RECOMMENDED",
     "RETRAINED",
+    "SELECTION",
     "MetricsCSV",
     "RunConfig",
     "SelectionMetrics",

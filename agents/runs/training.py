@@ -38,8 +38,11 @@ from synthselect_env.training.device import check_device, has_bfloat16, pick_dev
 RETRAINED = Path("runs/retrained")
 """Directory of finished retrainings, which all runs share."""
 
-BASELINES = ("none", "all", "random", "centroid")
-"""Selectors that a run's policy is compared with."""
+BASELINES = ("none", "all", "random@2", "centroid", "triplet", "label fit + realism")
+"""Selectors that a run's policy is compared with: what to do without learning."""
+
+SELECTION, RECOMMENDED = "selection.csv", "recommended.csv"
+"""Files of a run: the policy's selection, and the one that scored best on the annotated images."""
 
 
 def train_run(config: RunConfig) -> Path:
@@ -47,7 +50,9 @@ def train_run(config: RunConfig) -> Path:
 
     The run directory holds ``config.json`` (with versions), ``metrics.csv``, ``model.zip``,
     ``policy`` (the same without pickle),
-    ``selection.csv``, one folder per judge, and the report with its tables and figures.
+    ``selection.csv``, one folder per judge, ``recommended.csv``, and the report with its tables and
+    figures. What is recommended is what scored best on the annotated images under the last judge:
+    the policy's selection, a simple order's, all or none.
 
     A run that was killed is repeated by the same configuration. On the CPU it comes to the same
     selection, to the bit; finished retrainings are not made again.
@@ -73,9 +78,8 @@ def train_run(config: RunConfig) -> Path:
         _run(config, bank, directory)
     seconds = time.perf_counter() - start
     print(f"{seconds:.0f} s in all; everything is in {directory}")
-    print(
-        f"to use the selection, add the images with selected = 1 in {directory / 'selection.csv'}"
-    )
+    file = RECOMMENDED if config.judges else SELECTION
+    print(f"to use a selection, add the images with selected = 1 in {directory / file}")
     return directory
 
 
@@ -95,17 +99,18 @@ def _run(config: RunConfig, bank: FeatureBank, directory: Path) -> None:
         },
     )
     selection = policy.select(bank.sealed, config.seed)
-    selection.save(directory / "selection.csv")
+    selection.save(directory / SELECTION)
 
     # The test split is opened from here on, after everything has been decided.
     comparisons = []
     for judge in config.judges:
         comparison = _compare(config, bank, judge, policy, directory)
-        _, sentence = recommendation(comparison, policy.name, selection)
-        print(f"\n{comparison_table(comparison)}\n\n{sentence}")
+        print(f"\n{comparison_table(comparison)}\n\n{recommendation(comparison)[1]}")
         comparisons.append(comparison)
-
-    _report(config, bank, policy.name, selection, comparisons, directory)
+    if comparisons:
+        chosen = comparisons[-1].of(comparisons[-1].recommended())[0].selection
+        chosen.save(directory / RECOMMENDED)
+    _report(config, bank, comparisons, directory)
 
 
 def load_policy(directory: str | Path) -> PolicySelector:
@@ -133,11 +138,11 @@ def report_run(directory: str | Path) -> Path:
     bank = resolve_bank(config.bank)
     _check_judges(config, bank)
     policy = load_policy(directory)
-    selection = Selection.load(directory / "selection.csv")
+    selection = Selection.load(directory / SELECTION)
     if (policy.select(bank.sealed, config.seed).mask != selection.mask).any():
         raise ValueError(f"{config.bank} is another bank now than that of the run {directory}")
     comparisons = [_compare(config, bank, judge, policy, directory) for judge in config.judges]
-    _report(config, bank, policy.name, selection, comparisons, directory)
+    _report(config, bank, comparisons, directory)
     return directory / "report.html"
 
 
@@ -319,8 +324,6 @@ def _slowness(device: str, judge: str) -> str:
 def _report(
     config: RunConfig,
     bank: FeatureBank,
-    ours: str,
-    selection: Selection,
     comparisons: Sequence[Comparison],
     directory: Path,
 ) -> None:
@@ -339,8 +342,6 @@ def _report(
         directory,
         bank,
         comparisons[-1],
-        ours,
-        selection=selection,
         history=read_history(directory / "metrics.csv"),
         configuration=json.loads((directory / "config.json").read_text()),
         others=comparisons[:-1],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -94,11 +94,34 @@ def _plain(value: Any, where: str) -> object:
     )
 
 
-class RatioSelector(Selector):
-    """Keep the best-scored share of each class.
+@dataclass(frozen=True)
+class PerReal:
+    """Size of a selection by that of the training set.
 
-    The paper's augmentation ratio is 0.5 for all its baselines. It is applied per class, which
-    keeps the pool's class balance. A subclass needs a ``name`` and :meth:`score`:
+    .. code-block:: python
+
+        from agents.selectors import CentroidSelector, PerReal
+
+        CentroidSelector(PerReal(2)).select(load_bank("toy"), seed=0)
+
+    :param images: synthetic images per real training image
+    :raises ValueError: if it is negative
+    """
+
+    images: float
+
+    def __post_init__(self) -> None:
+        if not self.images >= 0:
+            raise ValueError(f"synthetic images per real one must not be negative: {self.images}")
+
+
+class RatioSelector(Selector):
+    """Keep the best-scored candidates of each class, up to a size.
+
+    The paper's augmentation ratio is 0.5 for all its baselines. It does not say of what: a share of
+    the pool (``ratio=0.5``), or half as many as there are real images (``ratio=PerReal(0.5)``).
+    Either is applied per class, which keeps the pool's class balance. A subclass needs a ``name``
+    and :meth:`score`:
 
     .. code-block:: python
 
@@ -114,12 +137,13 @@ class RatioSelector(Selector):
 
         compare(load_bank("toy"), ["random", LongestSelector(ratio=0.3)])
 
-    :param ratio: share of each class to keep, 0 to 1
-    :raises ValueError: if the ratio lies outside
+    :param ratio: share of each class to keep, 0 to 1, or :class:`PerReal`. A pool that is smaller
+        than what is asked for is kept whole
+    :raises ValueError: if a share lies outside
     """
 
-    def __init__(self, ratio: float = 0.5) -> None:
-        if not 0 <= ratio <= 1:
+    def __init__(self, ratio: float | PerReal = 0.5) -> None:
+        if not isinstance(ratio, PerReal) and not 0 <= ratio <= 1:
             raise ValueError(f"ratio must lie between 0 and 1, got {ratio}")
         self.ratio = ratio
 
@@ -136,7 +160,10 @@ class RatioSelector(Selector):
         """Keep the best-scored share of each class. Ties go to the earlier candidate."""
         scores = self._checked_scores(bank, seed)
         labels = bank.candidates.labels
-        counts = self.ratio * np.bincount(labels, minlength=len(bank.classes))
+        share = self.ratio
+        if isinstance(share, PerReal):
+            share = min(1.0, share.images * len(bank.train) / max(len(labels), 1))
+        counts = share * np.bincount(labels, minlength=len(bank.classes))
         mask = best_of_each_class(scores, labels, counts)
         return Selection.of(bank, mask, scores, self.name)
 

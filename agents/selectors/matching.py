@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agents.selectors.base import RatioSelector
+from agents.selectors.base import PerReal, RatioSelector
 from agents.selectors.valuation import class_log_probabilities
 from synthselect_env import FeatureBank
 from synthselect_env.evaluators.candidate_scores import label_probe
@@ -168,7 +168,7 @@ class HerdingSelector(MatchingSelector):
 
     name = "herding"
 
-    def __init__(self, ratio: float = 0.5, kernel: str = "gaussian") -> None:
+    def __init__(self, ratio: float | PerReal = 0.5, kernel: str = "gaussian") -> None:
         super().__init__(ratio)
         if kernel not in KERNELS:
             raise ValueError(f"unknown kernel {kernel!r}; one of {', '.join(KERNELS)}")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.selectors.base import RatioSelector, best_of_each_class
+from agents.selectors.base import PerReal, RatioSelector, best_of_each_class
 from agents.selectors.valuation import class_log_probabilities
 from synthselect_env import FeatureBank
 from synthselect_env.evaluators.candidate_scores import label_probe
@@ -51,7 +51,7 @@ class TripletSelector(RatioSelector):
 
     def __init__(
         self,
-        ratio: float = 0.5,
+        ratio: float | PerReal = 0.5,
         width: int = 32,
         margin: float = 0.2,
         steps: int = 200,
@@ -168,7 +168,7 @@ class EntropyCentroidSelector(RatioSelector):
 
     name = "entropy + centroid"
 
-    def __init__(self, ratio: float = 0.5, certain: float = 0.75) -> None:
+    def __init__(self, ratio: float | PerReal = 0.5, certain: float = 0.75) -> None:
         super().__init__(ratio)
         if not 0 <= certain <= 1:
             raise ValueError(f"certain must lie between 0 and 1, got {certain}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from agents.selectors.base import RatioSelector
+from agents.selectors.base import PerReal, RatioSelector
 from synthselect_env import Dataset, FeatureBank
 from synthselect_env.evaluators import (
     Evaluator,
@@ -102,7 +102,7 @@ class KNNShapleySelector(RatioSelector):
 
     name = "KNN-Shapley"
 
-    def __init__(self, ratio: float = 0.5, k: int = 10) -> None:
+    def __init__(self, ratio: float | PerReal = 0.5, k: int = 10) -> None:
         super().__init__(ratio)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -164,7 +164,9 @@ class DataOOBSelector(RatioSelector):
 
     name = "Data-OOB"
 
-    def __init__(self, ratio: float = 0.5, n_classifiers: int = 512, share: float = 0.1) -> None:
+    def __init__(
+        self, ratio: float | PerReal = 0.5, n_classifiers: int = 512, share: float = 0.1
+    ) -> None:
         super().__init__(ratio)
         if n_classifiers < 1 or not 0 < share < 1:
             raise ValueError(
@@ -234,7 +236,7 @@ class InfluenceSelector(RatioSelector):
 
     def __init__(
         self,
-        ratio: float = 0.5,
+        ratio: float | PerReal = 0.5,
         evaluator: str | Evaluator | None = "linear_probe",
         start: str = "all",
     ) -> None:

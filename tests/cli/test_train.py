@@ -30,11 +30,13 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "Test split, classifier: linear probe" in printed and "of 2 rounds" in printed
     assert "reward log_likelihood_gain by linear_probe" in printed
-    table = printed.split("Test split")[1].splitlines()[3:8]
-    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "PPO"]
+    table = printed.split("Test split")[1].splitlines()[3:10]
+    names = ["none", "all", "random@2", "centroid", "triplet", "label", "PPO"]
+    assert [line.split()[0] for line in table] == names
 
     # The run directory has what repeats the run and what it found.
-    expected = {"config.json", "model.zip", "metrics.csv", "selection.csv", "report.html"}
+    expected = {"config.json", "model.zip", "metrics.csv", "selection.csv", "recommended.csv"}
+    expected |= {"report.html"}
     folders = {"figures", "tables", "linear_probe"}
     assert {file.name for file in run.iterdir()} >= expected | folders
     config = json.loads((run / "config.json").read_text())

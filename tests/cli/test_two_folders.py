@@ -71,7 +71,7 @@ def test_auto(answer: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -
     bank = FeatureBank.load(answer / "bank.h5")
     assert len(bank.train) + len(bank.valid) + len(bank.test) == 50
     assert bank.retrainings is not None and bank.retrainings.training_config["folds"] == 5
-    selection = Selection.load(answer / "selection.csv")
+    selection = Selection.load(answer / "recommended.csv")
     selected = sorted(p.relative_to(answer / "selected") for p in answer.glob("selected/*/*.png"))
     kept = sorted(Path(i) for i, keep in zip(selection.ids, selection.mask) if keep)
     assert selected == kept
@@ -99,7 +99,7 @@ def test_auto_without_candidates_trains_a_generator(
     assert set(bank.candidates.ids) == set(candidates.ids)
     gan = HistoGAN.load(out / "generator" / "histogan.pt")
     assert gan.config.width == 4 and gan.classes == bank.classes
-    assert len(list(out.glob("selected/*/*.png"))) == Selection.load(out / "selection.csv").count
+    assert len(list(out.glob("selected/*/*.png"))) == Selection.load(out / "recommended.csv").count
 
 
 @pytest.mark.slow
@@ -130,18 +130,16 @@ def test_a_trained_run_selects_and_is_compared(
 
 
 @pytest.mark.parametrize(
-    ("by", "ratio", "message"),
+    ("by", "message"),
     [
-        ("nothing", None, "neither the directory of a run nor a selector (none, all, random"),
-        ("all", ".5", "all decides on its own how many to keep"),
-        (".", None, "is no directory of a run"),
+        ("nothing", "unknown selector 'nothing'; one of none, all, random"),
+        ("all@2", "all decides on its own how many to keep"),
+        ("centroid@much", "such as centroid@2 or centroid@50%"),
+        (".", "is no directory of a run"),
     ],
 )
-def test_select_refuses(
-    by: str, ratio: str | None, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = [] if ratio is None else ["--ratio", ratio]
-    assert main(["select", "--bank", "toy", "--by", by, "--out", "x.csv", *more]) == 2
+def test_select_refuses(by: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--bank", "toy", "--by", by, "--out", "x.csv"]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -78,7 +78,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("selectors", "options", "message"),
         [
-            (["best"], {}, "unknown selector best; one of none, all"),
+            (["best"], {}, "unknown selector 'best'; one of none, all"),
             (["none"], {"rounds": 0}, "rounds must be at least 1, got 0"),
             (["none", "none"], {}, "different names, got none, none"),
             (["none"], {"classifier": "resnet0"}, "unknown evaluator 'resnet0'"),
@@ -344,6 +344,35 @@ def test_best_control_is_no_agent_and_no_oracle(toy: FeatureBank) -> None:
     assert lines[4].count("[") == 1
     assert "+2.0 [" in lines[6]
     assert "−1.0 [" in lines[7]
+
+
+def test_what_is_recommended_scored_best_on_annotated_images(toy: FeatureBank) -> None:
+    """The test split takes no part, nor does a selector that was told the truth."""
+
+    def scored(name: str, valid: float, test: float, **facts: object) -> Outcome:
+        made = outcome(toy, name, test, **facts)
+        return replace(made, valid={**made.valid, "log_likelihood": valid})
+
+    none, random = scored("none", -0.5, 0.7), scored("random@2", -0.4, 0.6)
+    ours, oracle = scored("PPO", -0.45, 0.9), scored("oracle", -0.1, 0.95, knows_truth=True)
+    comparison = comparison_of(none, random, ours, oracle)
+    assert comparison.recommended() == "random@2"
+    decision, sentence = recommendation(comparison)
+    assert decision == "leave"
+    assert "(random@2), which scored best on the annotated images: −10.0 points" in sentence
+    assert comparison_of(none, oracle).recommended() == "none"
+    with pytest.raises(ValueError, match="only selectors that were told the truth"):
+        comparison_of(oracle).recommended()
+
+    # Several rounds count by their mean.
+    again = replace(scored("PPO", -0.2, 0.9), round=1)
+    assert comparison_of(none, random, ours, again).recommended() == "PPO"
+
+    best = scored("none", -0.3, 0.7)
+    empty = replace(best.selection, mask=np.zeros_like(best.selection.mask))
+    nothing = comparison_of(replace(best, selection=empty), random, ours)
+    assert recommendation(nothing)[0] == "leave"
+    assert recommendation(nothing)[1].startswith("Add nothing: no selection of the 64 candidates")
 
 
 def test_table_names_the_classifier(toy: FeatureBank) -> None:

@@ -42,7 +42,7 @@ def test_train_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(bank="toy", timesteps=256, judges=("linear_probe",), out=tmp_path / "run")
     printed = capsys.readouterr().out
     table = printed.split("Test split, classifier: linear probe")[1].splitlines()[3:8]
-    assert [line.split()[0] for line in table] == ["none", "all", "random", "centroid", "PPO"]
+    assert [line.split()[0] for line in table] == ["none", "all", "random@2", "centroid", "PPO"]
     assert "Validation–test gap" in printed and str(tmp_path / "run" / "report.html") in printed
 
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))

@@ -20,7 +20,14 @@ from stable_baselines3 import PPO
 import agents.selectors
 from agents import CreditPPO, TransformerPolicy
 from agents.evaluation import compare
-from agents.selectors import SELECTORS, RatioSelector, SearchSelector, Selector
+from agents.selectors import (
+    SELECTORS,
+    PerReal,
+    RatioSelector,
+    SearchSelector,
+    Selector,
+    make_selector,
+)
 from synthselect_env import Dataset, FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import LinearProbeEvaluator
@@ -241,3 +248,49 @@ def test_docstring_examples_run(
         names = {**vars(agents.selectors), "np": np, "load_bank": load, "compare": compare}
         names |= {"PPO": PPO, "CreditPPO": CreditPPO, "TransformerPolicy": TransformerPolicy}
         exec(code, names | {"SelectionVecEnv": SelectionVecEnv})
+
+
+@pytest.mark.parametrize(("size", "kept"), [("@1", 24), ("@0.5", 12), ("@50%", 15), ("@9", 30)])
+def test_a_size_in_a_name(size: str, kept: int) -> None:
+    """There are 24 real training images, and 30 candidates in classes of 15, 10 and 5."""
+    bank = three_classes()
+    selector = make_selector(f"centroid{size}")
+    selection = selector.select(bank, 0)
+    assert selection.source == selector.name == f"centroid{size}"
+    assert abs(selection.count - kept) <= 1  # each class is rounded
+    share = kept / len(bank.candidates)
+    counts = np.bincount(bank.candidates.labels[selection.mask], minlength=3)
+    assert np.abs(counts - share * np.array([15, 10, 5])).max() <= 0.5
+
+    # The best-scored come first at every size.
+    scores = make_selector("centroid").select(bank, 0).scores
+    assert (selection.scores == scores).all()
+    for label in range(3):
+        own = bank.candidates.labels == label
+        left = scores[own & ~selection.mask]
+        assert not len(left) or scores[own & selection.mask].min() >= left.max()
+
+
+def test_sizes_make_rows_of_their_own(toy: FeatureBank) -> None:
+    comparison = compare(toy, ["none", "random@1", "random@2", "random"], rounds=1)
+    counts = [outcome.selection.count for outcome in comparison.outcomes]
+    assert counts == [0, 24, 48, 32]
+    first, second = (PerReal(1.0), PerReal(2.0))
+    assert make_selector("random@1").settings() != make_selector("random@2").settings()
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("best@2", "unknown selector 'best'"),
+        ("all@2", "all@2: all decides on its own how many to keep"),
+        ("random@", "the size must be a number of synthetic images per real one"),
+        ("random@-1", "must not be negative"),
+        ("random@150%", "ratio must lie between 0 and 1, got 1.5"),
+        ("random@nan", "must not be negative"),
+    ],
+)
+def test_sizes_that_make_no_sense(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_selector(name)
