@@ -4,6 +4,7 @@ from agents.credit_ppo import CreditPPO
 from agents.defaults import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS
 from agents.policies import GRUAttentionPolicy, GRUPolicy, TransformerPolicy
 from agents.reinforce import REINFORCE
+from agents.warm_start import best_random_rate
 from synthselect_env._former import keep_former_modules
 
 keep_former_modules(
@@ -32,4 +33,5 @@ __all__ = [
     "GRUAttentionPolicy",
     "GRUPolicy",
     "TransformerPolicy",
+    "best_random_rate",
 ]

@@ -110,6 +110,8 @@ def arm(name: str, evaluations: int) -> Selector:
         settings["n_epochs"] = 10  # fewer rollouts, used more often
     if "batch_size" in settings:
         settings["batch_size"] = min(settings["batch_size"], n_envs * settings["n_steps"])
+    # A warm start takes evaluations of its own.
+    more = {"warm_start": False, **more}
     return TrainingSelector(
         algorithm, evaluations=evaluations, n_envs=n_envs, name=name, **settings, **more
     )

@@ -162,6 +162,7 @@ def agents_of(scale: Scale, table: str, evaluator: str | Evaluator | None) -> li
 
     def row(name: str, algorithm: type, *policy: type, **settings: object) -> Selector:
         common = {"evaluations": scale.evaluations, "evaluator": evaluator}
+        common["warm_start"] = name == OURS  # the paper has none
         return TrainingSelector(algorithm, *policy, name=name, **common, **settings)  # type: ignore[arg-type]
 
     rows = [row(BY_THE_PAPER, PPO, **PAPERS_PPO)]

@@ -5,7 +5,7 @@ python examples/train_ppo.py
 
 from stable_baselines3 import PPO
 
-from agents import PPO_DEFAULTS, TransformerPolicy
+from agents import PPO_DEFAULTS, TransformerPolicy, best_random_rate
 from agents.evaluation import compare
 from agents.report import comparison_table, read_history, recommendation, write_report
 from agents.runs import SelectionMetrics, run_logger
@@ -26,7 +26,8 @@ def main(bank=BANK, seed=0, timesteps=1024, judges=JUDGES, rounds=ROUNDS, out=OU
     # Train. Each step decides one batch of candidates in 16 selections.
     env = SelectionVecEnv(bank, n_envs=16)
     env.seed(seed)
-    model = PPO(TransformerPolicy, env, seed=seed, **PPO_DEFAULTS)
+    start = {"initial_rate": best_random_rate(env.bank, env.evaluator, seed=seed)}
+    model = PPO(TransformerPolicy, env, policy_kwargs=start, seed=seed, **PPO_DEFAULTS)
     model.set_logger(run_logger(out))
     model.learn(timesteps, callback=SelectionMetrics(), log_interval=None)
 

@@ -12,7 +12,6 @@ are stored at quality 90.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,10 +35,9 @@ from synthselect_env.bank import resolve_bank
 from synthselect_env.bank.extraction import default_extractor, extract_bank, training_digest
 from synthselect_env.data import (
     Dataset,
-    decode,
     draw_per_class,
     encode_images,
-    find_near_copies,
+    find_leaks,
     image_grid,
 )
 from synthselect_env.data.images import MOST_NAMED
@@ -204,23 +202,20 @@ class BuildBank(SeededCommand):
 
         :return: datasets, without the copies where that is asked for, and the pairs by name
         """
+        total = len(images["train"]) + len(images["candidates"])
+        with progress_bar(total, "image", "look for copies of valid and test") as bar:
+            leaks = find_leaks(images, bar.update)
         named, shown = [], []
-        for name, other in product(("train", "candidates"), ("valid", "test")):
-            copy_of, pool = images[other], images[name]
-            assert copy_of.images is not None and pool.images is not None
-            with progress_bar(len(pool), "image", f"copies of {other} in {name}") as bar:
-                pairs = find_near_copies(pool.images, copy_of.images, bar.update)
-            for pair in pairs:
-                line = [
-                    f"{name}: {_id(pool, pair.copy)}",
-                    f"{other}: {_id(copy_of, pair.original)}",
-                ]
-                named.append(line)
-                both = (pool.images[[pair.copy]], copy_of.images[[pair.original]])
-                shown += [decode(image, (96, 96))[0] for image in both]
-            if pairs and self.images.exclude_copies:
-                kept = np.setdiff1d(np.arange(len(pool)), [pair.copy for pair in pairs])
-                images = {**images, name: pool.subset(kept)}
+        for leak in leaks:
+            places = ((leak.pool, leak.copy), (leak.split, leak.original))
+            named.append([f"{name}: {_id(images[name], position)}" for name, position in places])
+            for name, position in places:
+                shown.append(images[name].subset([position]).pixels((96, 96))[0])
+        if self.images.exclude_copies:
+            for name in {leak.pool for leak in leaks}:
+                copies = [leak.copy for leak in leaks if leak.pool == name]
+                kept = np.setdiff1d(np.arange(len(images[name])), copies)
+                images = {**images, name: images[name].subset(kept)}
         if named:
             file = self.out.with_suffix(".copies.png")
             Image.fromarray(image_grid(np.stack(shown[:64]), columns=8)).save(file)

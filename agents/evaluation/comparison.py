@@ -213,6 +213,7 @@ def compare(
     seed: int = 0,
     directory: str | Path | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    on_selection: Callable[[Selection], None] | None = None,
     **classifier_kwargs: object,
 ) -> Comparison:
     """Compare selectors by the test metrics of classifiers trained on their selections.
@@ -230,7 +231,7 @@ def compare(
         comparison.save("comparison.csv")
 
     :param bank: feature bank with a test split, the name of an embedded one, or its file
-    :param selectors: selectors, or names in :data:`~agents.selectors.SELECTORS`
+    :param selectors: selectors, or names for :func:`~agents.selectors.make_selector`
     :param rounds: number of repetitions
     :param classifier: "linear_probe", "small_cnn", "resnet34", or an evaluator that trains
         classifiers
@@ -238,6 +239,7 @@ def compare(
     :param directory: folder in which to store results, or None. Selectors without
         :meth:`~agents.selectors.Selector.settings` select again
     :param on_outcome: function that is called with each outcome as soon as it is there
+    :param on_selection: the same for selections, all of which are made before the first outcome
     :param classifier_kwargs: constructor arguments of a classifier that is given by name
     :raises ValueError: if a selector or classifier is unknown, two selectors have the same name,
         there is no round, or the bank has no test split
@@ -265,7 +267,13 @@ def compare(
     seed = int(seed)
 
     # Select, on the sealed bank.
-    selected = [[select_once(s, sealed, seed + r, folder) for s in chosen] for r in range(rounds)]
+    selected: list[list[TimedSelection]] = []
+    for r in range(rounds):
+        selected.append([])
+        for selector in chosen:
+            selected[r].append(select_once(selector, sealed, seed + r, folder))
+            if on_selection:
+                on_selection(selected[r][-1].selection)
 
     # Open the test split.
     test = bank.test

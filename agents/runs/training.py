@@ -23,6 +23,7 @@ from agents.report import comparison_table, read_history, recommendation, write_
 from agents.runs.config import RETRAINING, RunConfig
 from agents.runs.recording import SelectionMetrics, run_logger
 from agents.selectors import PolicySelector, Selector
+from agents.warm_start import best_random_rate
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import resolve_bank
 from synthselect_env.evaluators import (
@@ -218,11 +219,12 @@ def _learn(
     env = SelectionVecEnv(bank, config.n_envs, evaluator, config.reward)
     env.seed(config.seed)
 
-    # Agent.
+    # Agent. It begins at the size of a random selection that scores best.
+    rate = best_random_rate(bank.sealed, evaluator, config.reward, config.seed)
     model = config.algorithm_class(
         TransformerPolicy,
         env,
-        policy_kwargs={"width": config.width},
+        policy_kwargs={"width": config.width, "initial_rate": rate},
         seed=config.seed,
         device=config.device,
         **config.algorithm_settings,
@@ -230,7 +232,8 @@ def _learn(
     model.set_logger(run_logger(directory))
     print(
         f"{config.algorithm} on {model.device}, {config.timesteps:,} steps, "
-        f"reward {config.reward} by {name}; run directory {directory}"
+        f"reward {config.reward} by {name}, from {rate:.0%} of the candidates; "
+        f"run directory {directory}"
     )
     if not HAS_TRAINING_BAR:
         print('no progress bar: pip install "synthselect[train]"')
@@ -284,7 +287,7 @@ def compare_by(
     directory: Path,
     workers: int | None = None,
 ) -> Comparison:
-    """Compare selectors under one judge. Retrainings are spread over the cores, with a bar.
+    """Compare selectors under one judge. Retrainings are spread over the cores, with bars.
 
     :param config: settings of the judge, the rounds and the seed
     :param bank: bank with a test split
@@ -298,7 +301,8 @@ def compare_by(
     n_selections = config.rounds * len(contenders)
     with (
         spread(evaluator, workers) if retrains else nullcontext(evaluator) as classifier,
-        progress_bar(n_selections, "retraining", shown=retrains) as bar,
+        progress_bar(n_selections, "selection", "selecting", shown=retrains) as selecting,
+        progress_bar(n_selections, "selection", "retraining", shown=retrains) as bar,
     ):
         return compare(
             bank,
@@ -308,6 +312,7 @@ def compare_by(
             seed=config.seed,
             directory=directory,
             on_outcome=lambda _: bar.update(),
+            on_selection=lambda _: selecting.update(),
         )
 
 

@@ -15,6 +15,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from agents.policies import SelectionPolicy, TransformerPolicy, check_not_normalised
 from agents.policy_files import load_policy, save_policy
 from agents.selectors.base import Selector, best_of_each_class
+from agents.warm_start import EVALUATIONS as RATE_EVALUATIONS
+from agents.warm_start import best_random_rate
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import N_BATCHES
 from synthselect_env.envs.observations import batch_observations, rows_of_width
@@ -144,6 +146,8 @@ class TrainingSelector(Selector):
         parameters
     :param extended_features: whether the agent sees more than features, see
         :func:`~synthselect_env.envs.observations.candidate_rows`
+    :param warm_start: whether the policy begins at the share of random candidates that scores
+        best, which takes some evaluations more; see :func:`~agents.warm_start.best_random_rate`
     :param name: name in tables; by default the algorithm's
     :param kwargs: constructor arguments of the algorithm; ``n_steps`` is one episode by default
     :raises ValueError: if not even one rollout of one environment fits
@@ -160,6 +164,7 @@ class TrainingSelector(Selector):
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         extended_features: bool = True,
+        warm_start: bool = True,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -175,7 +180,9 @@ class TrainingSelector(Selector):
             )
         # SB3 ends with a whole rollout: fit the environments, then drop the remainder.
         self.n_envs = min(n_envs, evaluations // n_steps)
-        self.evaluations = evaluations - evaluations % (n_steps * self.n_envs)
+        self.timesteps = evaluations - evaluations % (n_steps * self.n_envs)
+        self.evaluations = self.timesteps + (RATE_EVALUATIONS if warm_start else 0)
+        self.warm_start = warm_start
         self.evaluator = evaluator
         self.reward = reward
         self.extended_features = extended_features
@@ -196,8 +203,12 @@ class TrainingSelector(Selector):
             bank, self.n_envs, self.evaluator, self.reward, extended_features=self.extended_features
         )
         env.seed(seed)
-        model = self.algorithm(self.policy, env, seed=seed, **self.kwargs)  # type: ignore[call-arg]
-        return model.learn(self.evaluations)
+        settings = dict(self.kwargs)
+        if self.warm_start:
+            rate = best_random_rate(env.bank, env.evaluator, self.reward, seed)
+            settings["policy_kwargs"] = {"initial_rate": rate, **settings.get("policy_kwargs", {})}
+        model = self.algorithm(self.policy, env, seed=seed, **settings)  # type: ignore[call-arg]
+        return model.learn(self.timesteps)
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Train the agent, and select as :class:`PolicySelector` does."""

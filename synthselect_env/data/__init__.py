@@ -10,7 +10,7 @@ from synthselect_env.data.images import (
     decode,
     image_grid,
 )
-from synthselect_env.data.near_copies import NearCopy, find_near_copies
+from synthselect_env.data.near_copies import Leak, NearCopy, find_leaks, find_near_copies
 from synthselect_env.data.pcam import read_pcam
 from synthselect_env.data.phantom import cervical_phantom, phantom_candidates
 from synthselect_env.data.preparing import encode_images, split_real
@@ -25,6 +25,7 @@ __all__ = [
     "EncodedImages",
     "FoundImages",
     "LazyImages",
+    "Leak",
     "NearCopy",
     "RenderedImages",
     "Split",
@@ -36,6 +37,7 @@ __all__ = [
     "draw_per_class",
     "encode_images",
     "find_images",
+    "find_leaks",
     "find_near_copies",
     "image_grid",
     "phantom_candidates",

@@ -5,13 +5,14 @@ Such a copy of a test image among the candidates makes every score too good.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.images import Images, decode
 
 THRESHOLD = 0.95
@@ -46,6 +47,45 @@ class NearCopy:
     copy: int
     original: int
     correlation: float
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An image that is added or trained on, and the scored image that it is a copy of.
+
+    :param pool: split of the copy: "train" or "candidates"
+    :param copy: position of the copy in its split
+    :param split: split of the original: "valid" or "test"
+    :param original: position of the original in its split
+    """
+
+    pool: str
+    copy: int
+    split: str
+    original: int
+
+
+POOLS, SCORED = ("train", "candidates"), ("valid", "test")
+"""Splits whose images may be copies, and splits whose images make scores."""
+
+
+def find_leaks(
+    datasets: Mapping[str, Dataset], on_chunk: Callable[[int], object] | None = None
+) -> list[Leak]:
+    """Return the train images and candidates that are changed copies of scored images.
+
+    :param datasets: datasets with images by split; all of :data:`POOLS` and :data:`SCORED`
+    :param on_chunk: function that is called with the number of images done
+    """
+    originals = Dataset.concatenate([datasets[name] for name in SCORED])
+    places = [(name, i) for name in SCORED for i in range(len(datasets[name]))]
+    leaks = []
+    for name in POOLS:
+        images = datasets[name].images
+        assert images is not None and originals.images is not None
+        for pair in find_near_copies(images, originals.images, on_chunk):
+            leaks.append(Leak(name, pair.copy, *places[pair.original]))
+    return leaks
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from synthselect_env.bank import FeatureBank, Retrainings
 from synthselect_env.data import Dataset
@@ -16,8 +18,10 @@ from synthselect_env.evaluators.candidate_scores import candidate_scores
 from synthselect_env.evaluators.retrain import RetrainEvaluator
 from synthselect_env.metrics import METRICS
 
-RATE_RANGE = (-3.0, 1.5)
-"""Range of a selection's overall log-odds of keeping a candidate."""
+SMALLEST = 0.25
+"""Smallest selections of a design, as a share of the real training images."""
+RATES = (-60.0, 60.0)
+"""Log-odds between which that of a size is looked for."""
 TILT_RANGE = (-2.0, 5.0)
 """Range of the log-odds' slope along each rank."""
 CLASS_TILT = 0.5
@@ -30,8 +34,9 @@ IRRELEVANT_SETTINGS = ("device", "bfloat16", "scored_epochs")
 def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
     """Draw selections of all sizes, tilted towards ranks and classes.
 
-    The first is empty, the second the whole pool. The others keep candidate i with log-odds
-    ``rate + tilts · ranks_i + class shift``; see :data:`RATE_RANGE` and its neighbours.
+    The first is empty, the second the whole pool. The logarithms of the others' expected sizes are
+    uniform between those of :data:`SMALLEST` and of the pool. Candidate i is kept with log-odds
+    ``rate + tilts · ranks_i + class shift``, where the rate makes that size.
 
     :param bank: feature bank; its retrainings change nothing
     :param k: number of selections
@@ -46,14 +51,28 @@ def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
     ranks = 2 * by_probe.ranks - 1  # -1..1
     labels = bank.candidates.labels
     selections = [np.zeros(n, bool), np.ones(n, bool)]
+    smallest = min(max(SMALLEST * len(bank.train), 1), n / 2)
     for _ in range(k - 2):
+        size = np.exp(rng.uniform(np.log(smallest), np.log(n)))
         tilts = rng.uniform(*TILT_RANGE, ranks.shape[1])
-        rate = rng.uniform(*RATE_RANGE)
         shifts = rng.normal(0, CLASS_TILT, len(bank.classes))
-        log_odds = rate + ranks @ tilts + shifts[labels]
-        probability = 1 / (1 + np.exp(-log_odds))
-        selections.append(rng.random(n) < probability)
+        log_odds = ranks @ tilts + shifts[labels]
+        rate = _rate_of(log_odds, size)
+        selections.append(rng.random(n) < expit(log_odds + rate))
     return np.stack(selections[:k])
+
+
+def _rate_of(log_odds: np.ndarray, size: float) -> float:
+    """Return what is to be added to log-odds so that as many are kept on average.
+
+    :param log_odds: (n,)
+    :param size: number to keep, between 0 and n
+    """
+
+    def surplus(rate: float) -> float:
+        return float(expit(log_odds + rate).sum()) - size
+
+    return float(brentq(surplus, *RATES))
 
 
 def with_retrainings(

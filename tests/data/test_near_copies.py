@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from synthselect_env import FeatureBank
-from synthselect_env.data import find_near_copies
+from synthselect_env.data import Dataset, Leak, find_leaks, find_near_copies
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,25 @@ def test_copies_are_found(patches: np.ndarray, change: str) -> None:
 def test_other_images_are_no_copies(patches: np.ndarray, pcam: FeatureBank) -> None:
     assert find_near_copies(pcam.train.images[:100], patches) == []
     assert find_near_copies(patches[:0], patches) == []
+
+
+def test_leaks_are_told_by_split(pcam: FeatureBank, patches: np.ndarray) -> None:
+    def dataset(images: np.ndarray) -> Dataset:
+        ids = [str(i) for i in range(len(images))]
+        return Dataset.of_images(images, np.zeros(len(images), np.int64), ids, ("one",))
+
+    others = pcam.train.images[:6].decode()
+    datasets = {
+        "train": dataset(np.concatenate([others[:3], patches[21:22, :, ::-1]])),
+        "valid": dataset(patches[:20]),
+        "test": dataset(patches[20:]),
+        "candidates": dataset(np.concatenate([patches[7:8], others[3:], patches[79:80]])),
+    }
+    done: list[int] = []
+    leaks = find_leaks(datasets, done.append)
+    assert sum(done) == 9
+    assert set(leaks) == {
+        Leak("train", 3, "test", 1),
+        Leak("candidates", 0, "valid", 7),
+        Leak("candidates", 4, "test", 59),
+    }

@@ -62,9 +62,11 @@ class TestMetrics:
         assert len({tuple(outcome.selection.mask) for outcome in comparison.of("random")}) == 3
 
     def test_outcomes_are_told_as_they_come(self, toy: FeatureBank) -> None:
-        told: list[Outcome] = []
-        comparison = compare(toy, ["none", "all"], rounds=2, on_outcome=told.append)
-        assert tuple(told) == comparison.outcomes
+        told: list[Outcome | Selection] = []
+        options = {"on_outcome": told.append, "on_selection": told.append}
+        comparison = compare(toy, ["none", "all"], rounds=2, **options)
+        selections = [outcome.selection for outcome in comparison.outcomes]
+        assert told == [*selections, *comparison.outcomes]
 
     def test_selectors_are_described(self, toy: FeatureBank) -> None:
         comparison = compare(toy, ["oracle", "influence"], rounds=1)

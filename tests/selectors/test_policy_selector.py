@@ -14,11 +14,19 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import REINFORCE, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
+from agents import (
+    REINFORCE,
+    GRUAttentionPolicy,
+    GRUPolicy,
+    TransformerPolicy,
+    best_random_rate,
+    warm_start,
+)
 from agents.policies import SelectionPolicy
 from agents.selectors import PolicySelector, TrainingSelector, mask_of_episode
 from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank
+from synthselect_env.evaluators import Evaluations, Evaluator
 
 TINY = {"width": 8, "n_layers": 1}
 SETTINGS = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "policy_kwargs": TINY, "device": "cpu"}
@@ -113,6 +121,13 @@ class TestPolicySelector:
             PolicySelector(PPO("MlpPolicy", "CartPole-v1", device="cpu"))
 
 
+class EighthEvaluator(Evaluator):
+    """Likes selections of an eighth of the pool best."""
+
+    def evaluate(self, selections: np.ndarray, seed: int) -> Evaluations:
+        return Evaluations.from_metrics({"log_likelihood": -abs(selections.mean(1) - 0.125)})
+
+
 class TestTrainingSelector:
     def test_trains_and_selects(self, toy: FeatureBank) -> None:
         selector = TrainingSelector(PPO, evaluations=32, n_envs=4, name="ours", **SETTINGS)
@@ -123,11 +138,27 @@ class TestTrainingSelector:
 
     def test_stays_within_the_evaluations(self, toy: FeatureBank) -> None:
         selector = TrainingSelector(PPO, evaluations=38, n_envs=32, **SETTINGS)
-        assert selector.train(toy, 0).num_timesteps == 32
+        assert selector.train(toy, 0).num_timesteps == selector.timesteps == 32
+        assert selector.evaluations == 32 + warm_start.EVALUATIONS
+        cold = TrainingSelector(PPO, evaluations=38, warm_start=False, **SETTINGS)
+        assert cold.evaluations == cold.timesteps == 32
         with pytest.raises(ValueError, match="less than a rollout"):
             TrainingSelector(PPO, evaluations=4)
         with pytest.raises(ValueError, match="n_envs must be at least 1"):
             TrainingSelector(PPO, n_envs=0)
+
+    def test_begins_at_the_best_size(self, toy: FeatureBank) -> None:
+        """The rate is that of the evaluator, unless it is given."""
+        wanted = best_random_rate(toy, EighthEvaluator(toy))
+        assert wanted == pytest.approx(0.125, rel=0.3)
+        common = {"evaluations": 16, "n_envs": 2, "evaluator": EighthEvaluator(toy), **SETTINGS}
+        for options, rate in (
+            ({}, wanted),
+            ({"warm_start": False}, 0.5),
+            ({"policy_kwargs": {"initial_rate": 0.7, **TINY}}, 0.7),
+        ):
+            model = TrainingSelector(PPO, **{**common, **options}).train(toy, 0)
+            assert model.policy.initial_rate == pytest.approx(rate)
 
     def test_features_alone(self, toy: FeatureBank) -> None:
         selector = TrainingSelector(
