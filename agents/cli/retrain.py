@@ -32,7 +32,7 @@ from synthselect_env.evaluators.retrain import n_trained_on
 from synthselect_env.training.classifier import build_network
 from synthselect_env.training.config import SMALL, default_config
 
-MIN_RETRAININGS = 9
+MIN_RETRAININGS = 10
 """Retrainings that a datamodel of candidates with images needs."""
 
 CONFIGURED = (
@@ -57,7 +57,7 @@ class Retrain(SeededCommand):
 
     :param bank: file, or name of an embedded bank
     :param out: bank to write; the bank's own file unless given
-    :param retrainings: number to add; with the bank's own, at least 9
+    :param retrainings: number to add; with the bank's own, at least 10
     :param discard_existing: drop the bank's own retrainings, e.g. to use another configuration
     :param folds: score each real image by a network that was trained on the other folds;
         unless given, train on the train split and score the valid split

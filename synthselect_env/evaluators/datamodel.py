@@ -53,7 +53,7 @@ class DatamodelEvaluator(Evaluator):
 
     Candidates are ranked by label fit and by realism, see :class:`CandidateScores`. The regressors
     of a training set are the shares of candidates near each knot of each rank, the imbalance of its
-    classes, and the logarithm of its size. Each metric is a ridge regression on them. The
+    classes, and the logarithm of its size with its square, as more images help up to a number. Each metric is a ridge regression on them. The
     log-likelihood is predicted by the logarithm of the loss, which keeps it negative. The penalty
     and the power of the shares are those with the smallest leave-one-out error.
 
@@ -99,7 +99,7 @@ class DatamodelEvaluator(Evaluator):
         self._class_weights = np.eye(n_classes)[bank.candidates.labels]  # (n, c)
         self._real_counts = _real_counts(bank, retrainings)
         n_shares = self._knot_weights.shape[1]
-        required = n_shares + 3
+        required = n_shares + 4
         if len(self.selections) < required:
             raise ValueError(
                 f"{bank.source}: {len(self.selections)} retrainings, a datamodel of {n_shares} "
@@ -148,8 +148,8 @@ class DatamodelEvaluator(Evaluator):
         sets = self._composition(self.checked(selections))
 
         # Derivatives of the regression by the shares of knots and classes.
-        share_weights = fit.weights[:-2]
-        imbalance_weight, size_weight = fit.weights[-2:]
+        share_weights = fit.weights[:-3]
+        imbalance_weight, growth_weight, square_weight = fit.weights[-3:]
         slope = fit.power * sets.knot_shares ** (fit.power - 1)
         by_knot = slope * share_weights  # (k, h)
         deviation = 2 * (sets.class_shares - self._real_shares)  # (k, c)
@@ -160,7 +160,8 @@ class DatamodelEvaluator(Evaluator):
         diluted = (by_knot * sets.knot_shares).sum(1)  # (k,)
         imbalance_diluted = (deviation * sets.class_shares).sum(1)
         diluted = diluted + imbalance_weight * imbalance_diluted
-        inner = raised - diluted[:, None] + size_weight
+        of_size = growth_weight + 2 * square_weight * self._growth(sets)  # (k, 1)
+        inner = raised - diluted[:, None] + of_size
 
         # The log-likelihood is an exponential of the regression, which is its own derivative.
         prediction = fit.predict(self._regressors(sets))
@@ -183,15 +184,19 @@ class DatamodelEvaluator(Evaluator):
         return Composition(size, class_counts / size, knot_counts / size)
 
     def _regressors(self, sets: Composition) -> dict[float, np.ndarray]:
-        """Return the inputs of the regression for each power of the shares.  (k, h + 2)"""
+        """Return the inputs of the regression for each power of the shares.  (k, h + 3)"""
         deviation = sets.class_shares - self._real_shares
         imbalance = (deviation**2).sum(1, keepdims=True)
-        growth = np.log(sets.size / self._real_counts.sum())
+        growth = self._growth(sets)
         regressors = {}
         for power in POWERS:
-            columns = [sets.knot_shares**power, imbalance, growth]
+            columns = [sets.knot_shares**power, imbalance, growth, growth**2]
             regressors[power] = np.concatenate(columns, axis=1)
         return regressors
+
+    def _growth(self, sets: Composition) -> np.ndarray:
+        """Return the logarithm of each set's size, in units of the real images.  (k, 1)"""
+        return np.log(sets.size / self._real_counts.sum())
 
 
 def _real_counts(bank: FeatureBank, retrainings: Retrainings) -> np.ndarray:

@@ -22,7 +22,7 @@ from synthselect_env.evaluators import (
 from synthselect_env.training.config import SMALL
 
 DIGESTS = {
-    "pcam-few": ("67af81f9abbd62fd", "eaab4cc87ea69afa"),
+    "pcam-few": ("67af81f9abbd62fd", "34945c51adb7bebe"),
     "pcam": ("799c3d88b53fe920", "c1e0bf4c5ef23aa5"),
     "cervical": ("6c27b803a6427b9a", "b725823c2b7d27ef"),
     "pcam-planted": ("2e45ad3706a53cc6", "e078823f125321e0"),

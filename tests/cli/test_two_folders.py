@@ -55,7 +55,7 @@ def answer(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         monkeypatch.chdir(out.parent)
         quickly(monkeypatch)
         arguments = ["--real", str(folders / "real"), "--candidates", str(folders / "synthetic")]
-        arguments += ["--out", str(out), "--retrainings", "9", "--rounds", "1", "--device", "cpu"]
+        arguments += ["--out", str(out), "--retrainings", "10", "--rounds", "1", "--device", "cpu"]
         assert main(["auto", *arguments]) == 0
         first = Selection.load(out / "selection.csv")
 
@@ -91,7 +91,7 @@ def test_auto_without_candidates_trains_a_generator(
     monkeypatch.setattr(auto, "QUICK_GENERATOR", quick)
     monkeypatch.setattr(auto, "GENERATED", 24)
     out = tmp_path / "answer"
-    arguments = ["--real", str(folders / "real"), "--out", str(out), "--retrainings", "9"]
+    arguments = ["--real", str(folders / "real"), "--out", str(out), "--retrainings", "10"]
     assert main(["auto", *arguments, "--rounds", "1", "--device", "cpu"]) == 0
     candidates = find_images(out / "candidates")[None]
     assert np.bincount(candidates.labels).tolist() == [12, 12]
@@ -268,7 +268,7 @@ def test_images_of_one_name_are_all_exported(tmp_path: Path) -> None:
     [
         (["--algorithm", "Credit"], "unknown algorithm Credit"),
         (["--rounds", "0"], "rounds must be at least 1"),
-        (["--retrainings", "5"], "--retrainings must be at least 9"),
+        (["--retrainings", "5"], "--retrainings must be at least 10"),
     ],
 )
 def test_auto_says_what_is_wrong_before_it_begins(
