@@ -147,7 +147,7 @@ class Auto(SeededCommand):
         """Train a generator on the real train images, and write class folders of candidates."""
         print(
             f"no --candidates: a generator is trained first, for {QUICK_GENERATOR.steps:,} steps. "
-            "That takes about 25 minutes on two cores, and few on a GPU"
+            "That takes about 20 minutes on two cores, and few on a GPU"
         )
         trained = TrainGenerator(
             real=self.real,
