@@ -193,7 +193,8 @@ def learn(
     Settings are those of learning.py, with 1,024 evaluations.
     """
     settings = PPO_SETTINGS if algorithm is PPO else CREDIT_SETTINGS
-    return TrainingSelector(algorithm, evaluator=evaluator, **settings).select(bank, 0).mask
+    selector = TrainingSelector(algorithm, evaluator=evaluator, warm_start=False, **settings)
+    return selector.select(bank, 0).mask
 
 
 def print_probe_correlations(seen: Views, masks: np.ndarray, truth: np.ndarray, file: Path) -> None:

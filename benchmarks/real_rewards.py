@@ -49,7 +49,9 @@ def select(
     """
     algorithm, settings, more = AGENTS[name]
     options = {**settings, **more, "device": "cpu"}
-    selector = TrainingSelector(algorithm, evaluations=evaluations, evaluator=evaluator, **options)
+    selector = TrainingSelector(
+        algorithm, evaluations=evaluations, evaluator=evaluator, warm_start=False, **options
+    )
     start = time.perf_counter()
     mask = selector.select(bank.sealed, seed).mask
     return mask, time.perf_counter() - start

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,11 @@ def bank_of(name: str, case: int, args: argparse.Namespace) -> FeatureBank:
     """Return the bank of a case, with retrainings for the reward."""
     if name != FEW:
         return load_bank(name)
-    bank = load_bank(name, case)
-    if bank.retrainings is None:
-        evaluator = RetrainEvaluator(bank.sealed, folds=FOLDS, device=args.device)
-        with spread(evaluator, args.workers) as parallel:
-            cached = CachedEvaluator(parallel, RETRAINED)
-            bank = with_retrainings(bank, cached, args.retrainings, seed=case)
-    return bank
+    bank = replace(load_bank(name, case), retrainings=None)  # the first draw has embedded ones
+    evaluator = RetrainEvaluator(bank.sealed, folds=FOLDS, device=args.device)
+    with spread(evaluator, args.workers) as parallel:
+        cached = CachedEvaluator(parallel, RETRAINED)
+        return with_retrainings(bank, cached, args.retrainings, seed=case)
 
 
 def compared(name: str, case: int, args: argparse.Namespace) -> Comparison:

@@ -295,7 +295,9 @@ def measure_policy(args: argparse.Namespace) -> None:
         for repetition in range(args.repetitions + 1):
             for device in devices:
                 options = {**settings, **more, "device": device}
-                selector = TrainingSelector(algorithm, evaluations=args.evaluations, **options)
+                selector = TrainingSelector(
+                    algorithm, evaluations=args.evaluations, warm_start=False, **options
+                )
                 start = time.perf_counter()
                 selector.select(bank, repetition)
                 times[device].append(time.perf_counter() - start)

@@ -46,6 +46,7 @@ def main(bank=BANK, seed=0, timesteps=1024, judges=JUDGES, rounds=ROUNDS, out=OU
 
     # Report.
     *others, last = comparisons
+    last.of(last.recommended())[0].selection.save(f"{out}/recommended.csv")
     history = read_history(f"{out}/metrics.csv")
     write_report(out, bank, last, history=history, others=others)
     model.save(f"{out}/model.zip", exclude=["_last_obs"])  # without a batch of features

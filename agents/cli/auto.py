@@ -13,21 +13,22 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from agents.cli.bank import BuildBank
+from agents.cli.bank import BuildBank, check_classes
 from agents.cli.common import Facts, SeededCommand
 from agents.cli.generate_sample import SampleGenerator
 from agents.cli.generate_train import TrainGenerator
 from agents.cli.image_options import ImageOptions
 from agents.cli.retrain import MIN_RETRAININGS, Retrain
 from agents.export import export_images
-from agents.runs import RECOMMENDED, RunConfig, train_run
+from agents.runs import DECISION, RECOMMENDED, RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
+from synthselect_env.data import encode_images
 from synthselect_env.storage import atomic_write, content_key, exclusive
 from synthselect_env.synthesis import HistoGAN, HistoGANConfig
 from synthselect_env.training.config import MANY_IMAGES, SMALL
 
 FOLDS = 5
-"""Folds by which retrainings are scored where few images are annotated."""
+"""Folds by which retrainings are scored where few images are annotated, and candidates are given."""
 
 QUICK_GENERATOR = HistoGANConfig(steps=2000, width=16, pretraining_steps=400)
 """Settings of a generator that is trained in minutes; see benchmarks/results/generator_quality.md."""
@@ -52,6 +53,8 @@ class Auto(SeededCommand):
     :param retrainings: selections on which a network is retrained to teach the reward
     :param rounds: trainings of the judge on each selection, with a seed each
     :param algorithm: PPO or CreditPPO
+    :param no_random_flips: do not flip or transpose what the generator learns from and makes,
+        for images that have an up
     :param images: how folders of images are read
     """
 
@@ -61,6 +64,7 @@ class Auto(SeededCommand):
     retrainings: int = 48
     rounds: int = 2
     algorithm: str = RunConfig.algorithm
+    no_random_flips: bool = False
     images: ImageOptions = ImageOptions()
 
     def run(self) -> Facts:
@@ -69,6 +73,8 @@ class Auto(SeededCommand):
         self._run_config(None)  # so that what is wrong is said before anything is made
         if self.retrainings < MIN_RETRAININGS:
             raise ValueError(f"--retrainings must be at least {MIN_RETRAININGS}")
+        if self.no_random_flips and self.candidates is not None:
+            raise ValueError("--no-random-flips is for the generator; leave out --candidates")
         self._claim()
         bank_file = self.out / "bank.h5"
         candidates = self.candidates or self.out / "candidates"
@@ -94,13 +100,15 @@ class Auto(SeededCommand):
             shutil.rmtree(selected)
         export_images(selection, found[None], selected)
         minutes = (time.perf_counter() - start) / 60
+        decision = json.loads((run / DECISION).read_text(encoding="utf-8"))
         print(
             f"{selection.count:,} images, chosen by {selection.source}, in {selected}; "
-            f"{minutes:.1f} min in all"
+            f"{minutes:.1f} min in all\n{decision['sentence']}"
         )
         return {
             "selected": str(selected),
             "chosen_by": selection.source,
+            "decision": decision["decision"],
             "kept": selection.count,
             "candidates": len(selection),
             "report": str(self.out / "report.html"),
@@ -145,6 +153,11 @@ class Auto(SeededCommand):
 
     def _generate(self, out: Path) -> None:
         """Train a generator on the real train images, and write class folders of candidates."""
+        # What is wrong with the real images is said now, and not when the generator is trained.
+        real = self.images.read_real(self.real, self.seed)
+        check_classes(real)
+        for images in real.values():
+            encode_images(images, self.images.short_side, self.images.skip_unreadable)
         print(
             f"no --candidates: a generator is trained first, for {QUICK_GENERATOR.steps:,} steps. "
             "That takes about 20 minutes on two cores, and few on a GPU"
@@ -155,6 +168,7 @@ class Auto(SeededCommand):
             steps=QUICK_GENERATOR.steps,
             width=QUICK_GENERATOR.width,
             pretraining_steps=QUICK_GENERATOR.pretraining_steps,
+            no_random_flips=self.no_random_flips,
             seed=self.seed,
             device=self.device,
             images=self.images,
@@ -180,12 +194,14 @@ class Auto(SeededCommand):
             images=self.images,
         ).run()
         bank = FeatureBank.load(file)
+        # Folds score train images, too. A generator of our own has seen these.
         few = len(bank.train) + len(bank.valid) < MANY_IMAGES
+        by_folds = few and self.candidates is not None
         Retrain(
             bank=str(file),
             out=out,
             retrainings=self.retrainings,
-            folds=FOLDS if few else None,
+            folds=FOLDS if by_folds else None,
             seed=self.seed,
             device=self.device,
         ).run()

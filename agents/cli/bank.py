@@ -11,6 +11,7 @@ are stored at quality 90.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -117,7 +118,7 @@ class BuildBank(SeededCommand):
         images["candidates"], made_by = self._read_candidates(classes)
         images, left_out = self._encode_all(images)
         images, copies = self._look_for_copies(images)
-        _check_classes(images)
+        check_classes(images)
 
         # The extractor sees the real train split only.
         extractor = self._get_extractor(images)
@@ -274,8 +275,12 @@ def _id(dataset: Dataset, position: int) -> str:
     return dataset.ids[position] if dataset.ids else str(position)
 
 
-def _check_classes(images: dict[str, Dataset]) -> None:
-    """Refuse real splits without images of a class."""
+def check_classes(images: Mapping[str, Dataset]) -> None:
+    """Refuse real splits without images of a class.
+
+    :param images: datasets by split
+    :raises ValueError: if the train split lacks a class, or another has images of one only
+    """
     classes = class_names(images["train"])
     for name, split in images.items():
         least = {"train": len(classes), "candidates": 0}.get(name, 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.cli.common import Facts, SeededCommand
 from agents.cli.select import find_selector
-from agents.report import comparison_table
+from agents.report import comparison_table, recommendation
 from agents.runs import RunConfig, compare_by
 from synthselect_env.bank import resolve_bank
 from synthselect_env.training.config import SMALL
@@ -25,7 +25,8 @@ class Compare(SeededCommand):
     :param out: directory of the results, with which an interrupted comparison goes on
     :param judge: classifier: small_cnn, resnet34 or linear_probe
     :param rounds: trainings of the classifier on each selection, with a seed each
-    :param folds: folds of the real images by which validation scores are taken
+    :param folds: folds of the real images by which validation scores are taken; those of the bank's
+        retrainings unless given, and 0 for none
     :param workers: processes; one per core unless given, on a GPU one
     """
 
@@ -41,12 +42,18 @@ class Compare(SeededCommand):
         """Compare, and print the table."""
         bank = resolve_bank(self.bank)
         contenders = [find_selector(name) for name in dict.fromkeys(("none", *self.by))]
-        config = RunConfig(folds=self.folds, rounds=self.rounds, seed=self.seed, device=self.device)
+        folds = self.folds
+        if folds is None and bank.retrainings is not None:
+            folds = bank.retrainings.training_config.get("folds")
+        config = RunConfig(
+            folds=folds or None, rounds=self.rounds, seed=self.seed, device=self.device
+        )
         comparison = compare_by(config, bank, self.judge, contenders, self.out, self.workers)
-        print(comparison_table(comparison))
+        print(f"{comparison_table(comparison)}\n\n{recommendation(comparison)[1]}")
         gains = {name: comparison.gain(name) for name in comparison.selectors}
         return {
             "comparison": str(self.out / "comparison.csv"),
+            "recommended": comparison.recommended(),
             "gain_in_test_accuracy": {
                 name: {"mean": mean, "low": low, "high": high}
                 for name, (mean, low, high) in gains.items()

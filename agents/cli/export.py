@@ -14,7 +14,7 @@ from agents.cli.common import Command, Facts
 from agents.cli.image_options import ImageOptions
 from agents.export import export_images
 from agents.progress import progress_bar
-from agents.runs import RECOMMENDED, SELECTION
+from agents.runs import RECOMMENDED, SELECTION, stored_config
 from synthselect_env import Selection
 from synthselect_env.bank import resolve_bank
 
@@ -51,8 +51,10 @@ class Export(Command):
             raise ValueError("give either --copy-to or --link-to")
         file = self.selection
         if file.is_dir():
-            recommended = file / RECOMMENDED
-            file = recommended if recommended.exists() else file / SELECTION
+            judged = stored_config(file).judges
+            file = file / (RECOMMENDED if judged else SELECTION)
+            if not file.exists():
+                raise ValueError(f"{file.parent} is no finished run; {file.name} is missing")
         selection = Selection.load(file)
         classes = tuple(self.images.classes) or tuple(sorted(set(selection.labels)))
         if self.candidates is not None:

@@ -48,9 +48,10 @@ class TrainGenerator(SeededCommand):
     """Train a HistoGAN on the real images of the train split.
 
     Images without splits are split as ``bank build`` with the same seed does, so that a generator
-    never sees the images that judge it. A small network learns the images first, for the discriminator to look through. Called again
-    with the same run directory, the command goes on from the last checkpoint. histogan.pt is the
-    last one, and best.pt the one with the smallest Fréchet distance.
+    sees no validation and no test image. A small network learns the images first, for the
+    discriminator to look through. Called again with the same run directory, the command goes on
+    from the last checkpoint. histogan.pt is the last one, and best.pt the one with the smallest
+    Fréchet distance.
 
     :param real: real images: directory, zip or npz
     :param out: run directory
@@ -133,7 +134,8 @@ class TrainGenerator(SeededCommand):
         encoded, left_out = encode_images(images, skip_unreadable=True)
         for line in left_out:
             print(f"left out: {line}")
-        return encoded
+        kept = np.isin(list(images.ids or ()), list(encoded.ids or ()))
+        return images.subset(kept)
 
 
 def _new_or_resumed(args: TrainGenerator, real: Dataset) -> HistoGAN:

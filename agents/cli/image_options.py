@@ -22,7 +22,7 @@ class RealImageOptions:
     :param labels: table of the real images' classes, where folders do not tell them
     :param label_column: its column of classes, where it is not found out
     :param window: values of black and white of images of more than 8 bits
-    :param page: number of the page in files of several
+    :param page: number of the page in files of several, of real images
     :param skip_unreadable: leave out images that cannot be read, and list them
     """
 
@@ -86,4 +86,4 @@ class ImageOptions(RealImageOptions):
         :param classes: names of the classes of the real images
         """
         layout = self.candidates_layout
-        return find_images(path, classes, layout=layout, window=self.window, page=self.page)
+        return find_images(path, classes, layout=layout, window=self.window)

@@ -49,11 +49,8 @@ def find_selector(name: str) -> Selector:
     """Return a selector by name, or the policy of a run.
 
     :param name: name of a selector, with or without a size, or directory of a run
-    :raises ValueError: if there is neither
+    :raises ValueError: if there is neither, or a size makes no sense
     """
     if name not in SELECTORS and Path(name).is_dir():
         return load_policy(name)
-    try:
-        return make_selector(name)
-    except ValueError as error:
-        raise ValueError(f"{error}; a directory of a run is none of that name") from error
+    return make_selector(name)

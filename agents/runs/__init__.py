@@ -3,17 +3,20 @@
 from agents.runs.config import ALGORITHMS, JUDGES, RunConfig
 from agents.runs.recording import MetricsCSV, SelectionMetrics, run_logger
 from agents.runs.training import (
+    DECISION,
     RECOMMENDED,
     RETRAINED,
     SELECTION,
     compare_by,
     load_policy,
     report_run,
+    stored_config,
     train_run,
 )
 
 __all__ = [
     "ALGORITHMS",
+    "DECISION",
     "JUDGES",
     "RECOMMENDED",
     "RETRAINED",
@@ -25,5 +28,6 @@ __all__ = [
     "load_policy",
     "report_run",
     "run_logger",
+    "stored_config",
     "train_run",
 ]

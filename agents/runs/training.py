@@ -23,6 +23,7 @@ from agents.report import comparison_table, read_history, recommendation, write_
 from agents.runs.config import RETRAINING, RunConfig
 from agents.runs.recording import SelectionMetrics, run_logger
 from agents.selectors import PolicySelector, Selector
+from agents.warm_start import EVALUATIONS as RATE_EVALUATIONS
 from agents.warm_start import best_random_rate
 from synthselect_env import FeatureBank, Selection, SelectionVecEnv
 from synthselect_env.bank import resolve_bank
@@ -40,10 +41,12 @@ RETRAINED = Path("runs/retrained")
 """Directory of finished retrainings, which all runs share."""
 
 BASELINES = ("none", "all", "random@2", "centroid", "triplet", "label fit + realism")
-"""Selectors that a run's policy is compared with: what to do without learning."""
+"""Selectors that a run's policy is compared with: what to do without learning. In a pool of fewer
+than three candidates per real image, a random half takes the place of ``random@2``."""
 
-SELECTION, RECOMMENDED = "selection.csv", "recommended.csv"
-"""Files of a run: the policy's selection, and the one that scored best on the annotated images."""
+SELECTION, RECOMMENDED, DECISION = "selection.csv", "recommended.csv", "recommendation.json"
+"""Files of a run: the policy's selection, the one that scored best on the annotated images, and what
+the test images say of it."""
 
 
 def train_run(config: RunConfig) -> Path:
@@ -51,8 +54,8 @@ def train_run(config: RunConfig) -> Path:
 
     The run directory holds ``config.json`` (with versions), ``metrics.csv``, ``model.zip``,
     ``policy`` (the same without pickle),
-    ``selection.csv``, one folder per judge, ``recommended.csv``, and the report with its tables and
-    figures. What is recommended is what scored best on the annotated images under the last judge:
+    ``selection.csv``, one folder per judge, ``recommended.csv``, ``recommendation.json``, and the
+    report with its tables and figures. What is recommended is what scored best on the annotated images under the last judge:
     the policy's selection, a simple order's, all or none.
 
     A run that was killed is repeated by the same configuration. On the CPU it comes to the same
@@ -108,9 +111,6 @@ def _run(config: RunConfig, bank: FeatureBank, directory: Path) -> None:
         comparison = _compare(config, bank, judge, policy, directory)
         print(f"\n{comparison_table(comparison)}\n\n{recommendation(comparison)[1]}")
         comparisons.append(comparison)
-    if comparisons:
-        chosen = comparisons[-1].of(comparisons[-1].recommended())[0].selection
-        chosen.save(directory / RECOMMENDED)
     _report(config, bank, comparisons, directory)
 
 
@@ -120,7 +120,7 @@ def load_policy(directory: str | Path) -> PolicySelector:
     :param directory: run directory
     :raises ValueError: if it is no directory of a finished run
     """
-    config, policy = _stored_config(directory), Path(directory) / "policy"
+    config, policy = stored_config(directory), Path(directory) / "policy"
     if not policy.is_dir():
         raise ValueError(f"{directory} has no policy; the run has not finished its training")
     return PolicySelector.load(policy, config.device)
@@ -135,7 +135,7 @@ def report_run(directory: str | Path) -> Path:
     :raises ValueError: if it is no directory of a finished run, or its bank is another one now
     """
     directory = Path(directory)
-    config = _stored_config(directory)
+    config = stored_config(directory)
     bank = resolve_bank(config.bank)
     _check_judges(config, bank)
     policy = load_policy(directory)
@@ -147,8 +147,12 @@ def report_run(directory: str | Path) -> Path:
     return directory / "report.html"
 
 
-def _stored_config(directory: str | Path) -> RunConfig:
-    """Return the configuration of a run."""
+def stored_config(directory: str | Path) -> RunConfig:
+    """Return the configuration of a run.
+
+    :param directory: run directory
+    :raises ValueError: if it is none
+    """
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise ValueError(f"{directory} is no directory of a run; it has no config.json")
@@ -259,8 +263,9 @@ def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Iterator[Eval
     if name not in RETRAINING:
         yield evaluator
         return
+    most = (config.timesteps + RATE_EVALUATIONS) * (config.folds or 1)
     print(
-        f"{config.timesteps * (config.folds or 1):,} retrainings at most; finished ones are kept in "
+        f"{most:,} retrainings at most; finished ones are kept in "
         f"{RETRAINED}. After an interruption, the same command continues with them"
     )
     with spread(evaluator) as parallel:
@@ -271,7 +276,10 @@ def _compare(
     config: RunConfig, bank: FeatureBank, judge: str, policy: PolicySelector, directory: Path
 ) -> Comparison:
     """Compare the policy with the baselines under one judge."""
-    contenders: list[str | Selector] = [*BASELINES, policy]
+    baselines = list(BASELINES)
+    if len(bank.candidates) < 3 * len(bank.train):
+        baselines[baselines.index("random@2")] = "random"
+    contenders: list[str | Selector] = [*baselines, policy]
     if judge in RETRAINING:
         print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")
         print(_slowness(config.device, judge), flush=True)
@@ -332,7 +340,13 @@ def _report(
     comparisons: Sequence[Comparison],
     directory: Path,
 ) -> None:
-    """Write the report about the last judge's comparison, with the others' tables."""
+    """Write what is recommended, and the report about the last judge's comparison."""
+    if comparisons:
+        last = comparisons[-1]
+        last.of(last.recommended())[0].selection.save(directory / RECOMMENDED)
+        decision, sentence = recommendation(last)
+        with atomic_write(directory / DECISION) as path:
+            path.write_text(json.dumps({"decision": decision, "sentence": sentence}, indent=2))
     if config.judges == ("linear_probe",):
         print(
             "\nThat is the word of a linear probe. Full retraining does not always agree; "

@@ -78,7 +78,10 @@ def make_selector(name: str) -> Selector:
     """
     kind_name, mark, size = name.partition(SIZE_MARK)
     if kind_name not in SELECTORS:
-        raise ValueError(f"unknown selector {kind_name!r}; one of {', '.join(SELECTORS)}")
+        raise ValueError(
+            f"unknown selector {kind_name!r}; one of {', '.join(SELECTORS)}, or, on the command line, "
+            "the directory of a run"
+        )
     kind = SELECTORS[kind_name]
     if not mark:
         return kind()

@@ -139,7 +139,7 @@ class TrainingSelector(Selector):
     :param algorithm: SB3 on-policy algorithm: PPO, A2C, REINFORCE, CreditPPO, …
     :param policy: policy over a controller
     :param evaluations: number of environment steps, each of which scores one selection. A rollout
-        that no longer fits is not begun
+        that no longer fits is not begun. A warm start takes some more
     :param n_envs: number of selections scored at once; fewer where a rollout would not fit
     :param evaluator: evaluator of the reward; None for the bank's default
     :param reward: name, :class:`~synthselect_env.envs.rewards.Reward`, or dictionary of its
@@ -206,7 +206,8 @@ class TrainingSelector(Selector):
         settings = dict(self.kwargs)
         if self.warm_start:
             rate = best_random_rate(env.bank, env.evaluator, self.reward, seed)
-            settings["policy_kwargs"] = {"initial_rate": rate, **settings.get("policy_kwargs", {})}
+            given = settings.get("policy_kwargs") or {}
+            settings["policy_kwargs"] = {"initial_rate": rate, **given}
         model = self.algorithm(self.policy, env, seed=seed, **settings)  # type: ignore[call-arg]
         return model.learn(self.timesteps)
 

@@ -16,7 +16,7 @@ from PIL import features
 from synthselect_env.data.dataset import Dataset
 from synthselect_env.data.decoding import Window
 from synthselect_env.data.file_tree import FileContents, FileTree, open_tree
-from synthselect_env.data.hugging_face import hugging_face_files, read_hugging_face
+from synthselect_env.data.hugging_face import parquet_files, read_hugging_face, saved_files
 from synthselect_env.data.images import EncodedImages, ImageSet
 from synthselect_env.data.label_tables import SUFFIXES as TABLE_SUFFIXES
 from synthselect_env.data.label_tables import read_table
@@ -26,6 +26,7 @@ from synthselect_env.data.layouts import (
     canonical_split,
     find_layout,
     is_split,
+    natural_key,
 )
 from synthselect_env.data.medmnist import read_medmnist
 from synthselect_env.data.pcam import pcam_splits, read_pcam
@@ -137,14 +138,13 @@ def find_images(
     Folders that are named like a split or differ throughout tell split, class and patient. Where no
     folder tells the class, a table of labels does: CSV, ``metadata.jsonl``, or ``dataset.json`` of
     StyleGAN. MedMNIST's npz files, PCam's HDF5 files, and data sets of Hugging Face's library
-    (``save_to_disk`` or parquet) are read, too. Images stay in their files until their pixels are
-    asked for.
+    (``save_to_disk`` or parquet) are read, too. Images are decoded when their pixels are asked for.
 
     .. code-block:: python
 
         find_images("pcam.zip")["train"]  # pcam/train/normal/ID.webp, …
 
-    :param path: directory, zip or npz
+    :param path: directory, zip, npz or parquet file
     :param classes: class names in label order, some of which may have no image. By default all
         that are found, sorted
     :param group: regular expression that finds the patient or slide in the image's name, e.g.
@@ -163,7 +163,9 @@ def find_images(
     path = Path(path)
     special = _other_formats(path, label_column, window, page)
     if special is not None:
-        return _in_classes(special, classes)
+        if layout is not None or labels is not None:
+            raise ValueError(f"{path}: {special.layout} tell the classes; give no layout or table")
+        return _in_classes(_grouped(special, group), classes)
     tree = open_tree(path)
     visible = [name for name in tree.names if not _is_hidden(name)]
     suffixes = _readable_suffixes()
@@ -294,7 +296,7 @@ def _datasets(
     page: int,
 ) -> dict[str | None, Dataset]:
     """Return the images by split."""
-    classes = sorted({str(place.label) for place in places.values()}, key=_natural)
+    classes = sorted({str(place.label) for place in places.values()}, key=natural_key)
     label_of = {name: i for i, name in enumerate(classes)}
     names = sorted(places)
     shown = ImageSet(FileContents(tree, names), [tree.written[n] for n in names], window, page)
@@ -325,11 +327,6 @@ def _datasets(
             groups,
         )
     return datasets
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Return a key that sorts numbers by value, before names."""
-    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
 
 def _ids(names: Sequence[str]) -> tuple[str, ...]:
@@ -453,7 +450,19 @@ def _other_formats(
     splits = pcam_splits(path)
     if splits:
         return FoundImages(path, {s: read_pcam(path, s) for s in splits}, "PCam's HDF5 files")
-    if hugging_face_files(path):
-        datasets, told, notes = read_hugging_face(path, label_column, window, page)
-        return FoundImages(path, datasets, told, tuple(notes))
-    return None
+    files = saved_files(path) or parquet_files(path, SUFFIXES)
+    if not files:
+        return None
+    datasets, told, notes = read_hugging_face(path, files, label_column, window, page)
+    return FoundImages(path, datasets, told, tuple(notes))
+
+
+def _grouped(found: FoundImages, pattern: str | None) -> FoundImages:
+    """Return images with the patients that a pattern finds in their names, if there is one."""
+    if pattern is None:
+        return found
+    datasets = {}
+    for split, data in found.datasets.items():
+        groups = tuple(_find_group(name, pattern, found.path) for name in data.ids or ())
+        datasets[split] = replace(data, groups=groups)
+    return replace(found, datasets=datasets)

@@ -159,6 +159,7 @@ class ImageSet:
     :param names: name of each for messages; None for their numbers
     :param window: values of black and white of images of more than 8 bits; None to find them
     :param page: number of the page in files of several
+    :param in_files: whether the names are those of files
     """
 
     def __init__(
@@ -167,10 +168,12 @@ class ImageSet:
         names: Sequence[str] | None = None,
         window: Window | None = None,
         page: int = 0,
+        in_files: bool = True,
     ) -> None:
         self.contents = contents
         self.names = names
         self.page = page
+        self.in_files = in_files
         self._given_window = window
 
     @cached_property
@@ -252,7 +255,7 @@ class EncodedImages(LazyImages):
     @property
     def files(self) -> tuple[str, ...] | None:
         """Name of each image's file within its directory or archive; None if they have none."""
-        names = self._set.names
+        names = self._set.names if self._set.in_files else None
         return None if names is None else tuple(names[int(i)] for i in self._positions)
 
     def __len__(self) -> int:
@@ -273,7 +276,8 @@ class EncodedImages(LazyImages):
         # Other processes get these images alone, in the window of all.
         contents = _Chosen(self._set.contents, self._positions)
         names = self._set.names and [self._set.names[int(i)] for i in self._positions]
-        return EncodedImages, (ImageSet(contents, names, self._set.window, self._set.page),)
+        shown = self._set
+        return EncodedImages, (ImageSet(contents, names, shown.window, shown.page, shown.in_files),)
 
     def decode(self, size: Size | None = None) -> np.ndarray:
         """Decode all images to RGB."""

@@ -65,7 +65,7 @@ def read_table(
     by_key = _keys(images)
 
     # The images' column is the one that names most of them. Labels may look like names of files.
-    of_labels = {label_column, _first_of(LABEL_COLUMNS, columns)}
+    of_labels = {label_column, first_of(LABEL_COLUMNS, columns)}
     counts = {
         column: len({_entry(row, column) for row in rows} & by_key.keys())
         for column in columns
@@ -77,8 +77,8 @@ def read_table(
             f"{table}: no column ({', '.join(columns)}) names the images, such as {images[0]}"
         )
     others = [column for column in columns if column != id_column]
-    patients = _first_of(PATIENT_COLUMNS, others)
-    splits = _first_of(SPLIT_COLUMNS, others)
+    patients = first_of(PATIENT_COLUMNS, others)
+    splits = first_of(SPLIT_COLUMNS, others)
     others = [column for column in others if column not in (patients, splits)]
     labels, told = _labels(rows, others, table, label_column)
 
@@ -146,7 +146,12 @@ def _keys(images: Sequence[str]) -> dict[str, str | None]:
     return keys | {name: name for name in images}
 
 
-def _first_of(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
+def first_of(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
+    """Return the first of some columns that a table has, in capitals or not.
+
+    :param wanted: names in small letters, the likeliest first
+    :param columns: the table's columns
+    """
     small = {column.lower().replace(" ", "_"): column for column in columns}
     return next((small[name] for name in wanted if name in small), None)
 
@@ -160,7 +165,7 @@ def _labels(
     """Return each row's label, and the columns that it was read from in words."""
     if label_column is not None and label_column not in columns:
         raise ValueError(f"{table} has no column {label_column!r}; it has {', '.join(columns)}")
-    column = label_column or _first_of(LABEL_COLUMNS, columns)
+    column = label_column or first_of(LABEL_COLUMNS, columns)
     if column is None and len(columns) == 1:
         column = columns[0]
     if column is not None:

@@ -60,6 +60,11 @@ class Layout:
     notes: tuple[str, ...] = field(default=())
 
 
+def natural_key(name: str) -> tuple[int, int, str]:
+    """Return a key that sorts numbers by value, before names."""
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+
+
 def canonical_split(name: str) -> str:
     """Return the usual name of a split: "Val" and "validation" are "valid"."""
     return SPLIT_OF.get(OF_SPLIT.sub("", name.lower()), name)

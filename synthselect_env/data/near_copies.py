@@ -76,7 +76,11 @@ def find_leaks(
 
     :param datasets: datasets with images by split; all of :data:`POOLS` and :data:`SCORED`
     :param on_chunk: function that is called with the number of images done
+    :raises ValueError: if a dataset has no images
     """
+    without = [name for name in (*POOLS, *SCORED) if datasets[name].images is None]
+    if without:
+        raise ValueError(f"{', '.join(without)} have features only; copies are found by images")
     originals = Dataset.concatenate([datasets[name] for name in SCORED])
     places = [(name, i) for name in SCORED for i in range(len(datasets[name]))]
     leaks = []

@@ -53,9 +53,10 @@ class DatamodelEvaluator(Evaluator):
 
     Candidates are ranked by label fit and by realism, see :class:`CandidateScores`. The regressors
     of a training set are the shares of candidates near each knot of each rank, the imbalance of its
-    classes, and the logarithm of its size with its square, as more images help up to a number. Each metric is a ridge regression on them. The
-    log-likelihood is predicted by the logarithm of the loss, which keeps it negative. The penalty
-    and the power of the shares are those with the smallest leave-one-out error.
+    classes, and the logarithm of its size with its square, as more images help up to a number.
+    Each metric is a ridge regression on them. The log-likelihood is predicted by the logarithm of
+    the loss, which keeps it negative. The penalty and the power of the shares are those with the
+    smallest leave-one-out error.
 
     An optimiser finds selections that no retraining was like. Retrain those too and fit again:
     learn on the datamodel, correct it, learn again. Its accuracy is on the results page of

@@ -106,6 +106,7 @@ def test_a_generator_sees_the_train_images_of_the_bank(toy: FeatureBank, tmp_pat
     everything = read_class_folders(real)
     train = everything.subset([everything.ids.index(i) for i in FeatureBank.load(out).train.ids])
     assert len(train) == 36
+    assert len(FeatureBank.load(out).valid) == 12
     for images, name in ((train, "0"), (everything, "1")):
         seen = HistoGAN.load(run / name / "histogan.pt").image_digests["training"]
         assert seen == images_digest(images.pixels((16, 16)), images.labels)

@@ -92,14 +92,30 @@ def test_auto_without_candidates_trains_a_generator(
     monkeypatch.setattr(auto, "GENERATED", 24)
     out = tmp_path / "answer"
     arguments = ["--real", str(folders / "real"), "--out", str(out), "--retrainings", "10"]
-    assert main(["auto", *arguments, "--rounds", "1", "--device", "cpu"]) == 0
+    arguments += ["--rounds", "1", "--no-random-flips"]
+    assert main(["auto", *arguments, "--device", "cpu"]) == 0
     candidates = find_images(out / "candidates")[None]
     assert np.bincount(candidates.labels).tolist() == [12, 12]
     bank = FeatureBank.load(out / "bank.h5")
     assert set(bank.candidates.ids) == set(candidates.ids)
     gan = HistoGAN.load(out / "generator" / "histogan.pt")
     assert gan.config.width == 4 and gan.classes == bank.classes
+    assert gan.config.random_flips is False
+    # The generator has seen the train images, so they score nothing.
+    assert bank.retrainings is not None
+    assert bank.retrainings.training_config.get("folds") is None
     assert len(list(out.glob("selected/*/*.png"))) == Selection.load(out / "recommended.csv").count
+
+
+def test_auto_says_what_is_wrong_before_it_trains_a_generator(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = shutil.copytree(folders / "real", tmp_path / "real")
+    (real / "dark" / "00.png").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    assert main(["auto", "--real", str(real), "--out", str(out)]) == 2
+    assert "dark/00.png" in capsys.readouterr().err
+    assert not (out / "generator").exists()
 
 
 @pytest.mark.slow
@@ -107,9 +123,13 @@ def test_the_report_of_a_run_is_written_again(
     answer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quickly(monkeypatch)
-    (answer / "report.html").unlink()
+    files = [answer / name for name in ("report.html", "recommended.csv", "recommendation.json")]
+    for file in files:
+        file.unlink()
+    exporting = ["export", "--selection", str(answer), "--candidates", "x", "--copy-to", "y"]
+    assert main([*exporting, "--quiet"]) == 2  # what the run recommends is not known
     assert main(["report", str(answer), "--quiet"]) == 0
-    assert (answer / "report.html").exists()
+    assert all(file.exists() for file in files)
     assert main(["report", str(answer / "selected")]) == 2
 
 
@@ -125,7 +145,9 @@ def test_a_trained_run_selects_and_is_compared(
     arguments = ["--bank", bank, "--by", "centroid", str(answer), "--judge", "linear_probe"]
     out = tmp_path / "comparison"
     assert main(["compare", *arguments, "--rounds", "1", "--out", str(out), "--json"]) == 0
-    gains = json.loads(capsys.readouterr().out)["gain_in_test_accuracy"]
+    facts = json.loads(capsys.readouterr().out)
+    gains = facts["gain_in_test_accuracy"]
+    assert facts["recommended"] in gains
     assert list(gains) == ["none", "centroid", "PPO"] and gains["none"]["mean"] == 0
 
 

@@ -80,7 +80,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("selectors", "options", "message"),
         [
-            (["best"], {}, "unknown selector 'best'; one of none, all"),
+            (["best"], {}, "unknown selector .best.; one of none, all"),
             (["none"], {"rounds": 0}, "rounds must be at least 1, got 0"),
             (["none", "none"], {}, "different names, got none, none"),
             (["none"], {"classifier": "resnet0"}, "unknown evaluator 'resnet0'"),
