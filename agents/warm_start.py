@@ -14,8 +14,8 @@ N_SIZES, N_DRAWS = 8, 4
 SMALLEST = 0.25
 """Smallest of them, as a share of the real training images."""
 
-RATES = (0.05, 0.95)
-"""Range of the rate. Outside, a policy keeps or discards too few to learn which."""
+RATES = (0.1, 0.9)
+"""Range of the rate. A policy that keeps or discards fewer learns slowly which, and may not at all."""
 
 EVALUATIONS = N_SIZES * N_DRAWS
 """Evaluations that :func:`best_random_rate` spends."""
