@@ -1,4 +1,4 @@
-"""Where a policy begins: the size of a random selection that scores best."""
+"""Find the share of candidates at which a policy begins."""
 
 from __future__ import annotations
 

@@ -189,6 +189,14 @@ def test_pages() -> None:
         decode_image(content, page=2)
 
 
+def test_levels_of_a_pyramid_are_pages() -> None:
+    levels = [Image.new("RGB", (side, side), (side, 0, 0)) for side in (32, 16, 8)]
+    content = content_of(levels[0], "TIFF", save_all=True, append_images=levels[1:])
+    for page, side in enumerate((32, 16, 8)):
+        assert shown_size(content, page) == (side, side)
+        assert (np.asarray(decode_image(content, page=page))[..., 0] == side).all()
+
+
 def test_large_colour_profiles_are_no_damage() -> None:
     profile = bytes(1_400_000)
     content = content_of(Image.new("RGB", (8, 8), (9, 9, 9)), icc_profile=profile)
