@@ -22,11 +22,13 @@ from agents.evaluation.bootstrap import paired_bootstrap
 from agents.selectors import Selector, make_selector
 from synthselect_env import Dataset, FeatureBank, Selection
 from synthselect_env.bank import resolve_bank
+from synthselect_env.bank.extraction import hold_out
 from synthselect_env.evaluators import (
     CachedEvaluator,
     ClassifierEvaluator,
     Evaluations,
     Evaluator,
+    RetrainEvaluator,
     make_evaluator,
 )
 from synthselect_env.metrics import METRICS, more_is_better
@@ -47,6 +49,8 @@ class Outcome:
     :param evaluations: number of evaluator calls that selecting spent
     :param is_rl: see :attr:`~agents.selectors.Selector.is_rl`
     :param knows_truth: see :attr:`~agents.selectors.Selector.knows_truth`
+    :param leaks: whether the labels of the images of ``valid`` shaped the selection that was scored
+        on them, which makes these metrics too good
     """
 
     selector: str
@@ -59,6 +63,7 @@ class Outcome:
     evaluations: int = 0
     is_rl: bool = False
     knows_truth: bool = False
+    leaks: bool = False
 
     @property
     def gap(self) -> float:
@@ -172,14 +177,18 @@ class Comparison:
 
         That is the validation split, or all annotated images by folds. The test split has no part
         in it, so that its gain is not the gain of a lucky one. Selectors that were told the truth
-        take no part.
+        take no part, nor do those whose metrics are too good, see :attr:`Outcome.leaks`.
 
         :param metric: name of the metric
         :raises ValueError: if nothing else was compared
         """
-        names = [name for name in self.selectors if not self.of(name)[0].knows_truth]
+        first = {name: self.of(name)[0] for name in self.selectors}
+        names = [name for name, o in first.items() if not o.knows_truth and not o.leaks]
         if not names:
-            raise ValueError("only selectors that were told the truth were compared")
+            raise ValueError(
+                "nothing can be recommended: all selectors were told the truth, or chose by the "
+                'labels of the images that score them; compare with "none" and "random@2"'
+            )
 
         def mean(name: str) -> float:
             values = np.array([outcome.valid[metric] for outcome in self.of(name)])
@@ -266,14 +275,19 @@ def compare(
         evaluator = CachedEvaluator(evaluator, folder / "predictions")
     seed = int(seed)
 
-    # Select, on the sealed bank.
+    # Select, on the sealed bank. By folds, select for each fold without it, too.
+    without_fold = _banks_without_folds(sealed, evaluator.unwrapped, chosen, seed)
     selected: list[list[TimedSelection]] = []
     for r in range(rounds):
         selected.append([])
         for selector in chosen:
-            selected[r].append(select_once(selector, sealed, seed + r, folder))
+            made = select_once(selector, sealed, seed + r, folder)
+            if without_fold and selector.uses_labels and selector.cross_fits:
+                crossed = [select_once(selector, b, seed + r, folder) for b in without_fold]
+                made = replace(made, by_fold=tuple(c.selection.mask for c in crossed))
+            selected[r].append(made)
             if on_selection:
-                on_selection(selected[r][-1].selection)
+                on_selection(made.selection)
 
     # Open the test split.
     test = bank.test
@@ -292,6 +306,18 @@ def compare(
             if folder is not None:
                 comparison.save(folder / "comparison.csv")
     return comparison
+
+
+def _banks_without_folds(
+    bank: FeatureBank, evaluator: Evaluator, selectors: Sequence[Selector], seed: int
+) -> list[FeatureBank]:
+    """Return a bank without each fold, if validation is by folds and a selector wants them."""
+    if not isinstance(evaluator, RetrainEvaluator) or evaluator.folds is None:
+        return []
+    if not any(selector.uses_labels and selector.cross_fits for selector in selectors):
+        return []
+    folds = range(evaluator.folds)
+    return [hold_out(bank, evaluator.fold_of == fold, seed) for fold in folds]
 
 
 def _resolve_selectors(selectors: Sequence[str | Selector]) -> list[Selector]:
@@ -320,11 +346,13 @@ class TimedSelection:
     :param selector: selector that made it
     :param selection: its selection
     :param seconds: time that selecting took
+    :param by_fold: selections from banks without a fold each, bool (n,), where validation is by folds
     """
 
     selector: Selector
     selection: Selection
     seconds: float
+    by_fold: tuple[np.ndarray, ...] = ()
 
 
 def select_once(
@@ -385,10 +413,7 @@ class _Judge:
         self.evaluator = evaluator
         self.valid = evaluator.unwrapped.scored
         self.test = test
-        # Predicting takes no labels, and gets none.
-        self.datasets = [_without_labels(self.valid), _without_labels(test)]
-        if getattr(evaluator.unwrapped, "folds", None) is None:
-            self.datasets = [Dataset.concatenate(self.datasets)]  # one training predicts both
+        self.folds = getattr(evaluator.unwrapped, "folds", None)
 
     def outcomes(self, selected: list[TimedSelection], number: int, seed: int) -> list[Outcome]:
         """Return one outcome per selection.
@@ -397,9 +422,15 @@ class _Judge:
         :param number: number of the round
         :param seed: random seed of the training
         """
-        # Train one classifier per selection.
+        # Train one classifier per selection, and one per fold. Predicting gets no labels.
         masks = np.stack([s.selection.mask for s in selected])  # (k, n)
-        predictions = [self.evaluator.predict(masks, seed, data) for data in self.datasets]
+        datasets = [_without_labels(self.valid), _without_labels(self.test)]
+        if self.folds is None:
+            both = Dataset.concatenate(datasets)  # one training predicts both
+            predictions = [self.evaluator.predict(masks, seed, both)]
+        else:
+            of_test = self.evaluator.predict(masks, seed, datasets[1])
+            predictions = [self._by_folds(selected, seed, of_test.shape[2]), of_test]
         log_p = np.concatenate(predictions, axis=1).astype(np.float32)  # (k, m, c)
 
         # Measure it on each split.
@@ -419,6 +450,22 @@ class _Judge:
                 evaluations=s.selector.evaluations,
                 is_rl=s.selector.is_rl,
                 knows_truth=s.selector.knows_truth,
+                leaks=self.folds is not None and s.selector.uses_labels and not s.by_fold,
             )
             for k, s in enumerate(selected)
         ]
+
+    def _by_folds(self, selected: list[TimedSelection], seed: int, n_classes: int) -> np.ndarray:
+        """Return the log-probabilities of all annotated images, by networks without their fold.
+
+        :return: (k, m, c)
+        """
+        evaluator = self.evaluator.unwrapped
+        log_p = np.zeros((len(selected), len(self.valid), n_classes))
+        for fold in range(evaluator.folds):
+            masks = [s.by_fold[fold] if s.by_fold else s.selection.mask for s in selected]
+            held = _without_labels(evaluator.fold(fold))
+            log_p[:, evaluator.fold_of == fold] = self.evaluator.predict(
+                np.stack(masks), seed, held
+            )
+        return log_p

@@ -205,6 +205,12 @@ def _comparison(report: ReportContent) -> str:
         " Gaps and gains are in points of accuracy; a gain's 95 % interval is a paired bootstrap "
         f"over {resampled_units(report.comparison)}."
     )
+    leaking = [o.selector for o in report.comparison.outcomes if o.leaks and not o.round]
+    if leaking:
+        note += (
+            f" The labels of the validation images shaped what {', '.join(leaking)} chose, which looks "
+            "too good on them, and is not recommended by them."
+        )
     return f"{tables}<p class='soft'>{escape(note)}</p>{report.chart('gap')}"
 
 

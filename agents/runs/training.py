@@ -40,9 +40,8 @@ from synthselect_env.training.device import check_device, has_bfloat16, pick_dev
 RETRAINED = Path("runs/retrained")
 """Directory of finished retrainings, which all runs share."""
 
-BASELINES = ("none", "all", "random@2", "centroid", "triplet", "label fit + realism")
-"""Selectors that a run's policy is compared with: what to do without learning. In a pool of fewer
-than three candidates per real image, a random half takes the place of ``random@2``."""
+ORDERS = ("centroid", "triplet", "label fit + realism")
+"""Orders of the candidates that a run's policy is compared with."""
 
 SELECTION, RECOMMENDED, DECISION = "selection.csv", "recommended.csv", "recommendation.json"
 """Files of a run: the policy's selection, the one that scored best on the annotated images, and what
@@ -276,15 +275,22 @@ def _compare(
     config: RunConfig, bank: FeatureBank, judge: str, policy: PolicySelector, directory: Path
 ) -> Comparison:
     """Compare the policy with the baselines under one judge."""
-    baselines = list(BASELINES)
-    if len(bank.candidates) < 3 * len(bank.train):
-        baselines[baselines.index("random@2")] = "random"
-    contenders: list[str | Selector] = [*baselines, policy]
+    contenders: list[str | Selector] = [*_baselines(config, bank), policy]
     if judge in RETRAINING:
         print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")
         print(_slowness(config.device, judge), flush=True)
 
     return compare_by(config, bank, judge, contenders, directory / judge)
+
+
+def _baselines(config: RunConfig, bank: FeatureBank) -> list[str]:
+    """Return the selectors that a run's policy is compared with."""
+    random = ["random@2"]
+    if len(bank.candidates) < 3 * len(bank.train):
+        random = ["random"]
+    elif config.folds:
+        random = ["random@1", "random@2", "random@4"]
+    return ["none", "all", *random, *ORDERS]
 
 
 def compare_by(

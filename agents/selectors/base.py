@@ -50,6 +50,12 @@ class Selector(ABC):
     knows_truth = False
     """Whether the selector is told which candidates are sound. Tables then treat its row as an
     upper bound, and not as a method to beat."""
+    uses_labels = True
+    """Whether the labels of annotated images shape the selection, by features or scores. Such a
+    selection looks too good on these images; see benchmarks/results/fold_leak.md."""
+    cross_fits = True
+    """Whether the selector selects alike from a bank that lacks a fold of the annotated images, its
+    features and its retrainings."""
 
     @abstractmethod
     def select(self, bank: FeatureBank, seed: int) -> Selection:

@@ -17,6 +17,7 @@ class NoneSelector(Selector):
     """
 
     name = "none"
+    uses_labels = False
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Keep nothing."""
@@ -33,6 +34,7 @@ class AllSelector(Selector):
     """
 
     name = "all"
+    uses_labels = False
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
         """Keep everything."""
@@ -52,6 +54,7 @@ class OracleSelector(Selector):
     """
 
     name = "oracle"
+    uses_labels = False
     knows_truth = True
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
@@ -79,6 +82,7 @@ class RandomSelector(RatioSelector):
     """
 
     name = "random"
+    uses_labels = False
 
     def score(self, bank: FeatureBank, seed: int) -> np.ndarray:
         """Return uniform random numbers.  (n,)"""

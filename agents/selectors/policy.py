@@ -51,6 +51,7 @@ class PolicySelector(Selector):
     """
 
     is_rl = True
+    cross_fits = False
 
     def __init__(
         self, model: BaseAlgorithm, n_batches: int | None = None, name: str | None = None
@@ -154,6 +155,7 @@ class TrainingSelector(Selector):
     """
 
     is_rl = True
+    cross_fits = False
 
     def __init__(
         self,

@@ -232,6 +232,7 @@ class InfluenceSelector(RatioSelector):
     """
 
     name = "influence"
+    cross_fits = False
     evaluations = 1
 
     def __init__(

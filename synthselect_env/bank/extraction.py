@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from synthselect_env.bank.feature_bank import SPLITS, FeatureBank
 from synthselect_env.data import Dataset, compute_image_stats
+from synthselect_env.data.splitting import split_by_group
 from synthselect_env.metrics import METRICS
 from synthselect_env.training.classifier import Classifier
 from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig, default_config
@@ -144,6 +146,30 @@ def extract_bank(
         extractor=description,
         provenance=facts,
     )
+
+
+def hold_out(bank: FeatureBank, held: np.ndarray, seed: int = 0) -> FeatureBank:
+    """Return a bank without some annotated images, whose extractor has not seen them.
+
+    The others are split 3 : 1 into train and valid. The extractor is a new one, and the bank has no
+    retrainings.
+
+    :param bank: bank with images
+    :param held: images to leave out, bool (m,): the train split, then the valid split
+    :param seed: random seed of the split and the extractor
+    """
+    annotated = Dataset.concatenate([bank.train, bank.valid])
+    own = annotated.subset(~held)
+    parts = split_by_group(own.groups, own.labels, {"train": 0.75, "valid": 0.25}, seed)
+    datasets = {name: own.subset(positions) for name, positions in parts.items()}
+    datasets["candidates"] = bank.candidates
+    images = {
+        name: Dataset.of_images(data.images, data.labels, data.ids, bank.classes, data.groups)  # type: ignore[arg-type]
+        for name, data in datasets.items()
+    }
+    config = default_extractor(len(images["train"])).for_images(*bank.train.image_size)
+    extractor = train_extractor(images["train"], images["valid"], seed, config)
+    return extract_bank(images, extractor, bank.provenance)
 
 
 def _checked_classes(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
