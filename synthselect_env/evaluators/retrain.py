@@ -33,7 +33,9 @@ class RetrainEvaluator(ClassifierEvaluator):
 
     With ``folds``, training and validation images are one set of annotated images. An image of a
     fold is labelled by a network that was trained on the other folds, so a reward needs no images
-    beside those. Folds are the same for all selections and seeds, and divide no patient.
+    beside those. Folds are the same for all selections and seeds, and divide no patient. A selection
+    that was made with the labels of a fold looks too good on it; see
+    benchmarks/results/fold_leak.md.
 
     .. code-block:: python
 
