@@ -62,7 +62,7 @@ class Auto(SeededCommand):
     candidates: Path | None = None
     out: Path
     retrainings: int = 48
-    rounds: int = 2
+    rounds: int = 1
     algorithm: str = RunConfig.algorithm
     no_random_flips: bool = False
     images: ImageOptions = ImageOptions()
