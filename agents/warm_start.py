@@ -7,12 +7,10 @@ import numpy as np
 from synthselect_env import FeatureBank
 from synthselect_env.envs.rewards import DEFAULT_REWARD, Reward, resolve_reward
 from synthselect_env.evaluators import Evaluator
+from synthselect_env.evaluators.design import SMALLEST
 
 N_SIZES, N_DRAWS = 8, 4
-"""Sizes that are tried, and random selections of each."""
-
-SMALLEST = 0.25
-"""Smallest of them, as a share of the real training images."""
+"""Sizes that are tried, from the smallest of a design up, and random selections of each."""
 
 RATES = (0.1, 0.9)
 """Range of the rate. A policy that keeps or discards fewer learns slowly which, and may not at all."""

@@ -18,7 +18,6 @@ Finished retrainings are kept in runs/. Results: benchmarks/results/few_images.m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +26,7 @@ from machine import (
     describe_machine,
     markdown_row,
     markdown_table,
+    mean_and_error,
 )
 from scipy.stats import spearmanr
 
@@ -169,13 +169,6 @@ def measure_folds(args: argparse.Namespace) -> None:
             chosen_by, agreement_of = np.array(values).T
             cells = [mean_and_error(chosen_by), mean_and_error(agreement_of)]
             print(markdown_row([f"{n_real}", name, *cells]), flush=True)
-
-
-def mean_and_error(values: Sequence[float] | np.ndarray) -> str:
-    """Return ``mean ± standard error``."""
-    values = np.asarray(values)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return f"{values.mean():+.4f} ± {error:.4f}"
 
 
 MEASURES = dict(zip(PARTS, (measure_selections, measure_folds)))

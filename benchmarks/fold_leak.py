@@ -21,9 +21,9 @@ import numpy as np
 from machine import add_worker_arguments, describe_machine, markdown_row, markdown_table
 
 from agents.selectors import make_selector
-from synthselect_env import Dataset, FeatureBank, load_bank
+from synthselect_env import load_bank
 from synthselect_env.bank.extraction import hold_out
-from synthselect_env.evaluators import RetrainEvaluator, spread
+from synthselect_env.evaluators import Evaluations, RetrainEvaluator, spread
 
 SELECTORS = (
     "none",
@@ -41,26 +41,20 @@ METRICS = ("log_likelihood", "accuracy")
 def measure(draw: int, workers: int) -> dict[tuple[str, str], np.ndarray]:
     """Return the metrics by way and selector, means over all annotated images."""
     bank = load_bank("pcam-few", draw).sealed
-    folds = RetrainEvaluator(bank, folds=FOLDS)
+    evaluator = RetrainEvaluator(bank, folds=FOLDS)
     masks = [make_selector(name).select(bank, draw).mask for name in SELECTORS]
     sums: dict[tuple[str, str], np.ndarray] = {}
-    for fold in range(FOLDS):
-        held = folds.fold_of == fold
-        without = hold_out(bank, held, draw)
-        crossed = [make_selector(name).select(without, draw).mask for name in SELECTORS]
-        judge = FeatureBank(
-            train=Dataset.concatenate([without.train, without.valid]),
-            valid=folds.fold(fold),
-            test=None,
-            candidates=without.candidates,
-            classes=bank.classes,
-        )
-        with spread(RetrainEvaluator(judge, config=folds.config), workers) as parallel:
-            found = parallel.evaluate(np.stack([*masks, *crossed]), draw)
-        values = np.stack([getattr(found, metric) for metric in METRICS], axis=1)  # (k, metrics)
-        keys = [(way, name) for way in ("same", "crossed") for name in SELECTORS]
-        for key, row in zip(keys, values):
-            sums[key] = sums.get(key, 0) + row * held.sum() / len(held)
+    with spread(evaluator, workers) as parallel:
+        for number in range(FOLDS):
+            held, fold = evaluator.fold_of == number, evaluator.fold(number)
+            without = hold_out(bank, held, draw)
+            crossed = [make_selector(name).select(without, draw).mask for name in SELECTORS]
+            log_p = parallel.predict(np.stack([*masks, *crossed]), draw, fold)
+            found = Evaluations.from_predictions(log_p, fold.labels)
+            values = np.stack([getattr(found, metric) for metric in METRICS], axis=1)
+            keys = [(way, name) for way in ("same", "crossed") for name in SELECTORS]
+            for key, row in zip(keys, values):
+                sums[key] = sums.get(key, 0) + row * held.sum() / len(held)
     return sums
 
 

@@ -77,6 +77,20 @@ def median_range(values: Sequence[float] | np.ndarray, form: str = ".2f") -> str
     return f"{middle} ({least} to {most})"
 
 
+def mean_and_error(
+    values: Sequence[float] | np.ndarray, scale: float = 1.0, digits: int = 4
+) -> str:
+    """Return ``mean ± standard error``, with the sign of the mean.
+
+    :param values: one value per case
+    :param scale: factor on both, e.g. 100 for points
+    :param digits: decimals
+    """
+    values = np.asarray(values)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return f"{scale * values.mean():+.{digits}f} ± {scale * error:.{digits}f}".replace("-", "−")
+
+
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--workers``, the number of processes that retrain."""
     parser.add_argument(

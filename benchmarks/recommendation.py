@@ -24,7 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from machine import add_worker_arguments, describe_machine, markdown_row, markdown_table
+from machine import (
+    add_worker_arguments,
+    describe_machine,
+    markdown_row,
+    markdown_table,
+    mean_and_error,
+)
 from stable_baselines3 import PPO
 
 from agents import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS, CreditPPO
@@ -93,12 +99,6 @@ def gains(comparison: Comparison, name: str) -> np.ndarray:
     return np.array([(o - n).mean() for o, n in zip(ours, none)])
 
 
-def mean_and_error(values: np.ndarray, scale: float = 1.0, digits: int = 1) -> str:
-    """Return mean ± standard error over the cases."""
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return f"{scale * values.mean():+.{digits}f} ± {scale * error:.{digits}f}".replace("-", "−")
-
-
 def report(name: str, cases: list[Comparison]) -> None:
     """Print the table of a bank."""
     names = cases[0].selectors
@@ -109,7 +109,7 @@ def report(name: str, cases: list[Comparison]) -> None:
     followed = np.stack([found[n][i] for i, n in enumerate(chosen)])
 
     def row(title: str, values: np.ndarray, images: str) -> str:
-        cells = [mean_and_error(values[:, 0], 100), mean_and_error(values[:, 1], 1, 3)]
+        cells = [mean_and_error(values[:, 0], 100, 1), mean_and_error(values[:, 1], 1, 3)]
         not_worse = [f"{np.mean(values[:, m] >= 0):.0%}" for m in range(len(METRICS))]
         return markdown_row([title, images, *cells, *not_worse])
 
@@ -125,7 +125,7 @@ def report(name: str, cases: list[Comparison]) -> None:
     told = ", ".join(f"{n} {count}" for n, count in Counter(chosen).most_common())
     print(
         f"\nRecommended: {told}. Recommended less the best simple order: "
-        f"{mean_and_error(behind[:, 0], 100)} points, {mean_and_error(behind[:, 1], 1, 3)}.",
+        f"{mean_and_error(behind[:, 0], 100, 1)} points, {mean_and_error(behind[:, 1], 1, 3)}.",
         flush=True,
     )
 

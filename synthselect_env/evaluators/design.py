@@ -20,7 +20,7 @@ from synthselect_env.metrics import METRICS
 
 SMALLEST = 0.25
 """Smallest selections of a design, as a share of the real training images."""
-RATES = (-60.0, 60.0)
+RATE_RANGE = (-60.0, 60.0)
 """Log-odds between which that of a size is looked for."""
 TILT_RANGE = (-2.0, 5.0)
 """Range of the log-odds' slope along each rank."""
@@ -72,7 +72,7 @@ def _rate_of(log_odds: np.ndarray, size: float) -> float:
     def surplus(rate: float) -> float:
         return float(expit(log_odds + rate).sum()) - size
 
-    return float(brentq(surplus, *RATES))
+    return float(brentq(surplus, *RATE_RANGE))
 
 
 def with_retrainings(
