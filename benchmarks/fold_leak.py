@@ -22,7 +22,7 @@ from machine import add_worker_arguments, describe_machine, markdown_row, markdo
 
 from agents.selectors import make_selector
 from synthselect_env import load_bank
-from synthselect_env.bank.extraction import hold_out
+from synthselect_env.bank.extraction import without_fold
 from synthselect_env.evaluators import Evaluations, RetrainEvaluator, spread
 
 SELECTORS = (
@@ -47,7 +47,7 @@ def measure(draw: int, workers: int) -> dict[tuple[str, str], np.ndarray]:
     with spread(evaluator, workers) as parallel:
         for number in range(FOLDS):
             held, fold = evaluator.fold_of == number, evaluator.fold(number)
-            without = hold_out(bank, held, draw)
+            without = without_fold(bank, number, FOLDS, draw)
             crossed = [make_selector(name).select(without, draw).mask for name in SELECTORS]
             log_p = parallel.predict(np.stack([*masks, *crossed]), draw, fold)
             found = Evaluations.from_predictions(log_p, fold.labels)

@@ -39,7 +39,7 @@ from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUPolicy
 from agents.evaluation.bootstrap import half_interval
-from agents.evaluation.comparison import select_once
+from agents.evaluation.selecting import select_once
 from agents.report import save_figure
 from agents.report.plotting import panels
 from agents.runs import RETRAINED

@@ -40,7 +40,7 @@ from machine import add_worker_arguments, describe_machine
 from stable_baselines3 import PPO
 
 from agents import REINFORCE, CreditPPO, GRUAttentionPolicy, GRUPolicy, TransformerPolicy
-from agents.evaluation.comparison import Comparison, Outcome, compare
+from agents.evaluation import Comparison, Outcome, compare
 from agents.report import comparison_latex, comparison_markdown, comparison_table, write_report
 from agents.runs import RETRAINED
 from agents.selectors import SELECTORS, CreditSelector, SearchSelector, Selector, TrainingSelector

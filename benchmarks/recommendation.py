@@ -34,7 +34,7 @@ from machine import (
 from stable_baselines3 import PPO
 
 from agents import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS, CreditPPO
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.progress import hidden
 from agents.runs import RETRAINED, RunConfig, compare_by
 from agents.selectors import Selector, TrainingSelector

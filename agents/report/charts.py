@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.report.flaw_detection import discovery, flaw_detection_metrics
 from agents.report.plotting import DISCARDED, KEPT, POOL, literal, panels, series_colours
 from synthselect_env import FeatureBank, Selection

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.report.plotting import save_figure
 from agents.report.sections import ReportContent, image_figures, report_sections
 from agents.report.style import STYLE

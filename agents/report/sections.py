@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.report import charts, image_rows
 from agents.report.flaw_detection import flaw_detection_metrics
 from agents.report.html_parts import html_figure, html_image_rows, html_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.selectors import is_random
 from synthselect_env import Selection
 

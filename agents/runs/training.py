@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium
@@ -16,7 +16,7 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.evaluation.comparison import Comparison, compare
+from agents.evaluation import Comparison, compare
 from agents.policies import TransformerPolicy
 from agents.progress import HAS_TRAINING_BAR, progress_bar, training_bar
 from agents.report import comparison_table, read_history, recommendation, write_report
@@ -209,7 +209,6 @@ def _write_config(config: RunConfig, directory: Path) -> None:
 
 def _train_agent(config: RunConfig, bank: FeatureBank, directory: Path) -> OnPolicyAlgorithm:
     """Train the agent, and write its metrics and ``model.zip``."""
-    # Environment: each step shows a batch of candidates and scores n_envs selections in one call.
     name = config.reward_evaluator or default_evaluator(bank)
     with _rewarding(config, bank, name) as evaluator:
         return _learn(config, bank, name, evaluator, directory)
@@ -219,19 +218,7 @@ def _learn(
     config: RunConfig, bank: FeatureBank, name: str, evaluator: Evaluator, directory: Path
 ) -> OnPolicyAlgorithm:
     """Train the agent with an evaluator of that name."""
-    env = SelectionVecEnv(bank, config.n_envs, evaluator, config.reward)
-    env.seed(config.seed)
-
-    # Agent. It begins at the size of a random selection that scores best.
-    rate = best_random_rate(bank.sealed, evaluator, config.reward, config.seed)
-    model = config.algorithm_class(
-        TransformerPolicy,
-        env,
-        policy_kwargs={"width": config.width, "initial_rate": rate},
-        seed=config.seed,
-        device=config.device,
-        **config.algorithm_settings,
-    )
+    model, rate = _new_agent(config, bank, evaluator)
     model.set_logger(run_logger(directory))
     print(
         f"{config.algorithm} on {model.device}, {config.timesteps:,} steps, "
@@ -255,6 +242,61 @@ def _learn(
     return model
 
 
+def _new_agent(
+    config: RunConfig, bank: FeatureBank, evaluator: Evaluator
+) -> tuple[OnPolicyAlgorithm, float]:
+    """Return an agent before its training, and the share of candidates that it begins with.
+
+    That is the size of a random selection that scores best.
+    """
+    env = SelectionVecEnv(bank, config.n_envs, evaluator, config.reward)
+    env.seed(config.seed)
+    rate = best_random_rate(bank.sealed, evaluator, config.reward, config.seed)
+    model = config.algorithm_class(
+        TransformerPolicy,
+        env,
+        policy_kwargs={"width": config.width, "initial_rate": rate},
+        seed=config.seed,
+        device=config.device,
+        **config.algorithm_settings,
+    )
+    return model, rate
+
+
+class RunSelector(Selector):
+    """The policy of a run; on another bank than the run's, one that is trained as it was.
+
+    :param config: settings of the run
+    :param policy: its policy
+    :param bank: its bank
+    """
+
+    is_rl = True
+
+    def __init__(self, config: RunConfig, policy: PolicySelector, bank: FeatureBank) -> None:
+        self.config = config
+        self.policy = policy
+        self.name = policy.name
+        self.evaluations = policy.evaluations
+        self.evaluator = config.reward_evaluator
+        self._made = {bank.digest: policy}
+
+    def settings(self) -> dict[str, object]:
+        """Return those of policy and run."""
+        arguments = asdict(replace(self.config.resolved(), out=None))
+        return {"policy": self.policy.settings(), "run": arguments}
+
+    def select(self, bank: FeatureBank, seed: int) -> Selection:
+        """Keep what the policy keeps. Nothing is random here."""
+        if bank.digest not in self._made:
+            name = self.evaluator or default_evaluator(bank)
+            settings = self.config.evaluator_settings(name)
+            model, _ = _new_agent(self.config, bank, make_evaluator(name, bank, **settings))
+            model.learn(self.config.timesteps)
+            self._made[bank.digest] = PolicySelector(model)
+        return self._made[bank.digest].select(bank, seed)
+
+
 @contextmanager
 def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Iterator[Evaluator]:
     """Yield the evaluator that rewards. One that retrains is cached, and spread over the cores."""
@@ -275,7 +317,8 @@ def _compare(
     config: RunConfig, bank: FeatureBank, judge: str, policy: PolicySelector, directory: Path
 ) -> Comparison:
     """Compare the policy with the baselines under one judge."""
-    contenders: list[str | Selector] = [*_baselines(config, bank), policy]
+    agent = RunSelector(config, policy, bank)
+    contenders: list[str | Selector] = [*_baselines(config, bank), agent]
     if judge in RETRAINING:
         print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")
         print(_slowness(config.device, judge), flush=True)

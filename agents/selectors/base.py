@@ -53,9 +53,15 @@ class Selector(ABC):
     uses_labels = True
     """Whether the labels of annotated images shape the selection, by features or scores. Such a
     selection looks too good on these images; see benchmarks/results/fold_leak.md."""
-    cross_fits = True
-    """Whether the selector selects alike from a bank that lacks a fold of the annotated images, its
-    features and its retrainings."""
+
+    @property
+    def cross_fits(self) -> bool:
+        """Whether the selector selects alike from a bank without a fold of the annotated images.
+
+        See :func:`~synthselect_env.bank.extraction.without_fold`. One whose evaluator belongs to a
+        bank, or retrains, does not.
+        """
+        return getattr(self, "evaluator", None) in (None, "datamodel", "linear_probe")
 
     @abstractmethod
     def select(self, bank: FeatureBank, seed: int) -> Selection:

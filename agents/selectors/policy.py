@@ -155,7 +155,6 @@ class TrainingSelector(Selector):
     """
 
     is_rl = True
-    cross_fits = False
 
     def __init__(
         self,

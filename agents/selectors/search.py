@@ -42,8 +42,6 @@ class SearchSelector(Selector):
     :raises ValueError: if there are too few evaluations to begin with
     """
 
-    cross_fits = False
-
     def __init__(self, evaluator: str | Evaluator | None = None, evaluations: int = 1024) -> None:
         if evaluations < 2:
             raise ValueError(f"evaluations must be at least 2, got {evaluations}")

@@ -232,7 +232,6 @@ class InfluenceSelector(RatioSelector):
     """
 
     name = "influence"
-    cross_fits = False
     evaluations = 1
 
     def __init__(

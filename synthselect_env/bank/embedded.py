@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from synthselect_env.bank.feature_bank import FeatureBank
 from synthselect_env.data import Dataset, LazyImages, RenderedImages, apportion, draw_per_class
 from synthselect_env.data.flaws import FLAWS_VERSION, FlawPlan, plan_flaws
 from synthselect_env.data.images import RENDERERS
-from synthselect_env.training.device import torch_threads
 
 EMBEDDED = ("pcam-few", "pcam", "cervical", "pcam-planted", "toy")
 """Names of the embedded banks."""
@@ -221,19 +219,11 @@ def draw_few(bank: FeatureBank, draw: int, n_real: int = FEW_REAL) -> FeatureBan
     :param n_real: number of annotated images
     """
     # That module imports FeatureBank, and this one is imported beside it.
-    from synthselect_env.bank.extraction import (
-        default_extractor,
-        extract_bank,
-        train_extractor,
-    )
+    from synthselect_env.bank.extraction import extract_by_default
 
     datasets = few_pcam(bank.candidates, draw, n_real)
-    config = default_extractor(len(datasets["train"]))
-    config = config.for_images(*datasets["train"].image_size)
     provenance = {**bank.provenance, "annotated": n_real, "draw": draw}
-    with torch_threads(1, torch.device("cpu")):  # the same features on all machines
-        extractor = train_extractor(datasets["train"], datasets["valid"], draw, config, "cpu")
-        made = extract_bank(datasets, extractor, provenance)
+    made = extract_by_default(datasets, draw, provenance)
     return replace(made, source=f"{bank.source}, draw {draw} of {n_real}")
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from synthselect_env.bank.feature_bank import SPLITS, FeatureBank
 from synthselect_env.data import Dataset, compute_image_stats
-from synthselect_env.data.splitting import split_by_group
+from synthselect_env.data.splitting import assign_folds, split_by_group
 from synthselect_env.metrics import METRICS
 from synthselect_env.training.classifier import Classifier
 from synthselect_env.training.config import MANY_IMAGES, SMALL, TrainingConfig, default_config
+from synthselect_env.training.device import torch_threads
 from synthselect_env.training.trainer import train_classifier
 
 EXTRACTOR = TrainingConfig(epochs=20, steps_per_epoch=None)
@@ -148,18 +148,39 @@ def extract_bank(
     )
 
 
-def hold_out(bank: FeatureBank, held: np.ndarray, seed: int = 0) -> FeatureBank:
-    """Return a bank without some annotated images, whose extractor has not seen them.
+def extract_by_default(
+    datasets: Mapping[str, Dataset], seed: int, provenance: dict[str, Any] | None = None
+) -> FeatureBank:
+    """Train the default extractor and return a bank of its features, the same on all machines.
 
-    The others are split 3 : 1 into train and valid. The extractor is a new one, and the bank has no
-    retrainings.
+    It computes with one thread of the processor, as few images need no more.
+
+    :param datasets: see :func:`extract_bank`
+    :param seed: random seed of the extractor
+    :param provenance: JSON-able facts on the origin of the images
+    """
+    train, cpu = datasets["train"], torch.device("cpu")
+    config = default_extractor(len(train)).for_images(*train.image_size)
+    with torch_threads(1, cpu):
+        extractor = train_extractor(train, datasets["valid"], seed, config, cpu)
+        return extract_bank(datasets, extractor, provenance)
+
+
+def without_fold(bank: FeatureBank, fold: int, folds: int, seed: int = 0) -> FeatureBank:
+    """Return a bank without a fold of its annotated images, none of whose labels it has seen.
+
+    The other images are split 3 : 1 into train and valid, and train a new extractor. Of the bank's
+    retrainings by the same folds, the fold's networks say how well labels fit, as they were trained
+    on the others, and the other folds' scores what that is worth. Other retrainings are dropped.
 
     :param bank: bank with images
-    :param held: images to leave out, bool (m,): the train split, then the valid split
+    :param fold: number of the fold to leave out, from 0
+    :param folds: number of folds
     :param seed: random seed of the split and the extractor
     """
     annotated = Dataset.concatenate([bank.train, bank.valid])
-    own = annotated.subset(~held)
+    fold_of = assign_folds(annotated.labels, folds, annotated.groups)
+    own = annotated.subset(fold_of != fold)
     parts = split_by_group(own.groups, own.labels, {"train": 0.75, "valid": 0.25}, seed)
     datasets = {name: own.subset(positions) for name, positions in parts.items()}
     datasets["candidates"] = bank.candidates
@@ -167,9 +188,12 @@ def hold_out(bank: FeatureBank, held: np.ndarray, seed: int = 0) -> FeatureBank:
         name: Dataset.of_images(data.images, data.labels, data.ids, bank.classes, data.groups)  # type: ignore[arg-type]
         for name, data in datasets.items()
     }
-    config = default_extractor(len(images["train"])).for_images(*bank.train.image_size)
-    extractor = train_extractor(images["train"], images["valid"], seed, config)
-    return extract_bank(images, extractor, bank.provenance)
+    without = extract_by_default(images, seed, bank.provenance)
+    held = bank.retrainings
+    if held is None or held.training_config.get("folds") != folds:
+        return without
+    kept = replace(held, without_fold=fold, images_digest=without.images_digest)
+    return replace(without, retrainings=kept)
 
 
 def _checked_classes(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:

@@ -156,6 +156,8 @@ class FeatureBank:
                 content.update(np.ascontiguousarray(self.retrainings.metrics[metric]).tobytes())
             if self.retrainings.own_log_probability is not None:
                 content.update(self.retrainings.own_log_probability.tobytes())
+            if self.retrainings.without_fold is not None:
+                content.update(f"without fold {self.retrainings.without_fold}".encode())
         return content.hexdigest()
 
     @property

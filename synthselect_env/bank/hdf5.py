@@ -168,6 +168,8 @@ def write_retrainings(group: h5py.Group, retrainings: Retrainings) -> None:
         group.create_dataset("own_log_probability", data=own, compression="gzip", shuffle=True)
     group.attrs["recipe"] = json.dumps(retrainings.training_config)
     group.attrs["pictures"] = retrainings.images_digest
+    if retrainings.without_fold is not None:
+        group.attrs["without_fold"] = retrainings.without_fold
 
 
 def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
@@ -197,4 +199,12 @@ def read_retrainings(group: h5py.Group, n: int, where: str) -> Retrainings:
         )
     bits = np.unpackbits(packed, axis=1, count=n)
     selections = bits.astype(bool)
-    return Retrainings(selections, metrics, training_config, images_digest, own)
+    fold = group.attrs.get("without_fold")
+    return Retrainings(
+        selections=selections,
+        metrics=metrics,
+        training_config=training_config,
+        images_digest=images_digest,
+        own_log_probability=own,
+        without_fold=None if fold is None else int(fold),
+    )

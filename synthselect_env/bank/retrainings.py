@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ class Retrainings:
     :param images_digest: :attr:`FeatureBank.images_digest` of the images trained and scored on
     :param own_log_probability: log-probability of each candidate's label under each network,
         float16 (m, n); NaN, or None, where it is not known
+    :param without_fold: fold that these retrainings are to tell nothing of: its networks, which
+        have not seen it, say how well labels fit, and the other folds' scores what that is worth.
+        None where there are no folds, or all may be used
     """
 
     selections: np.ndarray
@@ -28,6 +31,22 @@ class Retrainings:
     training_config: dict[str, Any]
     images_digest: str
     own_log_probability: np.ndarray | None = None
+    without_fold: int | None = None
+
+    @property
+    def fold_of(self) -> np.ndarray:
+        """Fold that each retraining was scored on, 0 where there are no folds.  int64 (m,)"""
+        return np.arange(len(self.selections)) % (self.training_config.get("folds") or 1)
+
+    def first(self, k: int) -> Retrainings:
+        """Return the first k retrainings."""
+        own = self.own_log_probability
+        return replace(
+            self,
+            selections=self.selections[:k],
+            metrics={name: values[:k] for name, values in self.metrics.items()},
+            own_log_probability=None if own is None else own[:k],
+        )
 
     @property
     def comparable_metrics(self) -> dict[str, np.ndarray]:
@@ -35,13 +54,13 @@ class Retrainings:
 
         Folds differ in how hard they are, so each metric is shifted to the same mean in all folds.
         """
-        folds = min(self.training_config.get("folds") or 1, len(self.selections))
+        fold_of = self.fold_of
         comparable = {}
         for name, values in self.metrics.items():
             shifted = values.astype(np.float64)
-            for fold in range(folds):
-                mean = np.nanmean(values[fold::folds], axis=0)
-                shifted[fold::folds] += np.nanmean(values, axis=0) - mean
+            for fold in np.unique(fold_of):
+                mean = np.nanmean(values[fold_of == fold], axis=0)
+                shifted[fold_of == fold] += np.nanmean(values, axis=0) - mean
             comparable[name] = shifted
         return comparable
 

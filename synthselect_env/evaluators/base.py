@@ -169,6 +169,9 @@ class Evaluator(ABC):
     """Number of selections to ask for at a time where each takes long."""
     device = torch.device("cpu")
     """Device of the computation."""
+    folds: int | None = None
+    """Number of folds of the annotated images that score a selection; None for the validation
+    split."""
     version = 1
     """Version of the computation. Raise it when equal settings give other numbers than before."""
 

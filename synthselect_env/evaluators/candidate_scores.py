@@ -73,17 +73,25 @@ class CandidateScores:
         return from_zero / max(last, 1)
 
 
-def candidate_scores(bank: FeatureBank) -> CandidateScores:
-    """Return the scores of a bank's candidates, computed once per bank."""
+def candidate_scores(bank: FeatureBank, fold: int | None = None) -> CandidateScores:
+    """Return the scores of a bank's candidates, computed once per bank.
+
+    :param bank: feature bank
+    :param fold: fold of the bank's retrainings whose labels are to have no part in the label fit;
+        None for that which the retrainings are to tell nothing of, if any
+    """
     bank = bank.sealed  # what is derived of a bank with a test split is the same
-    if "candidate_scores" not in bank.derived:
+    if fold is None and bank.retrainings is not None:
+        fold = bank.retrainings.without_fold
+    key = f"candidate_scores {fold}"
+    if key not in bank.derived:
         probe_fit = label_probe(bank).own_log_probability(bank.candidates)
-        out_of_bag = out_of_bag_label_fit(bank)
+        out_of_bag = out_of_bag_label_fit(bank, fold)
         fit = probe_fit
         if out_of_bag is not None:
             fit = np.where(np.isnan(out_of_bag), probe_fit, out_of_bag)
-        bank.derived["candidate_scores"] = CandidateScores(fit, probe_fit, realism(bank))
-    return bank.derived["candidate_scores"]
+        bank.derived[key] = CandidateScores(fit, probe_fit, realism(bank))
+    return bank.derived[key]
 
 
 def label_probe(bank: FeatureBank) -> LinearProbeEvaluator:
@@ -96,14 +104,16 @@ def label_probe(bank: FeatureBank) -> LinearProbeEvaluator:
     return bank.derived["label_probe"]
 
 
-def out_of_bag_label_fit(bank: FeatureBank) -> np.ndarray | None:
+def out_of_bag_label_fit(bank: FeatureBank, fold: int | None = None) -> np.ndarray | None:
     """Return the log-probability of each label under networks that did not train on it.
 
     This is the out-of-bag estimate of Kwon and Zou (2023, arXiv:2304.07718), with the networks of
-    the bank's retrainings in place of trees. Probabilities are averaged; a network weighs by its
-    validation log-likelihood, see :data:`SHARPNESS`.
+    the bank's retrainings in place of trees. Probabilities are averaged. A network weighs by its
+    validation log-likelihood, see :data:`SHARPNESS`; by folds all weigh the same, as a fold is too
+    small to tell them apart, and its labels must not.
 
     :param bank: feature bank
+    :param fold: fold that the networks have not seen either; None for all networks
     :return: (n,), NaN for a candidate that all networks were trained on; None where the bank's
         retrainings do not tell
     """
@@ -115,9 +125,13 @@ def out_of_bag_label_fit(bank: FeatureBank) -> np.ndarray | None:
     out_of_bag = ~retrainings.selections & np.isfinite(own)
 
     # Weights of the networks, 0 for a candidate that a network was trained on.
-    likelihood = retrainings.comparable_metrics["log_likelihood"][:, -1:]  # (m, 1)
-    below_best = likelihood - likelihood.max()
-    weights = np.exp(SHARPNESS * below_best) * out_of_bag  # (m, n)
+    weights = np.ones((len(own), 1))  # (m, 1)
+    if not retrainings.training_config.get("folds"):
+        likelihood = retrainings.metrics["log_likelihood"][:, -1:].astype(np.float64)
+        weights = np.exp(SHARPNESS * (likelihood - likelihood.max()))
+    elif fold is not None:
+        weights[retrainings.fold_of != fold] = 0
+    weights = weights * out_of_bag  # (m, n)
 
     total = weights.sum(0)
     total = np.where(total > 0, total, np.nan)

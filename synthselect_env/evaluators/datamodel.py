@@ -58,6 +58,8 @@ class DatamodelEvaluator(Evaluator):
     the loss, which keeps it negative. The penalty and the power of the shares are those with the
     smallest leave-one-out error.
 
+    Where folds score the retrainings, no label has a part in the rank that predicts its own score.
+
     An optimiser finds selections that no retraining was like. Retrain those too and fit again:
     learn on the datamodel, correct it, learn again. Its accuracy is on the results page of
     ``benchmarks/probe_fidelity.py``.
@@ -90,13 +92,14 @@ class DatamodelEvaluator(Evaluator):
                 "dataclasses.replace(bank, retrainings=None)"
             )
         self.n_knots = int(n_knots)
-        self.selections = self.checked(retrainings.selections)
-        self.metrics = Evaluations.from_epochs(retrainings.comparable_metrics)
+        rows = retrainings.fold_of != retrainings.without_fold  # all, where that is None
+        self.selections = self.checked(retrainings.selections[rows])
+        comparable = retrainings.comparable_metrics
+        self.metrics = Evaluations.from_epochs({m: comparable[m][rows] for m in METRICS})
 
         # What each candidate adds to a training set.
         n_classes = len(bank.classes)
-        ranks = candidate_scores(bank).ranks
-        self._knot_weights = knot_weights(ranks, self.n_knots)  # (n, h)
+        self._knot_weights = knot_weights(candidate_scores(bank).ranks, self.n_knots)  # (n, h)
         self._class_weights = np.eye(n_classes)[bank.candidates.labels]  # (n, c)
         self._real_counts = _real_counts(bank, retrainings)
         n_shares = self._knot_weights.shape[1]
@@ -108,8 +111,8 @@ class DatamodelEvaluator(Evaluator):
             )
 
         # One regression per metric.
-        sets = self._composition(self.selections)
-        regressors = self._regressors(sets)
+        self._retrained = self._retrained_sets(retrainings, retrainings.fold_of[rows])
+        regressors = self._regressors(self._retrained)
         self._fits: dict[str, RidgeFit] = {}
         for metric in METRICS:
             values = _to_additive(metric, getattr(self.metrics, metric))
@@ -122,7 +125,7 @@ class DatamodelEvaluator(Evaluator):
         return {
             "n_knots": self.n_knots,
             "powers": POWERS,
-            "retrainings": content_key(self.selections, self._knot_weights, metrics),
+            "retrainings": content_key(*self._retrained, self._knot_weights, metrics),
         }
 
     def leave_one_out(self, metric: str = "log_likelihood") -> np.ndarray:
@@ -173,6 +176,26 @@ class DatamodelEvaluator(Evaluator):
     def _real_shares(self) -> np.ndarray:  # (c,)
         return self._real_counts / self._real_counts.sum()
 
+    def _retrained_sets(self, retrainings: Retrainings, fold_of: np.ndarray) -> Composition:
+        """Return what the retrainings' training sets consisted of.
+
+        By folds, candidates are ranked by networks that have not seen the fold of the scores. A
+        selection by labels that then score it looks too good.
+
+        :param retrainings: the bank's
+        :param fold_of: fold of each row of ``selections`` (m,)
+        """
+        sets = self._composition(self.selections)
+        if not retrainings.training_config.get("folds"):
+            return sets
+        shares = sets.knot_shares.copy()
+        for fold in np.unique(fold_of):
+            rows = fold_of == fold
+            ranks = candidate_scores(self.bank, int(fold)).ranks
+            counts = self.selections[rows] @ knot_weights(ranks, self.n_knots)
+            shares[rows] = counts / sets.size[rows]
+        return sets._replace(knot_shares=shares)
+
     def _composition(self, selections: np.ndarray) -> Composition:
         """Return what training sets consist of.
 
@@ -207,7 +230,8 @@ def _real_counts(bank: FeatureBank, retrainings: Retrainings) -> np.ndarray:
     folds = retrainings.training_config.get("folds")
     if folds:
         counts += np.bincount(bank.valid.labels, minlength=n_classes)
-        counts *= 1 - 1 / folds
+        if retrainings.without_fold is None:
+            counts *= 1 - 1 / folds
     return counts
 
 

@@ -31,35 +31,61 @@ IRRELEVANT_SETTINGS = ("device", "bfloat16", "scored_epochs")
 """Settings of a retraining that change rounding only, or epochs that a bank does not store."""
 
 
-def draw_design(bank: FeatureBank, k: int, seed: int) -> np.ndarray:
+def draw_design(bank: FeatureBank, k: int, seed: int, folds: int | None = None) -> np.ndarray:
     """Draw selections of all sizes, tilted towards ranks and classes.
 
-    The first is empty, the second the whole pool. The logarithms of the others' expected sizes are
-    uniform between those of :data:`SMALLEST` and of the pool. Candidate i is kept with log-odds
-    ``rate + tilts · ranks_i + class shift``, where the rate makes that size.
+    The first is empty, the second the whole pool; with folds, the first of each fold are. The
+    logarithms of the others' expected sizes are uniform between those of :data:`SMALLEST` and of
+    the pool. Candidate i is kept with log-odds ``rate + tilts · ranks_i + class shift``, where the
+    rate makes that size.
 
-    :param bank: feature bank; its retrainings change nothing
+    The ranks are the linear probe's. With folds, selection i is scored on fold i modulo their
+    number, and ranks are by networks that have not seen it: those of the first two retrainings of
+    the fold. Later retrainings change nothing.
+
+    :param bank: feature bank
     :param k: number of selections
     :param seed: random seed
+    :param folds: number of folds that score the selections, or None
     :return: bool (k, n)
+    :raises ValueError: if the bank lacks the first two retrainings of each fold, and more selections
+        are asked for
     """
     rng = np.random.default_rng(seed)
     n = len(bank.candidates)
-    # By the probe alone: the ranks must not depend on how many retrainings there are already.
-    scores = candidate_scores(bank)
-    by_probe = replace(scores, label_fit=scores.probe_label_fit)
-    ranks = 2 * by_probe.ranks - 1  # -1..1
+    each = folds or 1
+    extremes = np.repeat([np.zeros(n, bool), np.ones(n, bool)], each, axis=0)
+    if k <= len(extremes):
+        return extremes[:k]
+    ranks_of = _design_ranks(bank, folds)
     labels = bank.candidates.labels
-    selections = [np.zeros(n, bool), np.ones(n, bool)]
+    selections = list(extremes)
     smallest = min(max(SMALLEST * len(bank.train), 1), n / 2)
-    for _ in range(k - 2):
+    for i in range(len(extremes), k):
+        ranks = ranks_of[i % each]
         size = np.exp(rng.uniform(np.log(smallest), np.log(n)))
         tilts = rng.uniform(*TILT_RANGE, ranks.shape[1])
         shifts = rng.normal(0, CLASS_TILT, len(bank.classes))
         log_odds = ranks @ tilts + shifts[labels]
         rate = _rate_of(log_odds, size)
         selections.append(rng.random(n) < expit(log_odds + rate))
-    return np.stack(selections[:k])
+    return np.stack(selections)
+
+
+def _design_ranks(bank: FeatureBank, folds: int | None) -> list[np.ndarray]:
+    """Return the ranks from -1 to 1 that selections are tilted by, per fold.  (n, r) each"""
+    if folds is None:
+        # By the probe alone: the ranks must not depend on how many retrainings there are already.
+        scores = candidate_scores(bank)
+        return [2 * replace(scores, label_fit=scores.probe_label_fit).ranks - 1]
+    held = bank.retrainings
+    if held is None or len(held.selections) < 2 * folds:
+        raise ValueError(
+            f"{bank.source}: a design for {folds} folds follows its first {2 * folds} retrainings; "
+            "let with_retrainings draw and make them"
+        )
+    first = replace(bank, retrainings=held.first(2 * folds))
+    return [2 * candidate_scores(first, fold).ranks - 1 for fold in range(folds)]
 
 
 def _rate_of(log_odds: np.ndarray, size: float) -> float:
@@ -106,18 +132,38 @@ def with_retrainings(
             f"the evaluator retrains on the images of {retrain.bank.source}, not on those of "
             f"{bank.source}; make one for it"
         )
-    seed, held = int(seed), bank.retrainings
-    training_config = _training_config(retrain, seed)
-    if held is not None:
-        _check_comparable(bank, held, retrain, seed)
-    if isinstance(selections, int | np.integer):
-        if selections < 1:
-            raise ValueError(f"selections must be at least 1, got {selections}")
-        n_held = 0 if held is None else len(held.selections)
-        selections = draw_design(bank, n_held + int(selections), seed)[n_held:]
-    selections = retrain.checked(selections)
+    seed = int(seed)
+    if bank.retrainings is not None:
+        _check_comparable(bank, bank.retrainings, retrain, seed)
+    if not isinstance(selections, int | np.integer):
+        return _with_selections(bank, retrain, selections, seed, on_retraining)
 
-    n_held = 0 if held is None else len(held.selections)
+    # Draw them. With folds, the ranks of the later ones need the retrainings of the first.
+    if selections < 1:
+        raise ValueError(f"selections must be at least 1, got {selections}")
+    folds = retrain.unwrapped.folds
+    n_before = _n_retrainings(bank)
+    n_after = n_before + int(selections)
+    n_first = min(2 * folds, n_after) if folds else 0
+    for k in (n_first, n_after):
+        n_held = _n_retrainings(bank)
+        if k > n_held:
+            drawn = draw_design(bank, k, seed, folds)[n_held:]
+            told = _counted_from(n_held - n_before, on_retraining)
+            bank = _with_selections(bank, retrain, drawn, seed, told)
+    return bank
+
+
+def _with_selections(
+    bank: FeatureBank,
+    retrain: ClassifierEvaluator | EvaluatorWrapper,
+    selections: np.ndarray,
+    seed: int,
+    on_retraining: Callable[[int], None] | None,
+) -> FeatureBank:
+    """Return the bank with retrainings on these selections, bool (k, n), beside those it has."""
+    selections = retrain.checked(selections)
+    held, n_held = bank.retrainings, _n_retrainings(bank)
     metrics, own = _retrain(bank, retrain, selections, seed, n_held, on_retraining)
 
     # Append to those that the bank has.
@@ -131,11 +177,24 @@ def with_retrainings(
     retrainings = Retrainings(
         selections=selections,
         metrics=metrics,
-        training_config=training_config,
+        training_config=_training_config(retrain, seed),
         images_digest=bank.images_digest,
         own_log_probability=own,
     )
     return replace(bank, retrainings=retrainings)
+
+
+def _n_retrainings(bank: FeatureBank) -> int:
+    return 0 if bank.retrainings is None else len(bank.retrainings.selections)
+
+
+def _counted_from(
+    start: int, on_retraining: Callable[[int], None] | None
+) -> Callable[[int], None] | None:
+    """Return a callback that adds those done before."""
+    if on_retraining is None:
+        return None
+    return lambda done: on_retraining(start + done)
 
 
 def _retrain(
@@ -152,8 +211,9 @@ def _retrain(
     :return: metric name to (k, 1), and the log-probability of each candidate's label, (k, n)
     """
     evaluator, scored = retrain.unwrapped, [bank.valid]
-    if isinstance(evaluator, RetrainEvaluator) and evaluator.folds is not None:
-        scored = [evaluator.fold(number) for number in range(evaluator.folds)]
+    folds = retrain.unwrapped.folds
+    if isinstance(evaluator, RetrainEvaluator) and folds is not None:
+        scored = [evaluator.fold(number) for number in range(folds)]
     k, labels = len(selections), bank.candidates.labels
     metrics = {name: np.zeros((k, 1)) for name in METRICS}
     own = np.zeros((k, len(labels)), np.float16)

@@ -13,17 +13,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 
 from agents.evaluation import Comparison, Outcome, compare
 from agents.report import comparison_table, recommendation
-from agents.selectors import CentroidSelector, OracleSelector, Selector
+from agents.selectors import (
+    CentroidSelector,
+    InfluenceSelector,
+    OracleSelector,
+    Selector,
+    TrainingSelector,
+)
 from synthselect_env import Dataset, FeatureBank, Selection
-from synthselect_env.bank.extraction import hold_out
+from synthselect_env.bank.extraction import without_fold
 from synthselect_env.evaluators import (
     Evaluations,
     Evaluator,
     LinearProbeEvaluator,
     RetrainEvaluator,
+    with_retrainings,
 )
 from synthselect_env.metrics import METRICS
 from synthselect_env.storage import class_digest
@@ -330,19 +338,43 @@ def test_judged_by_folds(toy: FeatureBank) -> None:
 
 
 @pytest.mark.slow
+def test_by_folds_an_agent_is_trained_without_the_labels_that_score_it(toy: FeatureBank) -> None:
+    """On retrainings by the same folds. Those by the validation split say nothing without a fold."""
+    tiny = TrainingConfig("small_cnn", size=(16, 16), epochs=1, steps_per_epoch=2, batch_size=16)
+    by_folds = RetrainEvaluator(toy.sealed, config=tiny, folds=3, device="cpu")
+    by_split = RetrainEvaluator(toy.sealed, config=tiny, device="cpu")
+    agent = TrainingSelector(PPO, evaluations=16, n_envs=2, n_steps=8, batch_size=8, n_epochs=1)
+    contenders = ["none", "label fit + realism", agent]
+    for retrain, leaks in ((by_split, True), (by_folds, False)):
+        bank = with_retrainings(toy, retrain, 20, seed=0)
+        comparison = compare(bank, contenders, rounds=1, classifier=by_folds)
+        assert [o.leaks for o in comparison.outcomes] == [False, leaks, leaks]
+
+    log_p = np.zeros((len(by_folds.annotated), 2))
+    for fold in range(3):
+        mask = agent.select(without_fold(bank.sealed, fold, 3, seed=0), 0).mask
+        log_p[by_folds.fold_of == fold] = by_folds.predict(mask[None], 0, by_folds.fold(fold))[0]
+    expected = Evaluations.from_predictions(log_p[None], by_folds.annotated.labels)
+    (outcome,) = comparison.of("PPO")
+    assert outcome.valid["brier"] == pytest.approx(expected.brier[0], abs=1e-6)
+    assert (outcome.selection.mask == agent.select(bank.sealed, 0).mask).all()
+
+
+@pytest.mark.slow
 def test_by_folds_a_selection_is_made_without_the_labels_that_score_it(toy: FeatureBank) -> None:
     """A bank without the fold selects, and an extractor that has not seen it."""
     tiny = TrainingConfig("small_cnn", size=(16, 16), epochs=1, steps_per_epoch=2, batch_size=16)
     judge = RetrainEvaluator(toy.sealed, config=tiny, folds=3, device="cpu")
-    names = ["none", "random@1", "centroid", "influence"]
-    comparison = compare(toy, names, rounds=1, classifier=judge, seed=4)
+    own = InfluenceSelector(evaluator=LinearProbeEvaluator(toy))  # knows the whole bank
+    contenders = ["none", "random@1", "centroid", own]
+    comparison = compare(toy, contenders, rounds=1, classifier=judge, seed=4)
     assert [outcome.leaks for outcome in comparison.outcomes] == [False, False, False, True]
     assert comparison.recommended() in ("none", "random@1", "centroid")
 
     log_p = np.zeros((len(judge.annotated), 2))
     for fold in range(3):
         held = judge.fold_of == fold
-        without = hold_out(toy.sealed, held, seed=4)
+        without = without_fold(toy.sealed, fold, 3, seed=4)
         seen = {*without.train.ids, *without.valid.ids}
         assert seen == {i for i, out in zip(judge.annotated.ids, held) if not out}
         assert without.retrainings is None and without.test is None

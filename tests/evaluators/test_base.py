@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from agents.evaluation.comparison import compare
+from agents.evaluation import compare
 from synthselect_env import Dataset, FeatureBank, SelectionVecEnv
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.evaluators import (

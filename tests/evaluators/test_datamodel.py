@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
-from agents.evaluation.comparison import compare
+from agents.evaluation import compare
 from synthselect_env import FeatureBank, Retrainings, SyntheticSelectionEnv
 from synthselect_env.evaluators import (
     ClassifierEvaluator,
@@ -49,6 +49,64 @@ def test_predicts_retrainings_that_it_has_not_seen(
     assert spearmanr(datamodel.evaluate(others, 0).log_likelihood, truth)[0] > 0.8
     left_out = datamodel.leave_one_out()
     assert spearmanr(left_out, datamodel.metrics.log_likelihood)[0] > 0.7
+
+
+FOLDS, FOLD_SIZE = 4, 40
+"""Folds of a pretended leak, and the retrainings of each."""
+
+
+def with_leaking_retrainings(bank: FeatureBank, gain: float, leak: float) -> FeatureBank:
+    """Return a bank whose scores by folds rise with sound candidates, and with those a fold likes.
+
+    The networks that were trained on a fold find the candidates that it likes more likely.
+    """
+    rng = np.random.default_rng(0)
+    n = len(bank.candidates)
+    liked = rng.normal(size=(FOLDS, n))
+    sound = np.where(bank.candidates.flaw == 0, 1.0, -1.0)
+    m = FOLDS * FOLD_SIZE
+    sizes = rng.uniform(0.1, 0.9, (m, 1))
+    tilts = rng.normal(size=(m, FOLDS + 1)) @ np.concatenate([liked, sound[None]])
+    selections = rng.random((m, n)) < sizes * 2 / (1 + np.exp(-tilts))
+    own = np.zeros((m, n), np.float16)
+    values = np.zeros((m, 1))
+    for i, row in enumerate(selections):
+        fold = i % FOLDS
+        own[i] = -2 + 0.2 * sound + 0.2 * np.delete(liked, fold, axis=0).sum(0)
+        share = row / (row.sum() + len(bank.train) + len(bank.valid))
+        values[i] = -0.5 + gain * share @ sound + leak * share @ liked[fold]
+    metrics = dict.fromkeys(METRICS, values)
+    config = {"folds": FOLDS}
+    return replace(
+        bank, retrainings=Retrainings(selections, metrics, config, bank.images_digest, own)
+    )
+
+
+def promised_to_the_best_half(bank: FeatureBank) -> float:
+    """Return what the half with the better label fit is promised over every second candidate."""
+    order = np.argsort(-candidate_scores(bank).label_fit)
+    halves = np.zeros((2, 400), bool)
+    halves[0, order[:200]] = halves[1, order[::2]] = True
+    likelihood = DatamodelEvaluator(bank).evaluate(halves, 0).log_likelihood
+    return float(likelihood[0] - likelihood[1])
+
+
+@pytest.mark.parametrize(("gain", "leak"), [(0.0, 0.3), (0.2, 0.0)])
+def test_by_folds_it_promises_nothing_that_only_labels_of_the_fold_give(
+    large: FeatureBank, gain: float, leak: float
+) -> None:
+    """Ranks by all networks would. A true gain is found, also without one of the folds."""
+    bank = with_leaking_retrainings(large, gain, leak)
+    held = bank.retrainings
+    naive = replace(held, metrics=held.comparable_metrics, training_config={})
+    assert promised_to_the_best_half(replace(bank, retrainings=naive)) > 0.03
+    promised = promised_to_the_best_half(bank)
+    assert promised > 0.02 if gain else promised < 0.005
+
+    without = replace(bank, retrainings=replace(held, without_fold=1))
+    assert len(DatamodelEvaluator(without).leave_one_out()) == (FOLDS - 1) * FOLD_SIZE
+    if gain:
+        assert promised_to_the_best_half(without) > 0.02
 
 
 def test_what_it_promises_is_kept(

@@ -121,6 +121,42 @@ def test_folds_take_turns_and_differ_in_nothing_but_the_images(
     assert np.ptp([metric[fold::4].mean() for fold in range(4)]) < 1e-12
 
 
+class PretendedFolds(RetrainEvaluator):
+    """A network finds the label of an even candidate likely if its fold is even, else unlikely."""
+
+    def predict(self, selections: np.ndarray, seed: int, dataset: Dataset) -> np.ndarray:
+        fold = next(f for f in range(self.folds) if set(self.fold(f).ids) <= set(dataset.ids))
+        known = dict(zip(self.bank.candidates.ids, np.arange(len(self.bank.candidates)) % 2))
+        is_odd = np.array([known.get(name, 0) for name in dataset.ids])
+        p = np.where((is_odd + fold) % 2, 0.2, 0.8)[:, None]
+        log_p = np.log(np.where(dataset.labels[:, None] == np.arange(2), p, 1 - p))
+        return np.repeat(log_p[None], len(selections), axis=0)
+
+
+def test_by_folds_selections_follow_networks_that_have_not_seen_the_fold(
+    large: FeatureBank, tiny: TrainingConfig
+) -> None:
+    retrain = PretendedFolds(large, config=tiny, folds=2, device="cpu")
+    told: list[int] = []
+    bank = with_retrainings(large, retrain, 80, on_retraining=told.append)
+    selections = bank.retrainings.selections
+    assert told == list(range(1, 81))
+    assert not selections[:2].any() and selections[2:4].all(), "none and all on each fold"
+    odd = np.arange(400) % 2
+    for fold in range(2):
+        drawn = selections[4 + fold :: 2]
+        shares = drawn[:, odd == fold].sum(1) / drawn.sum(1)
+        assert shares.mean() > 0.55
+
+    # One more at a time comes to the same.
+    growing = large
+    for more in (3, 2, 75):
+        growing = with_retrainings(growing, retrain, more)
+    assert growing.digest == bank.digest
+    with pytest.raises(ValueError, match="a design for 2 folds follows its first 4 retrainings"):
+        draw_design(large, 5, seed=0, folds=2)
+
+
 def test_numpys_integers_are_integers(
     toy: FeatureBank, pretended: type[ClassifierEvaluator]
 ) -> None:

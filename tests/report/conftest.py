@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.evaluation.comparison import Comparison, Outcome, compare
+from agents.evaluation import Comparison, Outcome, compare
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.metrics import METRICS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.report import (
     discovery,
     discovery_curve,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.evaluation.comparison import Comparison, compare
+from agents.evaluation import Comparison, compare
 from agents.report import most_and_least_wanted, recommendation, write_report
 from agents.report.html_parts import inline_svg
 from agents.report.plotting import COLOURS, panels

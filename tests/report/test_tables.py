@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.evaluation.comparison import Comparison
+from agents.evaluation import Comparison
 from agents.report import (
     comparison_latex,
     comparison_markdown,
