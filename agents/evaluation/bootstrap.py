@@ -33,6 +33,26 @@ def half_interval(values: np.ndarray) -> float:
     return float(quantile * values.std(ddof=1) / np.sqrt(n))
 
 
+def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Return the standard error of the mean of one value per image.
+
+    With groups it is that of a ratio of their sums to their sizes (Cochran 1977), as images of one
+    patient go together.
+
+    :param values: (n,)
+    :param groups: patient of each image (n,), if they are known
+    :return: the error, infinite for a single patient or image
+    """
+    if groups is None:
+        groups = np.arange(len(values))
+    _, group_of = np.unique(groups, return_inverse=True)
+    deviations = np.bincount(group_of, weights=values - values.mean())
+    k = len(deviations)
+    if k < 2:
+        return np.inf
+    return float(np.sqrt(k / (k - 1) * (deviations**2).sum()) / len(values))
+
+
 def paired_bootstrap(
     ours: np.ndarray,
     theirs: np.ndarray,

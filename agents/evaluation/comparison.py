@@ -17,7 +17,7 @@ from agents.evaluation.judging import Judge
 from agents.evaluation.outcomes import Comparison, Outcome
 from agents.evaluation.selecting import TimedSelection, banks_without_folds, select_with
 from agents.selectors import Selector, make_selector
-from synthselect_env import FeatureBank, Selection
+from synthselect_env import Dataset, FeatureBank, Selection
 from synthselect_env.bank import resolve_bank
 from synthselect_env.evaluators import (
     CachedEvaluator,
@@ -99,13 +99,17 @@ def compare(
             if on_selection:
                 on_selection(made.selection)
 
-    # Open the test split.
-    test = bank.test
-    groups = None if test.groups is None else np.asarray(test.groups)
-
-    # Train and judge the classifiers, and save after each batch.
-    judge = Judge(evaluator, test)
-    comparison = Comparison(evaluator.description, (), test.labels, groups, bank.classes)
+    # Open the test split, and train and judge the classifiers. Save after each batch.
+    judge = Judge(evaluator, bank.test)
+    comparison = Comparison(
+        evaluator.description,
+        outcomes=(),
+        labels=bank.test.labels,
+        groups=_patients(bank.test),
+        valid_groups=_patients(judge.valid),
+        by_folds=judge.folds is not None,
+        classes=bank.classes,
+    )
     for r, round_selected in enumerate(selected):
         for start in range(0, len(chosen), evaluator.batch_size):
             batch = round_selected[start : start + evaluator.batch_size]
@@ -135,3 +139,7 @@ def _resolve_selectors(selectors: Sequence[str | Selector]) -> list[Selector]:
     if len(set(names)) < len(names):
         raise ValueError(f"selectors must have different names, got {', '.join(names)}")
     return chosen
+
+
+def _patients(dataset: Dataset) -> np.ndarray | None:
+    return None if dataset.groups is None else np.asarray(dataset.groups)

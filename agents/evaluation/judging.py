@@ -48,6 +48,7 @@ class Judge:
         # Measure it on each split.
         n_valid = len(self.valid)
         test_log_p = log_p[:, n_valid:]
+        of_labels = log_p[:, np.arange(n_valid), self.valid.labels]  # (k, v)
         valid = Evaluations.from_predictions(log_p[:, :n_valid], self.valid.labels)
         test = Evaluations.from_predictions(test_log_p, self.test.labels)
         return [
@@ -58,6 +59,7 @@ class Judge:
                 valid={metric: float(getattr(valid, metric)[k]) for metric in METRICS},
                 test={metric: float(getattr(test, metric)[k]) for metric in METRICS},
                 predictions=test_log_p[k],
+                valid_likelihoods=of_labels[k],
                 seconds=s.seconds,
                 evaluations=s.selector.evaluations,
                 is_rl=s.selector.is_rl,

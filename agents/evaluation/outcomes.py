@@ -10,10 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.evaluation.bootstrap import paired_bootstrap
+from agents.evaluation.bootstrap import paired_bootstrap, standard_error
 from synthselect_env import Selection
 from synthselect_env.metrics import METRICS, more_is_better
 from synthselect_env.storage import atomic_write
+
+DEFAULT = "none"
+"""Selector that is recommended unless another one is better."""
+
+FEW_DEFAULT = "random@2"
+"""The same where few images are annotated. It gained in ten of ten draws of them, which their own
+images seldom show; see benchmarks/results/recommendation.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +33,8 @@ class Outcome:
     :param valid: metrics on the validation split, by name
     :param test: metrics on the test split, by name
     :param predictions: log-probabilities of the m test images, float32 (m, c)
+    :param valid_likelihoods: log-probabilities of the labels of the v validation images, float32
+        (v,)
     :param seconds: time that selecting took
     :param evaluations: number of evaluator calls that selecting spent
     :param is_rl: see :attr:`~agents.selectors.Selector.is_rl`
@@ -40,6 +49,7 @@ class Outcome:
     valid: dict[str, float]
     test: dict[str, float]
     predictions: np.ndarray
+    valid_likelihoods: np.ndarray
     seconds: float = 0.0
     evaluations: int = 0
     is_rl: bool = False
@@ -65,6 +75,8 @@ class Comparison:
     :param outcomes: one outcome per selector and round
     :param labels: labels of the test images, int64 (m,)
     :param groups: patients of the test images (m,), if they are known
+    :param valid_groups: patients of the validation images (v,), if they are known
+    :param by_folds: whether all annotated images are validation images, by folds
     :param classes: class names in label order. Of two classes, sensitivity belongs to the second
         and specificity to the first
     """
@@ -73,6 +85,8 @@ class Comparison:
     outcomes: tuple[Outcome, ...]
     labels: np.ndarray
     groups: np.ndarray | None = None
+    valid_groups: np.ndarray | None = None
+    by_folds: bool = False
     classes: Sequence[str] = ()
 
     @property
@@ -153,14 +167,18 @@ class Comparison:
         controls = [name for name in self.selectors if name not in excluded]
         return max(controls, key=mean, default=None)
 
-    def recommended(self, metric: str = "log_likelihood") -> str:
-        """Return the selector with the best mean metric on the annotated images.
+    def recommended(self) -> str:
+        """Return the selector that the annotated images speak for.
 
-        That is the validation split, or all annotated images by folds. The test split has no part
-        in it, so that its gain is not the gain of a lucky one. Selectors that were told the truth
-        take no part, nor do those whose metrics are too good, see :attr:`Outcome.leaks`.
+        It is the one with the best mean log-likelihood on them: on the validation split, or on all
+        annotated images by folds. But unless that is better than a default by more than a standard
+        error, it is the default: :data:`FEW_DEFAULT` by folds, where images are few and tell
+        little, and :data:`DEFAULT` elsewhere. The test split has no part in it, so that its gain is
+        not the gain of a lucky one.
 
-        :param metric: name of the metric
+        Selectors that were told the truth take no part, nor do those whose metrics are too good,
+        see :attr:`Outcome.leaks`.
+
         :raises ValueError: if nothing else was compared
         """
         first = {name: self.of(name)[0] for name in self.selectors}
@@ -170,12 +188,16 @@ class Comparison:
                 "nothing can be recommended: all selectors were told the truth, or chose by the "
                 'labels of the images that score them; compare with "none" and "random@2"'
             )
+        best = max(names, key=lambda name: self._valid_likelihoods(name).mean())
+        defaults = (FEW_DEFAULT, DEFAULT) if self.by_folds else (DEFAULT,)
+        default = next((name for name in defaults if name in names), best)
+        lead = self._valid_likelihoods(best) - self._valid_likelihoods(default)
+        return best if lead.mean() > standard_error(lead, self.valid_groups) else default
 
-        def mean(name: str) -> float:
-            values = np.array([outcome.valid[metric] for outcome in self.of(name)])
-            return float(more_is_better(metric, values).mean())
-
-        return max(names, key=mean)
+    def _valid_likelihoods(self, selector: str) -> np.ndarray:
+        """Return a selector's log-probabilities of the validation labels, means over rounds.  (v,)"""
+        rounds = [outcome.valid_likelihoods for outcome in self.of(selector)]
+        return np.mean(rounds, axis=0, dtype=np.float64)
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with one row per selector and round."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.evaluation import Comparison
+from agents.evaluation.outcomes import FEW_DEFAULT
 from agents.selectors import is_random
 from synthselect_env import Selection
 
@@ -222,8 +223,8 @@ def recommendation(
 ) -> tuple[str, str]:
     """Recommend whether to add what a selector kept.
 
-    By default that is the selector which scored best on the annotated images. Its gain in test
-    accuracy over adding nothing decides. A last sentence states the validation–test gap: how
+    By default that is the selector that the annotated images speak for. Its gain in test accuracy
+    over adding nothing decides. A last sentence states the validation–test gap: how
     optimistic the images are that decided.
 
     :param comparison: comparison with "none" among its selectors
@@ -246,7 +247,7 @@ def recommendation(
     if count == 0:
         why = f"{ours} keeps none of the {n:,} candidates"
         if chosen:
-            why = f"no selection of the {n:,} candidates scored better on the annotated images"
+            why = f"no selection of the {n:,} candidates scored clearly better on the annotated images"
         return "leave", f"Add nothing: {why}. {gap}"
 
     # The gain, its interval, and what qualifies them.
@@ -259,12 +260,19 @@ def recommendation(
     # The decision.
     these = f"all {n:,}" if selection.mask.all() else f"these {count:,} of {n:,}"
     if chosen:
-        these += f" ({ours}), which scored best on the annotated images"
+        these += f" ({ours}), {_reason(comparison, ours)}"
     if low > 0:
         return "add", f"Add {these}: {facts}. {gap}"
     if high < 0:
         return "leave", f"Do not add {these}: {facts}. {gap}"
     return "undecided", f"Undecided whether to add {these}: {facts}. {gap}"
+
+
+def _reason(comparison: Comparison, ours: str) -> str:
+    """Return why a selector is recommended."""
+    if comparison.by_folds and ours == FEW_DEFAULT:
+        return "the default for few annotated images, as nothing scored clearly better on them"
+    return "which scored best on the annotated images"
 
 
 def _interval(comparison: Comparison, low: float, high: float) -> str:

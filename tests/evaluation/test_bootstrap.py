@@ -8,6 +8,7 @@ import torch
 from scipy.stats import bootstrap, t
 
 from agents.evaluation import half_interval, paired_bootstrap
+from agents.evaluation.bootstrap import standard_error
 from synthselect_env.metrics import METRICS, classification_metrics
 
 
@@ -87,3 +88,18 @@ def test_shapes_must_match() -> None:
     for ours, theirs in ((log_p, log_p[:1]), (log_p[0], log_p[0]), (log_p[:, 1:], log_p[:, 1:])):
         with pytest.raises(ValueError, match=r"expected log-probabilities \(rounds, 40, classes\)"):
             paired_bootstrap(ours, theirs, labels)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_standard_error_is_that_of_repeated_draws(size: int) -> None:
+    """Also where patients have several images each, which go together."""
+    rng = np.random.default_rng(0)
+    means, errors = [], []
+    for _ in range(400):
+        of_patient = rng.normal(size=60)
+        values = np.repeat(of_patient, size) + 0.1 * rng.normal(size=60 * size)
+        groups = np.repeat(np.arange(60), size)
+        means.append(values.mean())
+        errors.append(standard_error(values, groups if size > 1 else None))
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
+    assert standard_error(values, np.zeros(len(values))) == np.inf

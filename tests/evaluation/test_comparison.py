@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,7 +283,8 @@ def outcome(bank: FeatureBank, name: str, accuracy: float, **flags: object) -> O
     probabilities = np.where(np.stack([right, ~right], 1), 0.9, 0.1)
     predictions = np.log(probabilities).astype(np.float32)
     valid, test = (dict.fromkeys(METRICS, value) for value in (0.8, accuracy))
-    return Outcome(name, 0, selection, valid, test, predictions, **flags)
+    likelihoods = np.full(50, 0.8)
+    return Outcome(name, 0, selection, valid, test, predictions, likelihoods, **flags)
 
 
 def comparison_of(*outcomes: Outcome) -> Comparison:
@@ -406,34 +408,64 @@ def test_best_control_is_no_agent_and_no_oracle(toy: FeatureBank) -> None:
     assert "−1.0 [" in lines[7]
 
 
-def test_what_is_recommended_scored_best_on_annotated_images(toy: FeatureBank) -> None:
+class TestRecommended:
     """The test split takes no part, nor does a selector that was told the truth."""
 
-    def scored(name: str, valid: float, test: float, **facts: object) -> Outcome:
-        made = outcome(toy, name, test, **facts)
-        return replace(made, valid={**made.valid, "log_likelihood": valid})
+    @pytest.fixture
+    def scored(self, toy: FeatureBank) -> Callable[..., Outcome]:
+        def make(name: str, valid: float, test: float = 0.7, **facts: object) -> Outcome:
+            """An outcome whose validation likelihoods have a standard error of about .01."""
+            rng = np.random.default_rng(len(name))
+            noise = rng.normal(0, 0.07, 50)
+            made = outcome(toy, name, test, **facts)
+            return replace(made, valid_likelihoods=valid + noise - noise.mean())
 
-    none, random = scored("none", -0.5, 0.7), scored("random@2", -0.4, 0.6)
-    ours, oracle = scored("PPO", -0.45, 0.9), scored("oracle", -0.1, 0.95, knows_truth=True)
-    comparison = comparison_of(none, random, ours, oracle)
-    assert comparison.recommended() == "random@2"
-    decision, sentence = recommendation(comparison)
-    assert decision == "leave"
-    assert "(random@2), which scored best on the annotated images: −10.0 points" in sentence
-    assert comparison_of(none, oracle).recommended() == "none"
-    assert comparison_of(none, replace(random, leaks=True), ours).recommended() == "PPO"
-    with pytest.raises(ValueError, match="all selectors were told the truth"):
-        comparison_of(oracle).recommended()
+        return make
 
-    # Several rounds count by their mean.
-    again = replace(scored("PPO", -0.2, 0.9), round=1)
-    assert comparison_of(none, random, ours, again).recommended() == "PPO"
+    def test_scored_best_on_annotated_images(self, scored: Callable[..., Outcome]) -> None:
+        none, random = scored("none", -0.5, 0.7), scored("random@2", -0.4, 0.6)
+        ours, oracle = scored("PPO", -0.45, 0.9), scored("oracle", -0.1, 0.95, knows_truth=True)
+        comparison = comparison_of(none, random, ours, oracle)
+        assert comparison.recommended() == "random@2"
+        decision, sentence = recommendation(comparison)
+        assert decision == "leave"
+        assert "(random@2), which scored best on the annotated images: −10.0 points" in sentence
+        assert comparison_of(none, oracle).recommended() == "none"
+        assert comparison_of(none, replace(random, leaks=True), ours).recommended() == "PPO"
+        with pytest.raises(ValueError, match="all selectors were told the truth"):
+            comparison_of(oracle).recommended()
 
-    best = scored("none", -0.3, 0.7)
-    empty = replace(best.selection, mask=np.zeros_like(best.selection.mask))
-    nothing = comparison_of(replace(best, selection=empty), random, ours)
-    assert recommendation(nothing)[0] == "leave"
-    assert recommendation(nothing)[1].startswith("Add nothing: no selection of the 64 candidates")
+        # Several rounds count by their mean.
+        again = replace(scored("PPO", -0.2), round=1)
+        assert comparison_of(none, random, ours, again).recommended() == "PPO"
+
+    def test_is_the_default_unless_another_is_clearly_better(
+        self, scored: Callable[..., Outcome]
+    ) -> None:
+        none, random = scored("none", -0.42), scored("random@2", -0.425)
+        close, clear = scored("PPO", -0.415), scored("PPO", -0.38)
+        assert comparison_of(random, none, close).recommended() == "none"
+        assert comparison_of(random, none, clear).recommended() == "PPO"
+        few = replace(comparison_of(random, none, close), by_folds=True)
+        assert few.recommended() == "random@2"
+        assert "(random@2), the default for few annotated" in recommendation(few)[1]
+        assert replace(few, outcomes=(none, close)).recommended() == "none"
+        assert replace(few, outcomes=(random, none, clear)).recommended() == "PPO"
+        poor = scored("random@2", -0.6)
+        assert replace(few, outcomes=(poor, none, close)).recommended() == "PPO"
+        assert comparison_of(random, close).recommended() == "PPO", "there is no default"
+
+        # Images of two patients tell less.
+        patients = np.arange(50) % 2 == 0
+        in_one = replace(clear, valid_likelihoods=none.valid_likelihoods + 0.2 * patients)
+        assert comparison_of(none, in_one).recommended() == "PPO"
+        grouped = replace(comparison_of(none, in_one), valid_groups=patients)
+        assert grouped.recommended() == "none"
+
+        empty = replace(none.selection, mask=np.zeros_like(none.selection.mask))
+        nothing = comparison_of(replace(none, selection=empty), random, close)
+        assert recommendation(nothing)[0] == "leave"
+        assert recommendation(nothing)[1].startswith("Add nothing: no selection of the 64")
 
 
 def test_table_names_the_classifier(toy: FeatureBank) -> None:

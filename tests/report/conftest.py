@@ -27,7 +27,8 @@ def made_up() -> MakeComparison:
         predictions = np.log(np.where(np.stack([right, ~right], 1), 0.9, 0.1))
         valid = dict.fromkeys(METRICS, accuracy + 0.02)
         test = dict.fromkeys(METRICS, accuracy)
-        return Outcome(name, number, selection, valid, test, predictions)
+        likelihoods = np.full(50, accuracy)
+        return Outcome(name, number, selection, valid, test, predictions, likelihoods)
 
     def make(
         bank: FeatureBank, accuracies: dict[str, list[float]], kept: int | None = None
