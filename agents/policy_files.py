@@ -114,8 +114,8 @@ def _card(settings: Mapping[str, Any], facts: Mapping[str, object]) -> str:
             "",
             "## Limits",
             "",
-            "It knows candidates by the features of the bank that it was trained on. On another "
-            "pool, build the bank with the same extractor. Whether its selection helps is for a "
+            "On rows of features, another pool's bank must have the same extractor; rows of scores are "
+            "ranks within a pool, and mean the same on all. Whether its selection helps is for a "
             "retraining on held-out images to say. It is no medical device.",
             "",
         ]

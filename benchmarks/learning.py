@@ -66,7 +66,7 @@ AGENTS = {
     ),
     "PPO, paper's reward": (PPO, PPO_SETTINGS, {"reward": "paper"}),
     "PPO": (PPO, PPO_SETTINGS, {}),
-    "PPO, features alone": (PPO, PPO_SETTINGS, {"extended_features": False}),
+    "PPO, features alone": (PPO, PPO_SETTINGS, {"observation": "features"}),
     "PPO, GRU": (PPO, PPO_SETTINGS, {"policy": GRUPolicy}),
     "REINFORCE": (REINFORCE, {**DEFAULT, "learning_rate": 1e-3}, {}),
     "REINFORCE, moving average": (
@@ -87,7 +87,7 @@ AGENTS = {
         {**CREDIT_SETTINGS, "gamma": 0.0, "credit": "none", "group_baseline": False},
         {},
     ),
-    "CreditPPO, features alone": (CreditPPO, CREDIT_SETTINGS, {"extended_features": False}),
+    "CreditPPO, features alone": (CreditPPO, CREDIT_SETTINGS, {"observation": "features"}),
     "CreditPPO, joint ratio": (CreditPPO, {**CREDIT_SETTINGS, "ratio": "joint"}, {}),
 }
 SEARCHES = [name for name, selector in SELECTORS.items() if issubclass(selector, SearchSelector)]

@@ -398,8 +398,8 @@ class CreditPPO(PPO):
     def _rows_per_class(self, rows: np.ndarray) -> np.ndarray:
         """Give each class its own columns.  (t, n, d) -> (t, n, classes * d)
 
-        The same feature may speak for one class and against another. Without extended features no
-        column tells the class, and rows stay as they are.
+        The same score may speak for one class and against another. The paper's features do not tell
+        the class, and rows of them stay as they are.
         """
         assert self.env is not None
         columns = self.env.unwrapped.get_attr("observation_columns")[0]

@@ -197,7 +197,7 @@ class Comparison:
     def _valid_likelihoods(self, selector: str) -> np.ndarray:
         """Return a selector's log-probabilities of the validation labels, means over rounds.  (v,)"""
         rounds = [outcome.valid_likelihoods for outcome in self.of(selector)]
-        return np.mean(rounds, axis=0, dtype=np.float64)
+        return np.stack(rounds).astype(np.float64).mean(0)
 
     def save(self, path: str | Path) -> None:
         """Write a CSV with one row per selector and round."""

@@ -145,7 +145,7 @@ class TrainingSelector(Selector):
     :param evaluator: evaluator of the reward; None for the bank's default
     :param reward: name, :class:`~synthselect_env.envs.rewards.Reward`, or dictionary of its
         parameters
-    :param extended_features: whether the agent sees more than features, see
+    :param observation: "scores" or "features", which the agent sees; see
         :func:`~synthselect_env.envs.observations.candidate_rows`
     :param warm_start: whether the policy begins at the share of random candidates that scores
         best, which takes some evaluations more; see :func:`~agents.warm_start.best_random_rate`
@@ -164,7 +164,7 @@ class TrainingSelector(Selector):
         n_envs: int = 16,
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
-        extended_features: bool = True,
+        observation: str = "scores",
         warm_start: bool = True,
         name: str | None = None,
         **kwargs: Any,
@@ -186,7 +186,7 @@ class TrainingSelector(Selector):
         self.warm_start = warm_start
         self.evaluator = evaluator
         self.reward = reward
-        self.extended_features = extended_features
+        self.observation = observation
         self.name = name or algorithm.__name__
 
     def settings(self) -> dict[str, object]:
@@ -201,7 +201,7 @@ class TrainingSelector(Selector):
         :param seed: random seed of evaluations and agent
         """
         env = SelectionVecEnv(
-            bank, self.n_envs, self.evaluator, self.reward, extended_features=self.extended_features
+            bank, self.n_envs, self.evaluator, self.reward, observation=self.observation
         )
         env.seed(seed)
         settings = dict(self.kwargs)

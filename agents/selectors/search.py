@@ -233,7 +233,7 @@ class CreditSelector(SearchSelector):
 class DVRLSelector(SearchSelector):
     """Data valuation using reinforcement learning (Yoon, Arik and Pfister 2020).
 
-    A network sees one candidate at a time, with extended features, and answers the probability of
+    A network sees the scores of one candidate at a time, and answers the probability of
     keeping it. It learns by REINFORCE. Two things differ from the paper. The evaluator scores
     selections, and not a predictor that is trained along. Several selections are drawn per step,
     each compared with the mean of the others, and not with a moving average of earlier steps.
@@ -265,8 +265,8 @@ class DVRLSelector(SearchSelector):
         """Return the final log-odds.  (n,)"""
         # Prepare one row per candidate, and the network. All randomness comes from the seed.
         whole_pool = [np.arange(len(bank.candidates))]
-        extended, _ = candidate_rows(bank, True)
-        rows = torch.from_numpy(batch_observations(extended, whole_pool)[0])  # (n, d)
+        scores, _ = candidate_rows(bank)
+        rows = torch.from_numpy(batch_observations(scores, whole_pool)[0])  # (n, d)
         generator = torch.Generator().manual_seed(seed)
         with seeded(seed):
             network = nn.Sequential(

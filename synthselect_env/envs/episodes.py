@@ -60,7 +60,7 @@ class SelectionEpisodes:
     :param reward: definition of the reward
     :param n: number of episodes
     :param n_batches: steps per episode
-    :param extended_features: see :func:`~synthselect_env.envs.observations.candidate_rows`
+    :param observation: see :func:`~synthselect_env.envs.observations.candidate_rows`
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class SelectionEpisodes:
         reward: Reward,
         n: int,
         n_batches: int,
-        extended_features: bool,
+        observation: str,
     ) -> None:
         self.bank = bank
         self.evaluator = evaluator
         self.n = n
         self.batches = bank.make_batches(n_batches)
-        rows, self.columns = candidate_rows(bank, extended_features)
+        rows, self.columns = candidate_rows(bank, observation)
         self.table = batch_observations(rows, self.batches)  # (batches, batch_size, d)
         self.masks = np.zeros((n, len(bank.candidates)), bool)
         self.step_index = len(self.batches)  # no episode has begun

@@ -40,8 +40,9 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
     :param reward: name in :data:`~synthselect_env.envs.rewards.REWARDS`, a :class:`Reward`, or a
         dictionary of its parameters
     :param n_batches: steps per episode
-    :param extended_features: whether rows also hold class, centroid cosines, label fit and realism;
-        False for the paper's features alone
+    :param observation: "scores" for rows of class and ranks by label fit, realism and centroid cosines,
+        or "features" for the paper's features; see
+        :func:`~synthselect_env.envs.observations.candidate_rows`
     :param evaluator_kwargs: arguments of an evaluator that is given by name
     :param render_mode: None, or "rgb_array" for the last batch, kept candidates framed green and
         discarded ones red
@@ -57,7 +58,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         n_batches: int = N_BATCHES,
-        extended_features: bool = True,
+        observation: str = "scores",
         evaluator_kwargs: dict[str, object] | None = None,
         render_mode: str | None = None,
         default_bank: str = "pcam",
@@ -79,7 +80,7 @@ class SyntheticSelectionEnv(gym.Env[np.ndarray, np.ndarray]):
             resolve_reward(reward),
             1,
             n_batches,
-            extended_features,
+            observation,
         )
         self.observation_space = self._episodes.observation_space
         self.action_space = self._episodes.action_space

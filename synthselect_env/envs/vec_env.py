@@ -40,8 +40,9 @@ class SelectionVecEnv(VecEnv):
     :param reward: name in :data:`~synthselect_env.envs.rewards.REWARDS`, a :class:`Reward`, or a
         dictionary of its parameters
     :param n_batches: steps per episode
-    :param extended_features: whether rows also hold class, centroid cosines, label fit and realism;
-        False for the paper's features alone
+    :param observation: "scores" for rows of class and ranks by label fit, realism and centroid cosines,
+        or "features" for the paper's features; see
+        :func:`~synthselect_env.envs.observations.candidate_rows`
     :param evaluator_kwargs: arguments of an evaluator that is given by name
     :param render_mode: "rgb_array" for images of the batches, e.g. for a VecVideoRecorder, or None
     :raises ValueError: if an argument is unknown or out of range
@@ -54,7 +55,7 @@ class SelectionVecEnv(VecEnv):
         evaluator: str | Evaluator | None = None,
         reward: str | Reward | dict[str, object] = DEFAULT_REWARD,
         n_batches: int = N_BATCHES,
-        extended_features: bool = True,
+        observation: str = "scores",
         evaluator_kwargs: dict[str, object] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class SelectionVecEnv(VecEnv):
             resolve_reward(reward),
             n_envs,
             n_batches,
-            extended_features,
+            observation,
         )
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"unknown render_mode {render_mode!r}; None or 'rgb_array'")

@@ -67,10 +67,16 @@ class CandidateScores:
         scores = [self.label_fit]
         if self.realism is not None:
             scores.append(self.realism)
-        ranks = [rankdata(score.round(RANK_DECIMALS)) for score in scores]  # copies share a rank
-        from_zero = np.stack(ranks, axis=1) - 1
-        last = len(self.label_fit) - 1
-        return from_zero / max(last, 1)
+        return np.stack([rank_from_zero_to_one(score) for score in scores], axis=1)
+
+
+def rank_from_zero_to_one(score: np.ndarray) -> np.ndarray:
+    """Return the rank of each candidate by a score, 0 for the lowest and 1 for the highest.  (n,)
+
+    Copies share a rank.
+    """
+    ranks = rankdata(score.round(RANK_DECIMALS)) - 1
+    return ranks / max(len(score) - 1, 1)
 
 
 def candidate_scores(bank: FeatureBank, fold: int | None = None) -> CandidateScores:

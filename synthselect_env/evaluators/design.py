@@ -24,6 +24,9 @@ RATE_RANGE = (-60.0, 60.0)
 """Log-odds between which that of a size is looked for."""
 TILT_RANGE = (-2.0, 5.0)
 """Range of the log-odds' slope along each rank."""
+CURVATURE_RANGE = (-6.0, 6.0)
+"""Range of the log-odds' weight of each squared rank. Without it no selection would show what the
+middle ranks alone are worth, and an agent would find what a datamodel wrongly promises for them."""
 CLASS_TILT = 0.5
 """Standard deviation of the log-odds' shift per class."""
 
@@ -36,8 +39,8 @@ def draw_design(bank: FeatureBank, k: int, seed: int, folds: int | None = None) 
 
     The first is empty, the second the whole pool; with folds, the first of each fold are. The
     logarithms of the others' expected sizes are uniform between those of :data:`SMALLEST` and of
-    the pool. Candidate i is kept with log-odds ``rate + tilts · ranks_i + class shift``, where the
-    rate makes that size.
+    the pool. Candidate i is kept with log-odds ``rate + tilts · ranks_i + curvatures · ranks_i² +
+    class shift``, where ranks go from -1 to 1 and the rate makes that size.
 
     The ranks are the linear probe's. With folds, selection i is scored on fold i modulo their
     number, and ranks are by networks that have not seen it: those of the first two retrainings of
@@ -65,8 +68,9 @@ def draw_design(bank: FeatureBank, k: int, seed: int, folds: int | None = None) 
         ranks = ranks_of[i % each]
         size = np.exp(rng.uniform(np.log(smallest), np.log(n)))
         tilts = rng.uniform(*TILT_RANGE, ranks.shape[1])
+        curvatures = rng.uniform(*CURVATURE_RANGE, ranks.shape[1])
         shifts = rng.normal(0, CLASS_TILT, len(bank.classes))
-        log_odds = ranks @ tilts + shifts[labels]
+        log_odds = ranks @ tilts + ranks**2 @ curvatures + shifts[labels]
         rate = _rate_of(log_odds, size)
         selections.append(rng.random(n) < expit(log_odds + rate))
     return np.stack(selections)

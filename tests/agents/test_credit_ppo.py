@@ -149,15 +149,20 @@ class TestLearning:
         """Half of the pool has the wrong label."""
         bank = toy_bank(candidates_per_class=64, noise=0.6)
         evaluator = LinearProbeEvaluator(bank, ridge=1.0) if has_credit else WithoutCredit(bank)
-        env = SelectionVecEnv(bank, n_envs=16, evaluator=evaluator)
-        env.seed(0)
         settings = {"credit": credit, "learning_rate": 4e-3, "device": "cpu"}
         policy_kwargs = {"width": 16, "n_layers": 1}
-        model = CreditPPO(TransformerPolicy, env, policy_kwargs=policy_kwargs, seed=0, **settings)
         is_sound = bank.candidates.flaw == 0
-        before = roc_auc_score(is_sound, scores(model, bank))
-        model.learn(128 * (4 if has_credit else 8))
-        after = roc_auc_score(is_sound, scores(model, bank))
+        reached = []
+        for seed in range(3):
+            env = SelectionVecEnv(bank, n_envs=16, evaluator=evaluator)
+            env.seed(0)
+            model = CreditPPO(
+                TransformerPolicy, env, policy_kwargs=policy_kwargs, seed=seed, **settings
+            )
+            before = roc_auc_score(is_sound, scores(model, bank))
+            model.learn(128 * (4 if has_credit else 8))
+            reached.append(roc_auc_score(is_sound, scores(model, bank)))
+        after = np.mean(reached)
         assert after > 0.75
         assert after > before + 0.1
 

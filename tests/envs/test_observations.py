@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from stable_baselines3 import PPO
 
 from agents import CreditPPO, TransformerPolicy
@@ -12,8 +13,9 @@ from synthselect_env import FeatureBank, SelectionVecEnv, SyntheticSelectionEnv
 from synthselect_env.bank.embedded import toy_bank
 from synthselect_env.envs import observations
 from synthselect_env.envs.observations import (
-    EXTENDED_COLUMNS,
     OBSERVATION_LIMIT,
+    OBSERVATIONS,
+    SCORE_COLUMNS,
     batch_observations,
     candidate_rows,
     rows_of_width,
@@ -22,30 +24,35 @@ from synthselect_env.evaluators import candidate_scores
 
 
 def test_features_are_standardised_by_the_real_images(toy: FeatureBank) -> None:
-    rows, columns = candidate_rows(toy, extended_features=False)
+    rows, columns = candidate_rows(toy, "features")
     train = toy.train.features
     expected = (toy.candidates.features - train.mean(0)) / train.std(0)
     assert columns == {"features": slice(0, 8)}
     assert rows == pytest.approx(expected, abs=1e-5)
 
 
-def test_extended_columns(toy: FeatureBank, planted: FeatureBank) -> None:
-    rows, columns = candidate_rows(toy, extended_features=True)
+def test_scores_are_ranks_in_the_pool(toy: FeatureBank, planted: FeatureBank) -> None:
+    rows, columns = candidate_rows(toy)
     values = {name: rows[:, position] for name, position in columns.items()}
-    assert list(values) == ["features", *EXTENDED_COLUMNS]
-    assert (values["features"] == candidate_rows(toy, False)[0]).all()
+    assert list(values) == list(SCORE_COLUMNS)
     assert (values["class"] == np.eye(2)[toy.candidates.labels]).all()
-    own_cosine = values["own centroid cosine"][:, 0]
-    assert 1 - own_cosine == pytest.approx(toy.centroid_distances, abs=1e-5)
-    assert (values["label fit"][:, 0] == candidate_scores(toy).label_fit).all()
-    assert (values["log atypicality"] == 0).all()  # the toy bank knows no realism
-    rows, columns = candidate_rows(planted, extended_features=True)
-    atypicality = rows[:, columns["log atypicality"]][:, 0]
-    assert (atypicality == -candidate_scores(planted).realism).all()
+    assert (values["realism"] == 0).all(), "the toy bank knows none"
+    assert (values["is candidate"] == 1).all()
+    rows, columns = candidate_rows(planted)
+    scores = candidate_scores(planted)
+    for name, expected in (
+        ("own centroid cosine", -planted.centroid_distances),
+        ("label fit", scores.label_fit),
+        ("realism", scores.realism),
+    ):
+        rank = rows[:, columns[name]][:, 0]
+        assert spearmanr(rank, expected)[0] > 1 - 1e-6
+        assert rank.min() == pytest.approx(-1, abs=0.01)
+        assert rank.max() == pytest.approx(1, abs=0.01)
 
 
 def test_batches_are_clipped_and_padded(small: FeatureBank) -> None:
-    rows, _ = candidate_rows(small, extended_features=True)
+    rows, _ = candidate_rows(small)
     table = batch_observations(100 * rows, small.batches)
     assert table.dtype == np.float32
     assert np.abs(table).max() == OBSERVATION_LIMIT
@@ -57,28 +64,31 @@ def test_batches_are_clipped_and_padded(small: FeatureBank) -> None:
 
 
 def test_rows_of_a_policys_width(toy: FeatureBank) -> None:
-    for extended in (False, True):
-        rows, _ = candidate_rows(toy, extended)
+    for observation in OBSERVATIONS:
+        rows, _ = candidate_rows(toy, observation)
         assert (rows_of_width(toy, rows.shape[1]) == rows).all()
-    with pytest.raises(ValueError, match="same extractor"):
+    with pytest.raises(ValueError, match="gives 7 scores or 9 features"):
         rows_of_width(toy_bank(n_features=9), 8)
+    with pytest.raises(ValueError, match="not known which"):
+        rows_of_width(toy_bank(n_features=7), 7)
+    with pytest.raises(ValueError, match="unknown observation 'all'; one of scores, features"):
+        SyntheticSelectionEnv(toy, observation="all")
 
 
 @pytest.mark.parametrize("at", ["front", "middle"])
-def test_a_new_column_breaks_nothing(
-    toy: FeatureBank, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
+def test_a_new_column_breaks_nothing(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """No reader of the rows counts on a column's position."""
-    width_before = candidate_rows(toy, extended_features=True)[0].shape[1]
-    known = list(EXTENDED_COLUMNS.items())
+    toy = toy_bank(n_features=12)
+    width_before = candidate_rows(toy)[0].shape[1]
+    known = list(SCORE_COLUMNS.items())
     position = {"front": 0, "middle": 3}[at]
     new = ("noise", lambda bank: np.linspace(-1, 1, len(bank.candidates)))
     columns = dict([*known[:position], new, *known[position:]])
-    monkeypatch.setattr(observations, "EXTENDED_COLUMNS", columns)
+    monkeypatch.setattr(observations, "SCORE_COLUMNS", columns)
 
     env = SyntheticSelectionEnv(toy)
     assert env.observation_space.shape == (8, width_before + 1)
-    rows, _ = candidate_rows(toy, extended_features=True)
+    rows, _ = candidate_rows(toy)
     noise = rows[:, env.observation_columns["noise"]][:, 0]
     assert noise == pytest.approx(np.linspace(-1, 1, 64))
 

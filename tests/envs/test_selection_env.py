@@ -93,7 +93,7 @@ def test_registering_again_changes_nothing() -> None:
 
 def test_pcam_is_eight_batches_of_512(pcam: FeatureBank) -> None:
     env_id = "synthselect_env:SynthSelect-PCam-v0"
-    env = gym.make(env_id, bank=pcam, extended_features=False)
+    env = gym.make(env_id, bank=pcam, observation="features")
     space = env.observation_space
     assert space.shape == (512, 512)
     assert space.dtype == np.float32

@@ -70,11 +70,11 @@ def test_one_candidate_per_step(small: FeatureBank) -> None:
 
 
 def test_a_candidate_of_zeros_is_no_padding(small: FeatureBank) -> None:
-    """Without extended features, a candidate at the mean of the real images has such a row."""
+    """Of features, a candidate at the mean of the real images has such a row."""
     features = np.broadcast_to(small.train.features.mean(0), small.candidates.features.shape)
     candidates = replace(small.candidates, features=features.copy())
     bank = replace(small, candidates=candidates)
-    env = PerCandidateWrapper(SyntheticSelectionEnv(bank, extended_features=False))
+    env = PerCandidateWrapper(SyntheticSelectionEnv(bank, observation="features"))
     env.reset(seed=0)
     steps, over = 0, False
     while not over:

@@ -114,9 +114,14 @@ class TestPolicySelector:
         rewards_only = VecNormalize(SelectionVecEnv(toy, 2), norm_obs=False)
         assert len(PolicySelector(tiny_model(rewards_only)).select(toy, 0)) == 64
 
+    def test_scores_are_read_on_a_pool_with_other_features(self, toy: FeatureBank) -> None:
+        by_scores = PolicySelector(tiny_model(SelectionVecEnv(toy, 2)))
+        assert len(by_scores.select(toy_bank(n_features=9), 0)) == 64
+
     def test_other_policies_and_features_are_refused(self, toy: FeatureBank) -> None:
+        by_features = tiny_model(SelectionVecEnv(toy, 2, observation="features"))
         with pytest.raises(ValueError, match="same extractor"):
-            PolicySelector(tiny_model(SelectionVecEnv(toy, 2))).select(toy_bank(n_features=9), 0)
+            PolicySelector(by_features).select(toy_bank(n_features=9), 0)
         with pytest.raises(ValueError, match="not ActorCriticPolicy"):
             PolicySelector(PPO("MlpPolicy", "CartPole-v1", device="cpu"))
 
@@ -162,7 +167,7 @@ class TestTrainingSelector:
 
     def test_features_alone(self, toy: FeatureBank) -> None:
         selector = TrainingSelector(
-            PPO, evaluations=16, n_envs=2, extended_features=False, **SETTINGS
+            PPO, evaluations=16, n_envs=2, observation="features", **SETTINGS
         )
         agent, selection = selector.train(toy, 0), selector.select(toy, 0)
         assert agent.observation_space.shape[1] == toy.n_features
