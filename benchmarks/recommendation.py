@@ -2,6 +2,7 @@
 
     python benchmarks/recommendation.py
     python benchmarks/recommendation.py --banks pcam-few --draws 0 1 2
+    python benchmarks/recommendation.py --banks pcam-planted --ablation
 
 Several ways to select are retrained, scored on the annotated images, and the best one is
 recommended, as ``synthselect train`` and ``auto`` do. Patches that no choice has seen say what it
@@ -52,6 +53,7 @@ SIMPLE = (
     "centroid",
     "confidence",
     "triplet",
+    "label fit + realism@2",
     "label fit + realism",
 )
 """Ways to select without learning. Without a size it is half of the pool."""
@@ -60,6 +62,16 @@ AGENTS: dict[str, TrainingSelector] = {
     "PPO": TrainingSelector(PPO, **PPO_DEFAULTS),
     "CreditPPO": TrainingSelector(CreditPPO, **CREDIT_PPO_DEFAULTS),
 }
+
+ABLATED: dict[str, TrainingSelector] = {
+    "PPO that sees features": TrainingSelector(
+        PPO, observation="features", name="PPO that sees features", **PPO_DEFAULTS
+    ),
+    "PPO from one half": TrainingSelector(
+        PPO, warm_start=False, name="PPO from one half", **PPO_DEFAULTS
+    ),
+}
+"""Agents that lack a part each."""
 
 FEW, FOLDS = "pcam-few", 5
 """The bank whose annotated patches are drawn, and its folds."""
@@ -82,6 +94,8 @@ def compared(name: str, case: int, args: argparse.Namespace) -> Comparison:
     """Return the comparison of one case."""
     bank = bank_of(name, case, args)
     contenders: list[str | Selector] = [*SIMPLE, *AGENTS.values()]
+    if args.ablation:
+        contenders += ABLATED.values()
     if bank.candidates.flaw is not None:
         contenders.append("oracle")
     config = RunConfig(
@@ -140,6 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--rounds", type=int, default=2, help="retrainings of each selection")
     parser.add_argument("--retrainings", type=int, default=48, help="per draw, for the reward")
+    parser.add_argument("--ablation", action="store_true", help="also agents that lack a part")
     parser.add_argument("--device", default="auto")
     add_worker_arguments(parser)
     args = parser.parse_args()

@@ -25,6 +25,7 @@ from synthselect_env.evaluators import (
     Evaluator,
     make_evaluator,
 )
+from synthselect_env.training.config import MANY_IMAGES
 
 
 def compare(
@@ -107,7 +108,7 @@ def compare(
         labels=bank.test.labels,
         groups=_patients(bank.test),
         valid_groups=_patients(judge.valid),
-        by_folds=judge.folds is not None,
+        few=len(bank.train) + len(bank.valid) < MANY_IMAGES,
         classes=bank.classes,
     )
     for r, round_selected in enumerate(selected):

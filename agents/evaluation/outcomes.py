@@ -76,7 +76,7 @@ class Comparison:
     :param labels: labels of the test images, int64 (m,)
     :param groups: patients of the test images (m,), if they are known
     :param valid_groups: patients of the validation images (v,), if they are known
-    :param by_folds: whether all annotated images are validation images, by folds
+    :param few: whether few images are annotated, which changes what is recommended
     :param classes: class names in label order. Of two classes, sensitivity belongs to the second
         and specificity to the first
     """
@@ -86,7 +86,7 @@ class Comparison:
     labels: np.ndarray
     groups: np.ndarray | None = None
     valid_groups: np.ndarray | None = None
-    by_folds: bool = False
+    few: bool = False
     classes: Sequence[str] = ()
 
     @property
@@ -172,7 +172,7 @@ class Comparison:
 
         It is the one with the best mean log-likelihood on them: on the validation split, or on all
         annotated images by folds. But unless that is better than a default by more than a standard
-        error, it is the default: :data:`FEW_DEFAULT` by folds, where images are few and tell
+        error, it is the default: :data:`FEW_DEFAULT` where few images are annotated, which tell
         little, and :data:`DEFAULT` elsewhere. The test split has no part in it, so that its gain is
         not the gain of a lucky one.
 
@@ -189,7 +189,7 @@ class Comparison:
                 'labels of the images that score them; compare with "none" and "random@2"'
             )
         best = max(names, key=lambda name: self._valid_likelihoods(name).mean())
-        defaults = (FEW_DEFAULT, DEFAULT) if self.by_folds else (DEFAULT,)
+        defaults = (FEW_DEFAULT, DEFAULT) if self.few else (DEFAULT,)
         default = next((name for name in defaults if name in names), best)
         lead = self._valid_likelihoods(best) - self._valid_likelihoods(default)
         return best if lead.mean() > standard_error(lead, self.valid_groups) else default

@@ -270,7 +270,7 @@ def recommendation(
 
 def _reason(comparison: Comparison, ours: str) -> str:
     """Return why a selector is recommended."""
-    if comparison.by_folds and ours == FEW_DEFAULT:
+    if comparison.few and ours == FEW_DEFAULT:
         return "the default for few annotated images, as nothing scored clearly better on them"
     return "which scored best on the annotated images"
 

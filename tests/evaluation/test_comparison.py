@@ -446,7 +446,7 @@ class TestRecommended:
         close, clear = scored("PPO", -0.415), scored("PPO", -0.38)
         assert comparison_of(random, none, close).recommended() == "none"
         assert comparison_of(random, none, clear).recommended() == "PPO"
-        few = replace(comparison_of(random, none, close), by_folds=True)
+        few = replace(comparison_of(random, none, close), few=True)
         assert few.recommended() == "random@2"
         assert "(random@2), the default for few annotated" in recommendation(few)[1]
         assert replace(few, outcomes=(none, close)).recommended() == "none"
