@@ -33,7 +33,7 @@ DECODER_STD = 0.01
 CHANGED_OBSERVATIONS = (
     "VecNormalize or another wrapper changes the observations, so that padding and classes can no "
     "longer be told, and a policy would select from other rows than it was trained on; rows are "
-    "standardised already: train with VecNormalize(env, norm_obs=False)"
+    "scaled already: train with VecNormalize(env, norm_obs=False)"
 )
 """Error of a policy that is shown other rows than the environment's."""
 

@@ -4,8 +4,8 @@
     python benchmarks/recommendation.py --banks pcam-few --draws 0 1 2
     python benchmarks/recommendation.py --banks pcam-planted --ablation
 
-Several ways to select are retrained, scored on the annotated images, and the best one is
-recommended, as ``synthselect train`` and ``auto`` do. Patches that no choice has seen say what it
+Several ways to select are retrained and scored on the annotated images, and one is recommended,
+as ``synthselect train`` and ``auto`` do. Patches that no choice has seen say what it
 gained. Beside it stand the best simple order of all, chosen with hindsight, and each way by itself.
 
 A case of ``pcam-few`` is a draw of annotated patches with its own retrainings, scored by folds. A

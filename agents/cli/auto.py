@@ -18,7 +18,7 @@ from agents.cli.common import Facts, SeededCommand
 from agents.cli.generate_sample import SampleGenerator
 from agents.cli.generate_train import TrainGenerator
 from agents.cli.image_options import ImageOptions
-from agents.cli.retrain import MIN_RETRAININGS, Retrain
+from agents.cli.retrain import Retrain, least_retrainings
 from agents.export import export_images
 from agents.runs import DECISION, RECOMMENDED, RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
@@ -43,8 +43,8 @@ class Auto(SeededCommand):
 
     Without candidates, it trains a generator on the real train images first. It builds a bank,
     retrains a network on a few dozen selections, and trains a policy on what these teach. Then it
-    retrains the network on the policy's selection and on those of simple orders. What scores best
-    on the annotated images is copied to OUT/selected; that may be nothing. After an interruption,
+    retrains the network on the policy's selection and on those of simple orders. The one that the
+    annotated images speak for is copied to OUT/selected; that may be nothing. After an interruption,
     the same command goes on.
 
     :param real: real images: directory, zip or npz
@@ -71,8 +71,9 @@ class Auto(SeededCommand):
         """Go the whole way."""
         start = time.perf_counter()
         self._run_config(None)  # so that what is wrong is said before anything is made
-        if self.retrainings < MIN_RETRAININGS:
-            raise ValueError(f"--retrainings must be at least {MIN_RETRAININGS}")
+        least = least_retrainings(FOLDS if self.candidates else None)
+        if self.retrainings < least:
+            raise ValueError(f"--retrainings must be at least {least}")
         if self.no_random_flips and self.candidates is not None:
             raise ValueError("--no-random-flips is for the generator; leave out --candidates")
         self._claim()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from agents.cli.common import Facts, SeededCommand
 from agents.cli.select import find_selector
+from agents.evaluation.outcomes import DEFAULT, FEW_DEFAULT
 from agents.report import comparison_table, recommendation
 from agents.runs import RunConfig, compare_by
 from synthselect_env.bank import resolve_bank
-from synthselect_env.training.config import SMALL
+from synthselect_env.training.config import MANY_IMAGES, SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,20 @@ class Compare(SeededCommand):
     def run(self) -> Facts:
         """Compare, and print the table."""
         bank = resolve_bank(self.bank)
-        contenders = [find_selector(name) for name in dict.fromkeys(("none", *self.by))]
+        few = len(bank.train) + len(bank.valid) < MANY_IMAGES
+        defaults = (DEFAULT, FEW_DEFAULT) if few else (DEFAULT,)
+        contenders = [find_selector(name) for name in dict.fromkeys((*defaults, *self.by))]
         folds = self.folds
-        if folds is None and bank.retrainings is not None:
-            folds = bank.retrainings.training_config.get("folds")
+        if bank.retrainings is not None:
+            theirs = bank.retrainings.training_config.get("folds")
+            if folds is not None and (folds or None) != theirs:
+                way = f"{theirs} folds" if theirs else "the validation split"
+                raise ValueError(
+                    f"--folds {folds}: the retrainings of {bank.source} were scored by {way}, and say "
+                    f"nothing without a fold; leave it out, or: synthselect retrain --folds {folds} "
+                    "--discard-existing"
+                )
+            folds = theirs
         config = RunConfig(
             folds=folds or None, rounds=self.rounds, seed=self.seed, device=self.device
         )

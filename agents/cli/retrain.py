@@ -35,6 +35,17 @@ from synthselect_env.training.config import SMALL, default_config
 MIN_RETRAININGS = 10
 """Retrainings that a datamodel of candidates with images needs."""
 
+
+def least_retrainings(folds: int | None) -> int:
+    """Return how many retrainings a datamodel needs.
+
+    By folds the first two of each are extremes, and one fold at a time is left out.
+
+    :param folds: number of folds that score them, or None
+    """
+    return MIN_RETRAININGS + 2 * (folds or 0)
+
+
 CONFIGURED = (
     "epochs",
     "steps_per_epoch",
@@ -57,7 +68,7 @@ class Retrain(SeededCommand):
 
     :param bank: file, or name of an embedded bank
     :param out: bank to write; the bank's own file unless given
-    :param retrainings: number to add; with the bank's own, at least 10
+    :param retrainings: number to add; with the bank's own, at least 10, and two more per fold
     :param discard_existing: drop the bank's own retrainings, e.g. to use another configuration
     :param folds: score each real image by a network that was trained on the other folds;
         unless given, train on the train split and score the valid split
@@ -96,10 +107,10 @@ class Retrain(SeededCommand):
             bank = replace(bank, retrainings=None)
         n_held = 0 if bank.retrainings is None else len(bank.retrainings.selections)
         total = n_held + self.retrainings
-        if total < MIN_RETRAININGS:
+        least = least_retrainings(self.folds)
+        if total < least:
             raise ValueError(
-                f"--retrainings: a datamodel needs {MIN_RETRAININGS} retrainings, and {total} "
-                "would be there"
+                f"--retrainings: a datamodel needs {least} retrainings, and {total} would be there"
             )
         bank = _retrain(bank, self)
         out = self.out or Path(self.bank)
@@ -141,10 +152,12 @@ def _print_fit(bank: FeatureBank) -> float:
     datamodel = DatamodelEvaluator(bank)
     truth = datamodel.metrics.log_likelihood
     predicted = datamodel.leave_one_out()
+    counts = datamodel.selections.sum(1)
+    none, whole = truth[counts == 0].mean(), truth[counts == counts.max()].mean()
     correlation = np.corrcoef(truth, predicted)[0, 1]
     print(
         f"validation log-likelihood of {len(truth)} retrainings: {truth.min():.3f} to "
-        f"{truth.max():.3f}, none {truth[0]:.3f}, all {truth[1]:.3f}"
+        f"{truth.max():.3f}, none {none:.3f}, all {whole:.3f}"
     )
     print(
         f"predicted without itself: correlation {correlation:.2f}, "

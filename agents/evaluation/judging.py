@@ -26,6 +26,10 @@ class Judge:
         self.valid = evaluator.unwrapped.scored
         self.test = test
         self.folds: int | None = evaluator.unwrapped.folds
+        held = evaluator.unwrapped.bank.retrainings
+        by_folds = held is not None and bool(held.training_config.get("folds"))
+        # Then the labels of the validation images shape scores and selections.
+        self.labels_are_shared = self.folds is not None or by_folds
 
     def outcomes(self, selected: list[TimedSelection], number: int, seed: int) -> list[Outcome]:
         """Return one outcome per selection.
@@ -64,7 +68,7 @@ class Judge:
                 evaluations=s.selector.evaluations,
                 is_rl=s.selector.is_rl,
                 knows_truth=s.selector.knows_truth,
-                leaks=self.folds is not None and s.selector.uses_labels and not s.by_fold,
+                leaks=self.labels_are_shared and s.selector.uses_labels and not s.by_fold,
             )
             for k, s in enumerate(selected)
         ]

@@ -19,8 +19,8 @@ DEFAULT = "none"
 """Selector that is recommended unless another one is better."""
 
 FEW_DEFAULT = "random@2"
-"""The same where few images are annotated. It gained in ten of ten draws of them, which their own
-images seldom show; see benchmarks/results/recommendation.md."""
+"""The same where few images are annotated, which seldom show that it helps; see
+benchmarks/results/few_images.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +183,7 @@ class Comparison:
         """
         first = {name: self.of(name)[0] for name in self.selectors}
         names = [name for name, o in first.items() if not o.knows_truth and not o.leaks]
+        names = [name for name in names if np.isfinite(self._valid_likelihoods(name)).all()]
         if not names:
             raise ValueError(
                 "nothing can be recommended: all selectors were told the truth, or chose by the "

@@ -76,8 +76,8 @@ def write_report(
         ``tables``
     :param bank: bank of the candidates
     :param comparison: comparison that the recommendation is about, with "none" among its selectors
-    :param ours: name of the selector in question; None for the one that scored best on the
-        annotated images
+    :param ours: name of the selector in question; None for
+        :meth:`~agents.evaluation.Comparison.recommended`
     :param selection: candidates in question; None for those of the first round
     :param history: columns of :func:`~agents.report.charts.read_history`, if there was a training
         run

@@ -229,7 +229,7 @@ def recommendation(
 
     :param comparison: comparison with "none" among its selectors
     :param ours: name of the selector in question; None for
-        :meth:`~agents.evaluation.comparison.Comparison.recommended`
+        :meth:`~agents.evaluation.Comparison.recommended`
     :param selection: candidates in question; None for those of the first round
     :return: decision and text. The decision is "add", "leave", or "undecided" where the 95 %
         interval contains zero

@@ -44,18 +44,17 @@ ORDERS = ("centroid", "triplet", "label fit + realism")
 """Orders of the candidates that a run's policy is compared with."""
 
 SELECTION, RECOMMENDED, DECISION = "selection.csv", "recommended.csv", "recommendation.json"
-"""Files of a run: the policy's selection, the one that scored best on the annotated images, and what
-the test images say of it."""
+"""Files of a run: the policy's selection, the recommended one, and what the test images say of it."""
 
 
 def train_run(config: RunConfig) -> Path:
     """Train a policy, select with it, judge the selection, and write a report.
 
     The run directory holds ``config.json`` (with versions), ``metrics.csv``, ``model.zip``,
-    ``policy`` (the same without pickle),
-    ``selection.csv``, one folder per judge, ``recommended.csv``, ``recommendation.json``, and the
-    report with its tables and figures. What is recommended is what scored best on the annotated images under the last judge:
-    the policy's selection, a simple order's, all or none.
+    ``policy`` (the same without pickle), ``selection.csv``, one folder per judge,
+    ``recommended.csv``, ``recommendation.json``, and the report with its tables and figures. The
+    annotated images say, under the last judge, what is recommended: the policy's selection, a
+    simple order's, all or none; see :meth:`~agents.evaluation.Comparison.recommended`.
 
     A run that was killed is repeated by the same configuration. On the CPU it comes to the same
     selection, to the bit; finished retrainings are not made again.
@@ -106,8 +105,9 @@ def _run(config: RunConfig, bank: FeatureBank, directory: Path) -> None:
 
     # The test split is opened from here on, after everything has been decided.
     comparisons = []
+    agent = RunSelector(config, policy, bank)
     for judge in config.judges:
-        comparison = _compare(config, bank, judge, policy, directory)
+        comparison = _compare(config, bank, judge, agent, directory)
         print(f"\n{comparison_table(comparison)}\n\n{recommendation(comparison)[1]}")
         comparisons.append(comparison)
     _report(config, bank, comparisons, directory)
@@ -128,7 +128,8 @@ def load_policy(directory: str | Path) -> PolicySelector:
 def report_run(directory: str | Path) -> Path:
     """Write the report of a run again, and return its file.
 
-    Selections and retrainings that the run has stored are not made again.
+    Selections and retrainings that the run has stored are not made again, unless another version of
+    this library made them.
 
     :param directory: run directory
     :raises ValueError: if it is no directory of a finished run, or its bank is another one now
@@ -140,8 +141,12 @@ def report_run(directory: str | Path) -> Path:
     policy = load_policy(directory)
     selection = Selection.load(directory / SELECTION)
     if (policy.select(bank.sealed, config.seed).mask != selection.mask).any():
-        raise ValueError(f"{config.bank} is another bank now than that of the run {directory}")
-    comparisons = [_compare(config, bank, judge, policy, directory) for judge in config.judges]
+        raise ValueError(
+            f"{config.bank} is another bank now than that of the run {directory}, or another version "
+            "of this library scores its candidates in another way; train again"
+        )
+    agent = RunSelector(config, policy, bank)
+    comparisons = [_compare(config, bank, judge, agent, directory) for judge in config.judges]
     _report(config, bank, comparisons, directory)
     return directory / "report.html"
 
@@ -282,12 +287,13 @@ class RunSelector(Selector):
         self._made = {bank.digest: policy}
 
     def settings(self) -> dict[str, object]:
-        """Return those of policy and run."""
+        """Return those of policy and run, and the kind of device: each draws other random numbers."""
         arguments = asdict(replace(self.config.resolved(), out=None))
-        return {"policy": self.policy.settings(), "run": arguments}
+        device = pick_device(self.config.device).type
+        return {"policy": self.policy.settings(), "run": arguments, "device": device}
 
     def select(self, bank: FeatureBank, seed: int) -> Selection:
-        """Keep what the policy keeps. Nothing is random here."""
+        """Keep what the policy keeps, or one that is trained by the run's own seed."""
         if bank.digest not in self._made:
             name = self.evaluator or default_evaluator(bank)
             settings = self.config.evaluator_settings(name)
@@ -314,10 +320,9 @@ def _rewarding(config: RunConfig, bank: FeatureBank, name: str) -> Iterator[Eval
 
 
 def _compare(
-    config: RunConfig, bank: FeatureBank, judge: str, policy: PolicySelector, directory: Path
+    config: RunConfig, bank: FeatureBank, judge: str, agent: RunSelector, directory: Path
 ) -> Comparison:
-    """Compare the policy with the baselines under one judge."""
-    agent = RunSelector(config, policy, bank)
+    """Compare the agent with the baselines under one judge."""
     contenders: list[str | Selector] = [*_baselines(config, bank), agent]
     if judge in RETRAINING:
         print(f"\nretraining {judge} on each of {len(contenders)} selections", end="")

@@ -151,9 +151,9 @@ def extract_bank(
 def extract_by_default(
     datasets: Mapping[str, Dataset], seed: int, provenance: dict[str, Any] | None = None
 ) -> FeatureBank:
-    """Train the default extractor and return a bank of its features, the same on all machines.
+    """Train the default extractor on the processor, and return a bank of its features.
 
-    It computes with one thread of the processor, as few images need no more.
+    The small network takes one thread, so that features do not depend on the number of cores.
 
     :param datasets: see :func:`extract_bank`
     :param seed: random seed of the extractor
@@ -161,17 +161,19 @@ def extract_by_default(
     """
     train, cpu = datasets["train"], torch.device("cpu")
     config = default_extractor(len(train)).for_images(*train.image_size)
-    with torch_threads(1, cpu):
+    small = config.architecture == SMALL.architecture
+    with torch_threads(1 if small else torch.get_num_threads(), cpu):
         extractor = train_extractor(train, datasets["valid"], seed, config, cpu)
         return extract_bank(datasets, extractor, provenance)
 
 
 def without_fold(bank: FeatureBank, fold: int, folds: int, seed: int = 0) -> FeatureBank:
-    """Return a bank without a fold of its annotated images, none of whose labels it has seen.
+    """Return a bank without a fold of its annotated images, whose labels it does not show.
 
-    The other images are split 3 : 1 into train and valid, and train a new extractor. Of the bank's
-    retrainings by the same folds, the fold's networks say how well labels fit, as they were trained
-    on the others, and the other folds' scores what that is worth. Other retrainings are dropped.
+    The other images are split 3 : 1 into train and valid, and train a new extractor. Retrainings by
+    the same folds stay, and hide the fold, see :attr:`Retrainings.without_fold`. The networks behind
+    the other folds' scores did see it, which reaches the datamodel's few coefficients only. Other
+    retrainings are dropped.
 
     :param bank: bank with images
     :param fold: number of the fold to leave out, from 0
@@ -190,7 +192,9 @@ def without_fold(bank: FeatureBank, fold: int, folds: int, seed: int = 0) -> Fea
     }
     without = extract_by_default(images, seed, bank.provenance)
     held = bank.retrainings
-    if held is None or held.training_config.get("folds") != folds:
+    without = replace(without, source=f"{bank.source}, without fold {fold} of {folds}")
+    fits = held is not None and held.images_digest == bank.images_digest
+    if held is None or not fits or held.training_config.get("folds") != folds:
         return without
     kept = replace(held, without_fold=fold, images_digest=without.images_digest)
     return replace(without, retrainings=kept)

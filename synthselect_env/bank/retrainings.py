@@ -21,9 +21,8 @@ class Retrainings:
     :param images_digest: :attr:`FeatureBank.images_digest` of the images trained and scored on
     :param own_log_probability: log-probability of each candidate's label under each network,
         float16 (m, n); NaN, or None, where it is not known
-    :param without_fold: fold that these retrainings are to tell nothing of: its networks, which
-        have not seen it, say how well labels fit, and the other folds' scores what that is worth.
-        None where there are no folds, or all may be used
+    :param without_fold: fold to hide. Its networks, which were not trained on it, rank the
+        candidates; the scores of the other folds fit the datamodel. None to use all
     """
 
     selections: np.ndarray
@@ -52,15 +51,17 @@ class Retrainings:
     def comparable_metrics(self) -> dict[str, np.ndarray]:
         """Metrics as if all retrainings were scored on the same images.  name -> (m, e)
 
-        Folds differ in how hard they are, so each metric is shifted to the same mean in all folds.
+        Folds differ in how hard they are, so each metric is shifted to the same mean in all folds:
+        that of all that is not hidden.
         """
         fold_of = self.fold_of
         comparable = {}
         for name, values in self.metrics.items():
             shifted = values.astype(np.float64)
+            mean_of_all = np.nanmean(values[fold_of != self.without_fold], axis=0)
             for fold in np.unique(fold_of):
                 mean = np.nanmean(values[fold_of == fold], axis=0)
-                shifted[fold_of == fold] += np.nanmean(values, axis=0) - mean
+                shifted[fold_of == fold] += mean_of_all - mean
             comparable[name] = shifted
         return comparable
 

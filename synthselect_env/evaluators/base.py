@@ -170,8 +170,8 @@ class Evaluator(ABC):
     device = torch.device("cpu")
     """Device of the computation."""
     folds: int | None = None
-    """Number of folds of the annotated images that score a selection; None for the validation
-    split."""
+    """Number of folds of the annotated images that score a selection, of a
+    :class:`RetrainEvaluator`; None for the validation split."""
     version = 1
     """Version of the computation. Raise it when equal settings give other numbers than before."""
 
@@ -321,6 +321,7 @@ class EvaluatorWrapper(Evaluator):
         super().__init__(evaluator.bank)
         self.evaluator = evaluator
         self.device = evaluator.device
+        self.folds = evaluator.folds
         self.batch_size = evaluator.batch_size
 
     @abstractmethod

@@ -15,7 +15,7 @@ from synthselect_env.evaluators.linear_probe import LinearProbeEvaluator
 
 PROBE_COMPONENTS, PROBE_RIDGE = 32, 1.0
 """Settings of the probe that scores candidates. They are fixed, and not the evaluator's defaults,
-because retrainings are keyed by the selections drawn with them."""
+because designs are drawn with them."""
 
 SHARPNESS = 20.0
 """Weight of a retrained network by its validation log-likelihood: .05 worse counts a third."""
@@ -84,18 +84,19 @@ def candidate_scores(bank: FeatureBank, fold: int | None = None) -> CandidateSco
 
     :param bank: feature bank
     :param fold: fold of the bank's retrainings whose labels are to have no part in the label fit;
-        None for that which the retrainings are to tell nothing of, if any
+        None for the one that they hide, if any
     """
     bank = bank.sealed  # what is derived of a bank with a test split is the same
-    if fold is None and bank.retrainings is not None:
-        fold = bank.retrainings.without_fold
+    fold = _hidden_fold(bank, fold)
     key = f"candidate_scores {fold}"
     if key not in bank.derived:
         probe_fit = label_probe(bank).own_log_probability(bank.candidates)
         out_of_bag = out_of_bag_label_fit(bank, fold)
         fit = probe_fit
         if out_of_bag is not None:
-            fit = np.where(np.isnan(out_of_bag), probe_fit, out_of_bag)
+            # The probe knows the labels of all folds.
+            other = probe_fit if fold is None else np.nanmean(out_of_bag)
+            fit = np.where(np.isnan(out_of_bag), other, out_of_bag)
         bank.derived[key] = CandidateScores(fit, probe_fit, realism(bank))
     return bank.derived[key]
 
@@ -119,10 +120,12 @@ def out_of_bag_label_fit(bank: FeatureBank, fold: int | None = None) -> np.ndarr
     small to tell them apart, and its labels must not.
 
     :param bank: feature bank
-    :param fold: fold that the networks have not seen either; None for all networks
+    :param fold: fold that the networks have not seen either; None for the one that the retrainings
+        hide, or else for all networks
     :return: (n,), NaN for a candidate that all networks were trained on; None where the bank's
         retrainings do not tell
     """
+    fold = _hidden_fold(bank, fold)
     retrainings = bank.retrainings
     if retrainings is None or retrainings.own_log_probability is None:
         return None
@@ -144,6 +147,13 @@ def out_of_bag_label_fit(bank: FeatureBank, fold: int | None = None) -> np.ndarr
     weighted = weights * np.nan_to_num(own)
     mean = weighted.sum(0) / total
     return np.log(np.maximum(mean, MIN_PROBABILITY))
+
+
+def _hidden_fold(bank: FeatureBank, fold: int | None) -> int | None:
+    """Return the fold that is asked for, or that which the bank's retrainings hide."""
+    if fold is None and bank.retrainings is not None:
+        return bank.retrainings.without_fold
+    return fold
 
 
 def realism(bank: FeatureBank) -> np.ndarray | None:

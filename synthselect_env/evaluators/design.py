@@ -43,8 +43,8 @@ def draw_design(bank: FeatureBank, k: int, seed: int, folds: int | None = None) 
     class shift``, where ranks go from -1 to 1 and the rate makes that size.
 
     The ranks are the linear probe's. With folds, selection i is scored on fold i modulo their
-    number, and ranks are by networks that have not seen it: those of the first two retrainings of
-    the fold. Later retrainings change nothing.
+    number, and ranks are by a network that has not seen it: that of the fold's first retraining.
+    Later retrainings change nothing.
 
     :param bank: feature bank
     :param k: number of selections
@@ -88,7 +88,7 @@ def _design_ranks(bank: FeatureBank, folds: int | None) -> list[np.ndarray]:
             f"{bank.source}: a design for {folds} folds follows its first {2 * folds} retrainings; "
             "let with_retrainings draw and make them"
         )
-    first = replace(bank, retrainings=held.first(2 * folds))
+    first = replace(bank, retrainings=held.first(folds))
     return [2 * candidate_scores(first, fold).ranks - 1 for fold in range(folds)]
 
 
@@ -129,7 +129,7 @@ def with_retrainings(
         retrainings (common random numbers)
     :param on_retraining: callback, called with the number of retrainings done
     :raises ValueError: if the bank's own retrainings have another configuration, seed or images, or
-        ``retrain`` belongs to another bank
+        ``retrain`` belongs to another bank, or the bank lacks a fold
     """
     if retrain.bank.images_digest != bank.images_digest:
         raise ValueError(
@@ -137,6 +137,11 @@ def with_retrainings(
             f"{bank.source}; make one for it"
         )
     seed = int(seed)
+    if bank.retrainings is not None and bank.retrainings.without_fold is not None:
+        raise ValueError(
+            f"{bank.source}: its retrainings hide a fold, which further ones would show; retrain the "
+            "whole bank"
+        )
     if bank.retrainings is not None:
         _check_comparable(bank, bank.retrainings, retrain, seed)
     if not isinstance(selections, int | np.integer):
