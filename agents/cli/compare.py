@@ -12,7 +12,9 @@ from agents.cli.common import Facts, SeededCommand
 from agents.cli.select import find_selector
 from agents.evaluation.outcomes import DEFAULT, FEW_DEFAULT
 from agents.report import comparison_table, recommendation
-from agents.runs import RunConfig, compare_by
+from agents.runs import RunConfig, RunSelector, compare_by, stored_config
+from agents.selectors import PolicySelector, Selector
+from synthselect_env import FeatureBank
 from synthselect_env.bank import resolve_bank
 from synthselect_env.training.config import MANY_IMAGES, SMALL
 
@@ -44,7 +46,7 @@ class Compare(SeededCommand):
         bank = resolve_bank(self.bank)
         few = len(bank.train) + len(bank.valid) < MANY_IMAGES
         defaults = (DEFAULT, FEW_DEFAULT) if few else (DEFAULT,)
-        contenders = [find_selector(name) for name in dict.fromkeys((*defaults, *self.by))]
+        contenders = [self._contender(name, bank) for name in dict.fromkeys((*defaults, *self.by))]
         folds = self.folds
         if bank.retrainings is not None:
             theirs = bank.retrainings.training_config.get("folds")
@@ -70,3 +72,13 @@ class Compare(SeededCommand):
                 for name, (mean, low, high) in gains.items()
             },
         }
+
+    def _contender(self, name: str, bank: FeatureBank) -> Selector:
+        """Return a selector, or the agent of a run on this bank or another."""
+        selector = find_selector(name)
+        if not isinstance(selector, PolicySelector):
+            return selector
+        config = stored_config(name)
+        if Path(config.bank).resolve() != Path(self.bank).resolve():
+            return selector
+        return RunSelector(config, selector, bank)
