@@ -36,6 +36,7 @@ from stable_baselines3 import PPO
 
 from agents import CREDIT_PPO_DEFAULTS, PPO_DEFAULTS, CreditPPO
 from agents.evaluation import Comparison
+from agents.evaluation.bootstrap import standard_error
 from agents.progress import hidden
 from agents.runs import RETRAINED, RunConfig, compare_by
 from agents.selectors import Selector, TrainingSelector
@@ -113,6 +114,12 @@ def gains(comparison: Comparison, name: str) -> np.ndarray:
     return np.array([(o - n).mean() for o, n in zip(ours, none)])
 
 
+def error_of_a_gain(comparison: Comparison) -> float:
+    """Return the standard error of random@2's gain in log-likelihood on the annotated images."""
+    ours, none = comparison.of("random@2")[0], comparison.of("none")[0]
+    return standard_error(ours.valid_likelihoods - none.valid_likelihoods)
+
+
 def report(name: str, cases: list[Comparison]) -> None:
     """Print the table of a bank."""
     names = cases[0].selectors
@@ -137,6 +144,11 @@ def report(name: str, cases: list[Comparison]) -> None:
     print(row(f"best simple order with hindsight: {best}", found[best], ""))
     behind = followed - found[best]
     told = ", ".join(f"{n} {count}" for n, count in Counter(chosen).most_common())
+    errors = [error_of_a_gain(case) for case in cases]
+    print(
+        f"\nThe gain of random@2 in log-likelihood on the annotated images has a standard error of "
+        f"{np.mean(errors):.3f}."
+    )
     print(
         f"\nRecommended: {told}. Recommended less the best simple order: "
         f"{mean_and_error(behind[:, 0], 100, 1)} points, {mean_and_error(behind[:, 1], 1, 3)}.",

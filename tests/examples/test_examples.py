@@ -130,7 +130,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         quick = cell.replace("learn(512)", "learn(128)").replace('"small_cnn"', '"linear_probe"')
         exec(compile(quick, "cell", "exec"), names)
     assert Selection.load(tmp_path / "selection.csv").count == names["selection"].count
-    assert names["comparison"].selectors[-1] == "CreditPPO"
+    assert names["comparison"].selectors[-1] == "PPO"
     text = (EXAMPLES / "two_folders.ipynb").read_text(encoding="utf-8")
     assert all(cell.get("outputs") for cell in notebook["cells"] if cell["cell_type"] == "code")
     assert "/home/" not in text and "Traceback" not in text
