@@ -1,4 +1,4 @@
-"""What a comparison found: one outcome per selector and round, and what they say together."""
+"""Outcomes of a comparison: one per selector and round, and what they say together."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_one_candidate_per_step(small: FeatureBank) -> None:
 
 
 def test_a_candidate_of_zeros_is_no_padding(small: FeatureBank) -> None:
-    """Of features, a candidate at the mean of the real images has such a row."""
+    """Where rows are features, a candidate at the mean of the real images has such a row."""
     features = np.broadcast_to(small.train.features.mean(0), small.candidates.features.shape)
     candidates = replace(small.candidates, features=features.copy())
     bank = replace(small, candidates=candidates)
