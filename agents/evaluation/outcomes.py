@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from agents.evaluation.bootstrap import paired_bootstrap, standard_error
 from synthselect_env import Selection
@@ -17,6 +18,9 @@ from synthselect_env.storage import atomic_write
 
 DEFAULT = "none"
 """Selector that is recommended unless another one is better."""
+
+LEVEL = 0.05
+"""Chance of recommending something else than the default where nothing is better than it."""
 
 FEW_DEFAULT = "random@2"
 """The same where few images are annotated, which seldom show that it helps; see
@@ -171,9 +175,10 @@ class Comparison:
         """Return the selector that the annotated images speak for.
 
         It is the one with the best mean log-likelihood on them: on the validation split, or on all
-        annotated images by folds. But unless that is better than a default by more than a standard
-        error, it is the default: :data:`FEW_DEFAULT` where few images are annotated, which tell
-        little, and :data:`DEFAULT` elsewhere. The test split has no part in it, so that its gain is
+        annotated images by folds. But unless it leads a default by more than the best of so many
+        would by chance (one-sided, :data:`LEVEL`, by Bonferroni), it is the default:
+        :data:`FEW_DEFAULT` where few images are annotated, which tell little, and :data:`DEFAULT`
+        elsewhere. The test split has no part in it, so that its gain is
         not the gain of a lucky one.
 
         Selectors that were told the truth take no part, nor do those whose metrics are too good,
@@ -193,7 +198,9 @@ class Comparison:
         defaults = (FEW_DEFAULT, DEFAULT) if self.few else (DEFAULT,)
         default = next((name for name in defaults if name in names), best)
         lead = self._valid_likelihoods(best) - self._valid_likelihoods(default)
-        return best if lead.mean() > standard_error(lead, self.valid_groups) else default
+        errors = norm.isf(LEVEL / max(len(names) - 1, 1))
+        by_chance = errors * standard_error(lead, self.valid_groups)
+        return best if lead.mean() > by_chance else default
 
     def _valid_likelihoods(self, selector: str) -> np.ndarray:
         """Return a selector's log-probabilities of the validation labels, means over rounds.  (v,)"""
