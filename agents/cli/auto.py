@@ -19,13 +19,14 @@ from agents.cli.generate_sample import SampleGenerator
 from agents.cli.generate_train import TrainGenerator
 from agents.cli.image_options import ImageOptions
 from agents.cli.retrain import Retrain, least_retrainings
+from agents.evaluation.outcomes import has_few_images
 from agents.export import export_images
 from agents.runs import DECISION, RECOMMENDED, RunConfig, train_run
 from synthselect_env import FeatureBank, Selection
 from synthselect_env.data import encode_images
 from synthselect_env.storage import atomic_write, content_key, exclusive
 from synthselect_env.synthesis import HistoGAN, HistoGANConfig
-from synthselect_env.training.config import MANY_IMAGES, SMALL
+from synthselect_env.training.config import SMALL
 
 FOLDS = 5
 """Folds by which retrainings are scored where few images are annotated, and candidates are given."""
@@ -88,7 +89,7 @@ class Auto(SeededCommand):
                 self._build(candidates, bank_file)
         bank = FeatureBank.load(bank_file)
         retrained = bank.retrainings
-        folds = None if retrained is None else retrained.training_config.get("folds")
+        folds = None if retrained is None else retrained.folds
 
         # Learn, select, judge, report.
         run = train_run(self._run_config(folds))
@@ -196,8 +197,7 @@ class Auto(SeededCommand):
         ).run()
         bank = FeatureBank.load(file)
         # Folds score train images, too. A generator of our own has seen these.
-        few = len(bank.train) + len(bank.valid) < MANY_IMAGES
-        by_folds = few and self.candidates is not None
+        by_folds = has_few_images(bank) and self.candidates is not None
         Retrain(
             bank=str(file),
             out=out,

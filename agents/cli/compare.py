@@ -10,13 +10,13 @@ from pathlib import Path
 
 from agents.cli.common import Facts, SeededCommand
 from agents.cli.select import find_selector
-from agents.evaluation.outcomes import DEFAULT, FEW_DEFAULT
+from agents.evaluation.outcomes import defaults, has_few_images
 from agents.report import comparison_table, recommendation
 from agents.runs import RunConfig, RunSelector, compare_by, stored_config
 from agents.selectors import PolicySelector, Selector
 from synthselect_env import FeatureBank
 from synthselect_env.bank import resolve_bank
-from synthselect_env.training.config import MANY_IMAGES, SMALL
+from synthselect_env.training.config import SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,11 @@ class Compare(SeededCommand):
     def run(self) -> Facts:
         """Compare, and print the table."""
         bank = resolve_bank(self.bank)
-        few = len(bank.train) + len(bank.valid) < MANY_IMAGES
-        defaults = (DEFAULT, FEW_DEFAULT) if few else (DEFAULT,)
-        contenders = [self._contender(name, bank) for name in dict.fromkeys((*defaults, *self.by))]
+        names = dict.fromkeys((*reversed(defaults(has_few_images(bank))), *self.by))
+        contenders = [self._contender(name, bank) for name in names]
         folds = self.folds
         if bank.retrainings is not None:
-            theirs = bank.retrainings.training_config.get("folds")
+            theirs = bank.retrainings.folds
             if folds is not None and (folds or None) != theirs:
                 way = f"{theirs} folds" if theirs else "the validation split"
                 raise ValueError(

@@ -35,17 +35,6 @@ from synthselect_env.training.config import SMALL, default_config
 MIN_RETRAININGS = 10
 """Retrainings that a datamodel of candidates with images needs."""
 
-
-def least_retrainings(folds: int | None) -> int:
-    """Return how many retrainings a datamodel needs.
-
-    By folds the first two of each are extremes, and one fold at a time is left out.
-
-    :param folds: number of folds that score them, or None
-    """
-    return MIN_RETRAININGS + 2 * (folds or 0)
-
-
 CONFIGURED = (
     "epochs",
     "steps_per_epoch",
@@ -57,6 +46,16 @@ CONFIGURED = (
 
 MIN_CORRELATION = 0.3
 """Leave-one-out correlation below which a datamodel's predictions mean little."""
+
+
+def least_retrainings(folds: int | None) -> int:
+    """Return how many retrainings a datamodel needs.
+
+    By folds the first two of each are extremes, and one fold at a time is left out.
+
+    :param folds: number of folds that score them, or None
+    """
+    return MIN_RETRAININGS + 2 * (folds or 0)
 
 
 @dataclass(frozen=True, kw_only=True)

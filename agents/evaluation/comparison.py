@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.evaluation.judging import Judge
-from agents.evaluation.outcomes import Comparison, Outcome
+from agents.evaluation.outcomes import Comparison, Outcome, has_few_images
 from agents.evaluation.selecting import TimedSelection, banks_without_folds, select_with
 from agents.selectors import Selector, make_selector
 from synthselect_env import Dataset, FeatureBank, Selection
@@ -25,7 +25,6 @@ from synthselect_env.evaluators import (
     Evaluator,
     make_evaluator,
 )
-from synthselect_env.training.config import MANY_IMAGES
 
 
 def compare(
@@ -108,7 +107,7 @@ def compare(
         labels=bank.test.labels,
         groups=_patients(bank.test),
         valid_groups=_patients(judge.valid),
-        few=len(bank.train) + len(bank.valid) < MANY_IMAGES,
+        few=has_few_images(bank),
         classes=bank.classes,
     )
     for r, round_selected in enumerate(selected):

@@ -27,7 +27,7 @@ class Judge:
         self.test = test
         self.folds: int | None = evaluator.unwrapped.folds
         held = evaluator.unwrapped.bank.retrainings
-        by_folds = held is not None and bool(held.training_config.get("folds"))
+        by_folds = held is not None and held.folds is not None
         # Then the labels of the validation images shape scores and selections.
         self.labels_are_shared = self.folds is not None or by_folds
 

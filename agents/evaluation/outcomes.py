@@ -12,19 +12,33 @@ import numpy as np
 from scipy.stats import norm
 
 from agents.evaluation.bootstrap import paired_bootstrap, standard_error
-from synthselect_env import Selection
+from synthselect_env import FeatureBank, Selection
 from synthselect_env.metrics import METRICS, more_is_better
 from synthselect_env.storage import atomic_write
+from synthselect_env.training.config import MANY_IMAGES
 
 DEFAULT = "none"
 """Selector that is recommended unless another one is better."""
 
-LEVEL = 0.05
-"""Chance of recommending something else than the default where nothing is better than it."""
-
 FEW_DEFAULT = "random@2"
 """The same where few images are annotated, which seldom show that it helps; see
 benchmarks/results/few_images.md."""
+
+LEVEL = 0.05
+"""Chance of recommending something else than the default where nothing is better than it."""
+
+
+def has_few_images(bank: FeatureBank) -> bool:
+    """Return whether few images of a bank are annotated, those of the test split not counted."""
+    return len(bank.train) + len(bank.valid) < MANY_IMAGES
+
+
+def defaults(few: bool) -> tuple[str, ...]:
+    """Return the selectors that may be recommended by default, the preferred one first.
+
+    :param few: whether few images are annotated
+    """
+    return (FEW_DEFAULT, DEFAULT) if few else (DEFAULT,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +209,7 @@ class Comparison:
                 'labels of the images that score them; compare with "none" and "random@2"'
             )
         best = max(names, key=lambda name: self._valid_likelihoods(name).mean())
-        defaults = (FEW_DEFAULT, DEFAULT) if self.few else (DEFAULT,)
-        default = next((name for name in defaults if name in names), best)
+        default = next((name for name in defaults(self.few) if name in names), best)
         lead = self._valid_likelihoods(best) - self._valid_likelihoods(default)
         errors = norm.isf(LEVEL / max(len(names) - 1, 1))
         by_chance = errors * standard_error(lead, self.valid_groups)

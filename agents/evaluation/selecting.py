@@ -91,7 +91,7 @@ def banks_without_folds(
     if folds is None or not any(s.uses_labels and s.cross_fits for s in selectors):
         return []
     held = bank.retrainings
-    if held is not None and held.training_config.get("folds") != folds:
+    if held is not None and held.folds != folds:
         return []
     return [without_fold(bank, fold, folds, seed) for fold in range(folds)]
 

@@ -194,7 +194,7 @@ def without_fold(bank: FeatureBank, fold: int, folds: int, seed: int = 0) -> Fea
     held = bank.retrainings
     without = replace(without, source=f"{bank.source}, without fold {fold} of {folds}")
     fits = held is not None and held.images_digest == bank.images_digest
-    if held is None or not fits or held.training_config.get("folds") != folds:
+    if held is None or not fits or held.folds != folds:
         return without
     kept = replace(held, without_fold=fold, images_digest=without.images_digest)
     return replace(without, retrainings=kept)

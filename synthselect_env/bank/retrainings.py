@@ -33,9 +33,14 @@ class Retrainings:
     without_fold: int | None = None
 
     @property
+    def folds(self) -> int | None:
+        """Number of folds that score the retrainings; None for the validation split."""
+        return self.training_config.get("folds")
+
+    @property
     def fold_of(self) -> np.ndarray:
         """Fold that each retraining was scored on, 0 where there are no folds.  int64 (m,)"""
-        return np.arange(len(self.selections)) % (self.training_config.get("folds") or 1)
+        return np.arange(len(self.selections)) % (self.folds or 1)
 
     def first(self, k: int) -> Retrainings:
         """Return the first k retrainings."""

@@ -135,7 +135,7 @@ def out_of_bag_label_fit(bank: FeatureBank, fold: int | None = None) -> np.ndarr
 
     # Weights of the networks, 0 for a candidate that a network was trained on.
     weights = np.ones((len(own), 1))  # (m, 1)
-    if not retrainings.training_config.get("folds"):
+    if not retrainings.folds:
         likelihood = retrainings.metrics["log_likelihood"][:, -1:].astype(np.float64)
         weights = np.exp(SHARPNESS * (likelihood - likelihood.max()))
     elif fold is not None:

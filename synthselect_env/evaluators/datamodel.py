@@ -186,7 +186,7 @@ class DatamodelEvaluator(Evaluator):
         :param fold_of: fold of each row of ``selections`` (m,)
         """
         sets = self._composition(self.selections)
-        if not retrainings.training_config.get("folds"):
+        if not retrainings.folds:
             return sets
         shares = sets.knot_shares.copy()
         for fold in np.unique(fold_of):
@@ -227,7 +227,7 @@ def _real_counts(bank: FeatureBank, retrainings: Retrainings) -> np.ndarray:
     """Return the number of real images per class that a network was trained on.  float (c,)"""
     n_classes = len(bank.classes)
     counts = np.bincount(bank.train.labels, minlength=n_classes).astype(float)
-    folds = retrainings.training_config.get("folds")
+    folds = retrainings.folds
     if folds:
         counts += np.bincount(bank.valid.labels, minlength=n_classes)
         if retrainings.without_fold is None:
