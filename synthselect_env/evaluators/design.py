@@ -137,11 +137,6 @@ def with_retrainings(
             f"{bank.source}; make one for it"
         )
     seed = int(seed)
-    if bank.retrainings is not None and bank.retrainings.without_fold is not None:
-        raise ValueError(
-            f"{bank.source}: its retrainings hide a fold, which further ones would show; retrain the "
-            "whole bank"
-        )
     if bank.retrainings is not None:
         _check_comparable(bank, bank.retrainings, retrain, seed)
     if not isinstance(selections, int | np.integer):
@@ -150,7 +145,7 @@ def with_retrainings(
     # Draw them. With folds, the ranks of the later ones need the retrainings of the first.
     if selections < 1:
         raise ValueError(f"selections must be at least 1, got {selections}")
-    folds = retrain.unwrapped.folds
+    folds = retrain.folds
     n_before = _n_retrainings(bank)
     n_after = n_before + int(selections)
     n_first = min(2 * folds, n_after) if folds else 0
@@ -220,7 +215,7 @@ def _retrain(
     :return: metric name to (k, 1), and the log-probability of each candidate's label, (k, n)
     """
     evaluator, scored = retrain.unwrapped, [bank.valid]
-    folds = retrain.unwrapped.folds
+    folds = retrain.folds
     if isinstance(evaluator, RetrainEvaluator) and folds is not None:
         scored = [evaluator.fold(number) for number in range(folds)]
     k, labels = len(selections), bank.candidates.labels
@@ -287,6 +282,11 @@ def _check_comparable(
     seed: int,
 ) -> None:
     """Refuse to mix retrainings that are no draws of one experiment."""
+    if held.without_fold is not None:
+        raise ValueError(
+            f"{bank.source}: its retrainings hide a fold, which further ones would show; retrain the "
+            "whole bank"
+        )
     remedy = "dataclasses.replace(bank, retrainings=None)"
     differing = differing_settings(held, retrain, seed)
     if differing:
